@@ -1,0 +1,4 @@
+//! Everything that touches the kernel for data: the io_uring, the buffer pool, backing disks, sockets and the
+//! NBD server's protocol pieces.
+
+pub mod nbd;

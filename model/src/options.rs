@@ -1,0 +1,1 @@
+//! Every option: name, section, unit, range, default.

@@ -1,0 +1,1 @@
+//! Results of state changes and errors of configuration requests, with the texts and exit codes of drbdsetup.

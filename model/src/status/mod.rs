@@ -1,0 +1,1 @@
+//! Status snapshots and every way of printing them.
