@@ -1,0 +1,234 @@
+//! Everything a resource can ask its driver for.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use model::ids::BufId;
+
+use crate::command::{CommandId, CommandResult};
+use crate::event::{ClientTag, IoTag, SockId, VolIdx};
+
+/// Bytes in [`Actions::bytes`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Span {
+    /// Offset of the first byte.
+    pub start: u32,
+    /// Number of bytes.
+    pub len: u32,
+}
+
+/// How a client request ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientResult {
+    /// Done.
+    Ok,
+    /// No copy could do it.
+    IoError,
+    /// Outside the device or malformed.
+    Invalid,
+    /// The node may not write (Secondary).
+    ReadOnly,
+}
+
+/// Severity of a log line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogLevel {
+    /// Needs an operator.
+    Alert,
+    /// Something failed.
+    Error,
+    /// Unexpected but handled.
+    Warn,
+    /// State changes and the like.
+    Info,
+}
+
+/// What the core asks for. Every action that needs an answer names the key the answer event carries. Within one
+/// batch, actions on the same socket or the same metadata block must keep their order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Read into a buffer that the driver allocates (waiting for one if need be); `Event::DiskDone` brings it.
+    DiskRead {
+        /// Key of the completion.
+        tag: IoTag,
+        /// Which volume.
+        vol: VolIdx,
+        /// First sector.
+        sector: u64,
+        /// Length in bytes.
+        len_bytes: u32,
+    },
+    /// Write from a buffer. The driver keeps the buffer alive until completion by itself.
+    DiskWrite {
+        /// Key of the completion.
+        tag: IoTag,
+        /// Which volume.
+        vol: VolIdx,
+        /// First sector.
+        sector: u64,
+        /// Length in bytes.
+        len_bytes: u32,
+        /// Data, from offset 0.
+        buf: BufId,
+        /// Stable before completion.
+        fua: bool,
+    },
+    /// Make everything completed before durable.
+    DiskFlush {
+        /// Key of the completion.
+        tag: IoTag,
+        /// Which volume.
+        vol: VolIdx,
+    },
+    /// Make a range read as zeroes.
+    DiskZero {
+        /// Key of the completion.
+        tag: IoTag,
+        /// Which volume.
+        vol: VolIdx,
+        /// First sector.
+        sector: u64,
+        /// Length in bytes.
+        len_bytes: u32,
+        /// Deallocation is permitted (a discard).
+        may_unmap: bool,
+        /// Stable before completion.
+        fua: bool,
+    },
+    /// Write one 4096-byte metadata block, stable on completion when `fua`.
+    MetaWrite {
+        /// Key of the completion.
+        tag: IoTag,
+        /// Which volume.
+        vol: VolIdx,
+        /// First sector on the metadata device.
+        md_sector: u64,
+        /// The block.
+        block: Span,
+        /// Flush the device before the write.
+        flush_before: bool,
+        /// Stable before completion.
+        fua: bool,
+    },
+    /// Append to a socket's stream: the bytes, then the payload if there is one (of which the driver keeps a
+    /// reference of its own until sent).
+    Send {
+        /// Which socket.
+        sock: SockId,
+        /// Encoded header and body.
+        bytes: Span,
+        /// Bulk payload: handle and length from its offset 0.
+        payload: Option<(BufId, u32)>,
+    },
+    /// Give up one reference of a buffer.
+    Release {
+        /// Which.
+        buf: BufId,
+    },
+    /// A client request is finished. `buf` holds the data of a read from offset 0; its reference passes back.
+    ClientDone {
+        /// The client's name of it.
+        tag: ClientTag,
+        /// How it ended.
+        result: ClientResult,
+        /// Data of a successful read.
+        buf: Option<BufId>,
+    },
+    /// Start listening on the configured address (idempotent); accepted sockets come as events.
+    Listen,
+    /// Stop listening; sockets that wait in the backlog are reset.
+    Unlisten,
+    /// Try to connect to the peer.
+    Connect {
+        /// Key of the answer.
+        attempt: u32,
+        /// Give up after this many nanoseconds.
+        timeout_ns: u64,
+    },
+    /// Close a socket, dropping what is queued unless `flush`. The core never names it again; no event follows.
+    CloseSocket {
+        /// Which.
+        sock: SockId,
+        /// Try to deliver what is queued first.
+        flush: bool,
+    },
+    /// An administrator's command is finished.
+    CommandDone {
+        /// Which.
+        id: CommandId,
+        /// How it ended.
+        result: CommandResult,
+    },
+    /// The local disk of a volume is no longer used: close it.
+    CloseDisk {
+        /// Which volume.
+        vol: VolIdx,
+    },
+    /// A volume may (or may no longer) be opened by clients, or its size changed.
+    ExportChanged {
+        /// Which volume.
+        vol: VolIdx,
+    },
+    /// A log line in [`Actions::texts`].
+    Log {
+        /// How loud.
+        level: LogLevel,
+        /// About one volume, or the resource.
+        vol: Option<VolIdx>,
+        /// Index into the texts.
+        text: u32,
+    },
+}
+
+const _: () = assert!(core::mem::size_of::<Action>() <= 64);
+
+/// The queue of actions that the caller drains after each batch of events. All storage is reused.
+#[derive(Debug, Default)]
+pub struct Actions {
+    /// What to do, in order.
+    pub list: Vec<Action>,
+    /// Bytes that the actions refer to.
+    pub bytes: Vec<u8>,
+    /// Texts of log lines.
+    pub texts: Vec<String>,
+}
+
+impl Actions {
+    /// Empty queue with room for a typical batch.
+    pub fn new() -> Actions {
+        Actions {
+            list: Vec::with_capacity(1024),
+            bytes: Vec::with_capacity(64 * 1024),
+            texts: Vec::with_capacity(64),
+        }
+    }
+
+    /// Forgets everything after it was drained.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.bytes.clear();
+        self.texts.clear();
+    }
+
+    /// The bytes of a span.
+    pub fn span(&self, s: Span) -> &[u8] {
+        &self.bytes[s.start as usize..(s.start + s.len) as usize]
+    }
+
+    /// Appends bytes by `fill` and names them.
+    pub(crate) fn write_bytes(&mut self, fill: impl FnOnce(&mut Vec<u8>)) -> Span {
+        let start = self.bytes.len();
+        fill(&mut self.bytes);
+        Span { start: start as u32, len: (self.bytes.len() - start) as u32 }
+    }
+
+    pub(crate) fn push(&mut self, a: Action) {
+        self.list.push(a);
+    }
+
+    pub(crate) fn log(&mut self, level: LogLevel, vol: Option<VolIdx>, text: String) {
+        let index = self.texts.len() as u32;
+        self.texts.push(text);
+        self.list.push(Action::Log { level, vol, text: index });
+    }
+}

@@ -1,0 +1,61 @@
+//! Keys of disk and metadata operations: what kind of operation, which slot, which generation of the slot.
+
+use crate::event::IoTag;
+
+/// What an operation belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum IoKind {
+    AppWrite = 1,
+    AppRead = 2,
+    AppFlush = 3,
+    PeerWrite = 4,
+    PeerRead = 5,
+    RsRead = 6,
+    RsWrite = 7,
+    EpochFlush = 8,
+    SuperBlock = 9,
+    AlBlock = 10,
+    BitmapPage = 11,
+}
+
+impl IoKind {
+    fn from_number(n: u8) -> Option<IoKind> {
+        Some(match n {
+            1 => IoKind::AppWrite,
+            2 => IoKind::AppRead,
+            3 => IoKind::AppFlush,
+            4 => IoKind::PeerWrite,
+            5 => IoKind::PeerRead,
+            6 => IoKind::RsRead,
+            7 => IoKind::RsWrite,
+            8 => IoKind::EpochFlush,
+            9 => IoKind::SuperBlock,
+            10 => IoKind::AlBlock,
+            11 => IoKind::BitmapPage,
+            _ => return None,
+        })
+    }
+}
+
+/// Kind in the top byte, 24 bits of generation, 32 bits of slot.
+pub(crate) fn pack(kind: IoKind, slot: u32, gen_: u32) -> IoTag {
+    IoTag((kind as u64) << 56 | u64::from(gen_ & 0xff_ffff) << 32 | u64::from(slot))
+}
+
+/// The parts of a key; None for a key the core never made.
+pub(crate) fn unpack(tag: IoTag) -> Option<(IoKind, u32, u32)> {
+    Some((IoKind::from_number((tag.0 >> 56) as u8)?, tag.0 as u32, (tag.0 >> 32) as u32 & 0xff_ffff))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_round_trip() {
+        let t = pack(IoKind::RsWrite, 0xdead_beef, 0x12_3456);
+        assert_eq!(unpack(t), Some((IoKind::RsWrite, 0xdead_beef, 0x12_3456)));
+        assert_eq!(unpack(IoTag(0)), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! When a request is answered, and what remains to be done when it leaves (drbd-wire 4.7, 4.8).
+
+use core::mem;
+
+use model::policy::OnNoData;
+
+use super::flag;
+use crate::action::{Action, Actions, ClientResult, LogLevel};
+use crate::event::VolIdx;
+use crate::resource::Resource;
+
+impl Resource {
+    /// Answers the client if nothing is missing, and drops the request when nothing refers to it any more.
+    pub(crate) fn try_complete(&mut self, slot: u32, out: &mut Actions) {
+        let Some(r) = self.reqs.table.get(slot) else { return };
+        if r.has(flag::LOCAL_PENDING | flag::NET_PENDING | flag::WAITING) {
+            return;
+        }
+        if r.has(flag::COMPLETED) {
+            self.try_leave(slot, out);
+            return;
+        }
+        if r.has(flag::HELD) {
+            return;
+        }
+        let v = r.vol as usize;
+        if !r.has(flag::LOCAL_OK | flag::NET_OK) {
+            self.fail_for_lack_of_data(slot, out);
+            return;
+        }
+        let held = self.vols[v].state.any_susp() || self.vols[v].completion_gate.is_some();
+        if held && self.reqs.table[slot].changes_data() {
+            self.reqs.table[slot].set(flag::HELD);
+            self.vols[v].held_completions.push(slot);
+            return;
+        }
+        self.answer(slot, ClientResult::Ok, out);
+    }
+
+    /// Neither disk nor peer could do it: fail, or freeze until data is back (drbd-states 14.4).
+    pub(crate) fn fail_for_lack_of_data(&mut self, slot: u32, out: &mut Actions) {
+        let r = &self.reqs.table[slot];
+        let (v, sector, len) = (r.vol as usize, r.sector, r.len_bytes / 512);
+        let suspended = self.cfg.on_no_data == OnNoData::SuspendIo && self.vols[v].state.any_susp();
+        if suspended && !r.has(flag::IN_LOG | flag::LOCAL_PENDING) {
+            self.restart(slot);
+            return;
+        }
+        let text = alloc::format!("IO ERROR: neither local nor remote data, sector {sector}+{len}");
+        if self.io_error_lines.allow(self.now) {
+            out.log(LogLevel::Error, Some(VolIdx(v as u8)), text);
+        }
+        self.answer(slot, ClientResult::IoError, out);
+    }
+
+    /// Puts a request back into the queue as if it had just arrived.
+    pub(crate) fn restart(&mut self, slot: u32) {
+        let r = &mut self.reqs.table[slot];
+        assert!(!r.has(flag::COMPLETED | flag::LOCAL_PENDING | flag::IN_LOG), "only idle requests start anew");
+        r.clear(!(flag::IN_AL | flag::ACTIVE | flag::FUA));
+        r.set(flag::WAITING);
+        let v = r.vol as usize;
+        self.vols[v].waiting.push(slot);
+    }
+
+    fn answer(&mut self, slot: u32, result: ClientResult, out: &mut Actions) {
+        let r = &mut self.reqs.table[slot];
+        assert!(!r.has(flag::COMPLETED), "a request is answered once");
+        r.set(flag::COMPLETED);
+        r.clear(flag::HELD);
+        let (tag, v, is_change) = (r.tag, r.vol, r.changes_data());
+        let closes = r.has(flag::IN_LOG) && r.epoch == self.reqs.current_epoch;
+        let buf = r.buf.take();
+        if is_change {
+            if let Some(buf) = buf {
+                out.push(Action::Release { buf });
+            }
+            out.push(Action::ClientDone { tag, result, buf: None });
+            self.reqs.table[slot].clear(flag::ACTIVE);
+            self.reqs.active.retain(|(_, _, s)| *s != slot);
+            if closes {
+                self.close_epoch();
+            }
+        } else {
+            out.push(Action::ClientDone { tag, result, buf });
+        }
+        self.try_leave(slot, out);
+        if is_change {
+            self.after_active_ended(v as usize);
+        }
+    }
+
+    /// Answers what was held back, if the reason is gone.
+    pub(crate) fn release_held(&mut self, v: usize, out: &mut Actions) {
+        let vol = &mut self.vols[v];
+        if vol.held_completions.is_empty() || vol.state.any_susp() || vol.completion_gate.is_some() {
+            return;
+        }
+        for slot in mem::take(&mut vol.held_completions) {
+            self.reqs.table[slot].clear(flag::HELD);
+            self.try_complete(slot, out);
+        }
+    }
+
+    /// Takes an answered request out of the table once disk and transfer log are done with it: its blocks are
+    /// marked unless both copies have it for certain, and its activity log extents are given back.
+    pub(crate) fn try_leave(&mut self, slot: u32, _out: &mut Actions) {
+        let r = &self.reqs.table[slot];
+        if !r.has(flag::COMPLETED) || r.has(flag::LOCAL_PENDING | flag::IN_LOG | flag::NET_PENDING) {
+            return;
+        }
+        let r = self.reqs.table.remove(slot);
+        assert!(r.buf.is_none(), "answering gave up the buffer");
+        if !r.changes_data() {
+            return;
+        }
+        let vol = &mut self.vols[r.vol as usize];
+        let both = r.has(flag::LOCAL_OK) && r.has(flag::NET_OK) && r.has(flag::BARRIER_ACKED);
+        if !both || r.has(flag::NET_LOST | flag::LOCAL_FAILED) {
+            vol.set_out_of_sync(r.range());
+        }
+        if r.has(flag::IN_AL)
+            && let Some(disk) = vol.disk.as_mut()
+        {
+            let (first, last) = r.range().al_extents();
+            disk.al.put(first, last);
+        }
+    }
+}

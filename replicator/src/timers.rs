@@ -1,0 +1,118 @@
+//! The timers of a resource: an enum and a fixed table of deadlines.
+
+use model::time::Instant;
+
+/// What a deadline is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Timer {
+    /// End of the passive wait, or pause before the next attempt.
+    Connect,
+    /// End of the settle time of the established check.
+    Settle,
+    /// An answer of the handshake is due.
+    Handshake,
+    /// The oldest accepted socket has to have said what it is.
+    Newcomer,
+    /// The meta socket was idle for ping-int.
+    PingIdle,
+    /// The answer to a ping is due.
+    PingAck,
+    /// The data socket's send queue made no progress for `timeout`.
+    SendStallData,
+    /// The same for the meta socket.
+    SendStallMeta,
+    /// Look at the age of the oldest request.
+    RequestAge,
+    /// Next step of the resync controller.
+    ResyncStep,
+    /// A closed epoch's barrier is sent at the latest now.
+    Barrier,
+    /// The receiver's lazy flush is due.
+    EpochFlush,
+    /// A dirty super block is written at the latest now.
+    MdSync,
+    /// Progress marks of running resyncs.
+    Progress,
+    /// A command that waits repeats its request.
+    Command,
+    /// A local request exceeded disk-timeout.
+    DiskTimeout,
+}
+
+const COUNT: usize = Timer::DiskTimeout as usize + 1;
+
+const ALL: [Timer; COUNT] = [
+    Timer::Connect,
+    Timer::Settle,
+    Timer::Handshake,
+    Timer::Newcomer,
+    Timer::PingIdle,
+    Timer::PingAck,
+    Timer::SendStallData,
+    Timer::SendStallMeta,
+    Timer::RequestAge,
+    Timer::ResyncStep,
+    Timer::Barrier,
+    Timer::EpochFlush,
+    Timer::MdSync,
+    Timer::Progress,
+    Timer::Command,
+    Timer::DiskTimeout,
+];
+
+/// Deadlines by timer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Timers {
+    at: [Option<Instant>; COUNT],
+}
+
+impl Timers {
+    pub(crate) fn set(&mut self, t: Timer, at: Instant) {
+        self.at[t as usize] = Some(at);
+    }
+
+    /// Arms the timer unless it is armed already.
+    pub(crate) fn set_if_idle(&mut self, t: Timer, at: Instant) {
+        self.at[t as usize].get_or_insert(at);
+    }
+
+    pub(crate) fn stop(&mut self, t: Timer) {
+        self.at[t as usize] = None;
+    }
+
+    pub(crate) fn is_set(&self, t: Timer) -> bool {
+        self.at[t as usize].is_some()
+    }
+
+    /// The earliest deadline.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.at.iter().flatten().min().copied()
+    }
+
+    /// Takes one timer that is due.
+    pub(crate) fn expired(&mut self, now: Instant) -> Option<Timer> {
+        let due = ALL.into_iter().filter(|t| self.at[*t as usize].is_some_and(|at| at <= now));
+        let t = due.min_by_key(|t| self.at[*t as usize])?;
+        self.at[t as usize] = None;
+        Some(t)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_timer_expires_first_and_once() {
+        let mut t = Timers::default();
+        t.set(Timer::PingIdle, Instant(30));
+        t.set(Timer::Settle, Instant(20));
+        t.set_if_idle(Timer::Settle, Instant(5));
+        assert_eq!(t.next(), Some(Instant(20)));
+        assert_eq!(t.expired(Instant(10)), None);
+        assert_eq!(t.expired(Instant(40)), Some(Timer::Settle));
+        assert_eq!(t.expired(Instant(40)), Some(Timer::PingIdle));
+        assert_eq!(t.expired(Instant(40)), None);
+    }
+}

@@ -1,0 +1,178 @@
+//! One volume of the resource: its state, its local disk, what is known of the peer's copy.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use model::ids::{DataUuid, Minor, VolumeNo};
+use model::state::{DiskState, VolumeState};
+use model::units::{SectorRange, bits_of};
+
+use crate::activity_log::ActivityLog;
+use crate::bitmap::Bitmap;
+use crate::config::{DiskConfig, VolumeConfig};
+use crate::meta::{Layout, SuperBlock, Uuids};
+use crate::meta_io::MetaIo;
+use crate::resync::ResyncRun;
+
+/// A backing disk whose metadata was loaded and is clean (activity log applied).
+#[derive(Debug)]
+pub struct AttachedDisk {
+    /// The super block as read.
+    pub super_block: SuperBlock,
+    /// Where the metadata is on the metadata device.
+    pub layout: Layout,
+    /// Usable data sectors of the backing device (metadata already subtracted).
+    pub capacity_sectors: u64,
+    /// Words of the on-disk bitmap for the last agreed size; may be shorter or longer than needed.
+    pub bitmap_words: Vec<u64>,
+    /// Disk options.
+    pub config: DiskConfig,
+    /// Largest request the disk takes, in bytes (at most 1 MiB is used).
+    pub max_bio_bytes: u32,
+}
+
+/// The peer's data generations as last received (drbd-wire 8.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PeerUuids {
+    pub set: Uuids,
+    pub dirty_bits: u64,
+    pub flags: u64,
+}
+
+/// The local disk while it is attached (Attaching and above, until Diskless).
+pub(crate) struct LocalDisk {
+    pub cfg: DiskConfig,
+    pub sb: SuperBlock,
+    pub layout: Layout,
+    pub al: ActivityLog,
+    pub capacity_sectors: u64,
+    pub max_bio_bytes: u32,
+    /// Data operations submitted and not ended.
+    pub io_pending: u32,
+    pub md: MetaIo,
+}
+
+/// Traffic counters of `/proc/drbd`, in sectors or counts.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Counters {
+    pub sent_sectors: u64,
+    pub received_sectors: u64,
+    pub written_sectors: u64,
+    pub read_sectors: u64,
+    pub al_writes: u64,
+    pub bm_writes: u64,
+}
+
+/// A volume.
+pub(crate) struct Volume {
+    pub vnr: VolumeNo,
+    pub minor: Minor,
+    /// Assigned by `state::change` only.
+    pub state: VolumeState,
+    pub disk: Option<LocalDisk>,
+    /// Size of the replicated device; 0 while unknown.
+    pub size_sectors: u64,
+    /// Kept after a detach, like the size.
+    pub bitmap: Bitmap,
+    pub peer_uuids: Option<PeerUuids>,
+    /// Capacity of the peer's disk as announced, 0: unknown or none.
+    pub peer_capacity_sectors: u64,
+    /// Generation of the data that clients see or saw.
+    pub exposed_uuid: DataUuid,
+    /// Own dirty bits as last sent in P_UUIDS; after-sb-0pri compares these.
+    pub sent_dirty_bits: u64,
+    pub crashed_primary: bool,
+    /// Disk states found at attach, for Negotiating.
+    pub attach_states: (DiskState, DiskState),
+    /// The peer was forced to Primary while both were Inconsistent.
+    pub consider_resync: bool,
+    /// All bits set and no connection: writes need no activity log.
+    pub al_suspended: bool,
+    /// Own sequence counter (drbd-wire 4.3).
+    pub seq: u32,
+    pub resync: ResyncRun,
+    pub counters: Counters,
+    /// Requests that wait for admission, oldest first (slots of the request table).
+    pub waiting: Vec<u32>,
+    /// Writes that wait for an activity log transaction.
+    pub waiting_al: Vec<u32>,
+    /// Completions held back until the new data generation is stable.
+    pub held_completions: Vec<u32>,
+    /// Super block generation that has to be stable before writes are acknowledged.
+    pub completion_gate: Option<u64>,
+    /// What went wrong with the disk last.
+    pub last_error: Option<String>,
+    pub invalidate_running: bool,
+}
+
+impl Volume {
+    pub(crate) fn new(cfg: &VolumeConfig) -> Volume {
+        Volume {
+            vnr: cfg.vnr,
+            minor: cfg.minor,
+            state: VolumeState::INITIAL,
+            disk: None,
+            size_sectors: 0,
+            bitmap: Bitmap::new(0),
+            peer_uuids: None,
+            peer_capacity_sectors: 0,
+            exposed_uuid: DataUuid::ZERO,
+            sent_dirty_bits: 0,
+            crashed_primary: false,
+            attach_states: (DiskState::Diskless, DiskState::DUnknown),
+            consider_resync: false,
+            al_suspended: false,
+            seq: 0,
+            resync: ResyncRun::default(),
+            counters: Counters::default(),
+            waiting: Vec::with_capacity(256),
+            waiting_al: Vec::with_capacity(256),
+            held_completions: Vec::new(),
+            completion_gate: None,
+            last_error: None,
+            invalidate_running: false,
+        }
+    }
+
+    /// The local disk is usable for I/O and metadata.
+    pub(crate) fn has_usable_disk(&self) -> bool {
+        self.disk.is_some() && self.state.disk >= DiskState::Inconsistent
+    }
+
+    /// Next value of the own sequence counter.
+    pub(crate) fn next_seq(&mut self) -> u32 {
+        self.seq = self.seq.wrapping_add(1);
+        self.seq
+    }
+
+    /// Sets the bits of all touched blocks; returns how many were clear.
+    pub(crate) fn set_out_of_sync(&mut self, range: SectorRange) -> u64 {
+        if self.size_sectors == 0 || range.start >= self.size_sectors {
+            return 0;
+        }
+        let (first, last) = range.bits_touched();
+        self.bitmap.set_range(first, last.min(bits_of(self.size_sectors) - 1))
+    }
+
+    /// Clears the bits of fully covered blocks; returns how many were set.
+    pub(crate) fn set_in_sync(&mut self, range: SectorRange) -> u64 {
+        let (first, end) = range.bits_covered(self.size_sectors);
+        if first >= end { 0 } else { self.bitmap.clear_range(first, end - 1) }
+    }
+
+    /// Any block of the range is out of sync.
+    pub(crate) fn any_out_of_sync(&self, range: SectorRange) -> bool {
+        let (first, last) = range.bits_touched();
+        self.bitmap.next_set(first).is_some_and(|b| b <= last)
+    }
+
+    /// The bits that clients' data path must not exceed.
+    pub(crate) fn range_is_inside(&self, range: SectorRange) -> bool {
+        range.start < range.end && range.end <= self.size_sectors
+    }
+
+    /// Own data generations; all zero without a disk.
+    pub(crate) fn uuids(&self) -> Uuids {
+        self.disk.as_ref().map(|d| d.sb.uuids).unwrap_or_default()
+    }
+}
