@@ -8,6 +8,7 @@ extern crate alloc;
 pub mod config;
 pub mod ids;
 pub mod options;
+pub mod policy;
 pub mod result_code;
 pub mod state;
 pub mod state_word;

@@ -1,0 +1,234 @@
+//! Adjustments every new state gets before it is judged (drbd-states 6).
+
+use core::fmt;
+
+use model::policy::{Fencing, OnNoData};
+use model::state::{ConnState, DiskState, Role, VolumeState};
+
+use super::Context;
+
+/// Something sanitizing did that goes to the log at warning level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Warning {
+    /// A verify ended because a disk went away.
+    VerifyAborted = 1,
+    /// A resync ended because a disk went away.
+    ResyncAborted = 2,
+    /// The connection went away before the handshake said whether the attached data is good.
+    LostWhileNegotiating = 4,
+    /// The connection state demanded a better own disk state.
+    DiskUpgraded = 8,
+    /// The connection state demanded a better disk state of the peer.
+    PeerDiskUpgraded = 16,
+}
+
+/// A set of [`Warning`]s.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Warnings(u8);
+
+/// `new` adjusted in the order of drbd-states 6, for a change that starts at `old`. The result is a fixed
+/// point: sanitizing it again changes nothing.
+pub fn sanitize(old: &VolumeState, new: VolumeState, ctx: &Context) -> (VolumeState, Warnings) {
+    let ctx = &ctx.with_disk(old.disk);
+    let mut warnings = Warnings::NONE;
+    let mut state = new;
+    // The specification describes one pass. Its later steps can create what an earlier one adjusts, in three
+    // cases: PausedSyncT continues with an Outdated disk, PausedSyncS with a Consistent peer, a detached
+    // StandAlone volume keeps aftr_isp. The first is dangerous: a crash would find a half synced disk marked
+    // consistent. A second pass settles all of them.
+    for _ in 0..PASSES {
+        pass(old, &mut state, ctx, &mut warnings);
+    }
+    (state, warnings)
+}
+
+const PASSES: u32 = 2;
+
+fn pass(old: &VolumeState, s: &mut VolumeState, ctx: &Context, warnings: &mut Warnings) {
+    forget_lost_peer(s); // step 1
+    forget_pause_when_unconfigured(s); // step 2
+    abort_without_disks(s, warnings); // step 3
+    settle_negotiating(s, ctx, warnings); // step 4
+    consistent_is_up_to_date_when_connected(s); // step 5
+    limit_disks(s, warnings); // step 6
+    suspend_for_fencing(old, s, ctx); // step 7
+    suspend_without_data(old, s, ctx); // step 8
+    pause_or_continue(s); // step 9
+}
+
+fn forget_lost_peer(s: &mut VolumeState) {
+    if s.conn < ConnState::Connected {
+        s.peer_isp = false;
+        s.peer = Role::Unknown;
+        if !matches!(s.pdsk, DiskState::Inconsistent | DiskState::Outdated) {
+            s.pdsk = DiskState::DUnknown;
+        }
+    }
+}
+
+fn forget_pause_when_unconfigured(s: &mut VolumeState) {
+    if s.is_unconfigured() {
+        s.aftr_isp = false;
+    }
+}
+
+fn abort_without_disks(s: &mut VolumeState, warnings: &mut Warnings) {
+    if s.conn > ConnState::Connected && (s.disk <= DiskState::Failed || s.pdsk <= DiskState::Failed) {
+        let verify = matches!(s.conn, ConnState::VerifyS | ConnState::VerifyT);
+        warnings.add(if verify { Warning::VerifyAborted } else { Warning::ResyncAborted });
+        s.conn = ConnState::Connected;
+    }
+}
+
+fn settle_negotiating(s: &mut VolumeState, ctx: &Context, warnings: &mut Warnings) {
+    if s.conn < ConnState::Connected && s.disk == DiskState::Negotiating {
+        if let Some((disk, pdsk)) = ctx.attach_states {
+            (s.disk, s.pdsk) = (disk, pdsk);
+        } else {
+            warnings.add(Warning::LostWhileNegotiating);
+            (s.disk, s.pdsk) = (DiskState::Diskless, DiskState::DUnknown);
+        }
+    }
+}
+
+fn consistent_is_up_to_date_when_connected(s: &mut VolumeState) {
+    if s.conn >= ConnState::Connected && s.conn < ConnState::Ahead {
+        for d in [&mut s.disk, &mut s.pdsk] {
+            if matches!(*d, DiskState::Consistent | DiskState::Outdated) {
+                *d = DiskState::UpToDate;
+            }
+        }
+    }
+}
+
+fn limit_disks(s: &mut VolumeState, warnings: &mut Warnings) {
+    let limits = DiskLimits::of(s.conn);
+    s.disk = s.disk.min(limits.disk.1);
+    s.pdsk = s.pdsk.min(limits.pdsk.1);
+    if s.disk < limits.disk.0 {
+        warnings.add(Warning::DiskUpgraded);
+        s.disk = limits.disk.0;
+    }
+    if s.pdsk < limits.pdsk.0 {
+        warnings.add(Warning::PeerDiskUpgraded);
+        s.pdsk = limits.pdsk.0;
+    }
+}
+
+fn suspend_for_fencing(old: &VolumeState, s: &mut VolumeState, ctx: &Context) {
+    let unfenced = |s: &VolumeState| {
+        s.role == Role::Primary && s.conn < ConnState::Connected && s.pdsk > DiskState::Outdated
+    };
+    if ctx.fencing == Fencing::ResourceAndStonith && unfenced(s) && !unfenced(old) {
+        s.susp_fen = true;
+    }
+}
+
+fn suspend_without_data(old: &VolumeState, s: &mut VolumeState, ctx: &Context) {
+    let no_data = |s: &VolumeState| {
+        s.role == Role::Primary && s.disk < DiskState::UpToDate && s.pdsk < DiskState::UpToDate
+    };
+    if ctx.on_no_data == OnNoData::SuspendIo && no_data(s) && !no_data(old) {
+        s.susp_nod = true;
+    }
+}
+
+fn pause_or_continue(s: &mut VolumeState) {
+    s.conn = match (s.any_isp(), s.conn) {
+        (true, ConnState::SyncSource) => ConnState::PausedSyncS,
+        (true, ConnState::SyncTarget) => ConnState::PausedSyncT,
+        (false, ConnState::PausedSyncS) => ConnState::SyncSource,
+        (false, ConnState::PausedSyncT) => ConnState::SyncTarget,
+        (_, conn) => conn,
+    };
+}
+
+/// Lowest and highest disk states that go with a connection state (drbd-states 6, step 6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct DiskLimits {
+    disk: (DiskState, DiskState),
+    pdsk: (DiskState, DiskState),
+}
+
+impl DiskLimits {
+    const fn of(conn: ConnState) -> DiskLimits {
+        use ConnState as C;
+        use DiskState::{Consistent, DUnknown, Diskless, Inconsistent, Outdated, UpToDate};
+        let (disk, pdsk) = match conn {
+            C::WFBitMapT | C::PausedSyncT | C::StartingSyncT | C::WFSyncUUID | C::Behind => {
+                ((Inconsistent, Outdated), (UpToDate, UpToDate))
+            }
+            C::SyncTarget => ((Inconsistent, Inconsistent), (UpToDate, UpToDate)),
+            C::WFBitMapS | C::PausedSyncS | C::StartingSyncS | C::Ahead => {
+                ((UpToDate, UpToDate), (Inconsistent, Consistent))
+            }
+            C::SyncSource => ((UpToDate, UpToDate), (Inconsistent, Inconsistent)),
+            C::VerifyS | C::VerifyT => ((UpToDate, UpToDate), (UpToDate, UpToDate)),
+            C::Connected => ((Diskless, UpToDate), (Diskless, UpToDate)),
+            C::StandAlone
+            | C::Disconnecting
+            | C::Unconnected
+            | C::Timeout
+            | C::BrokenPipe
+            | C::NetworkFailure
+            | C::ProtocolError
+            | C::TearDown
+            | C::WFConnection
+            | C::WFReportParams => ((Diskless, UpToDate), (Inconsistent, DUnknown)),
+        };
+        DiskLimits { disk, pdsk }
+    }
+}
+
+impl Warning {
+    /// Every warning, in the order of the steps.
+    pub const ALL: [Warning; 5] = [
+        Warning::VerifyAborted,
+        Warning::ResyncAborted,
+        Warning::LostWhileNegotiating,
+        Warning::DiskUpgraded,
+        Warning::PeerDiskUpgraded,
+    ];
+
+    /// The log text.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Warning::VerifyAborted => "Online-verify aborted.",
+            Warning::ResyncAborted => "Resync aborted.",
+            Warning::LostWhileNegotiating => "Connection lost while negotiating, no data!",
+            Warning::DiskUpgraded => "Implicitly upgraded disk",
+            Warning::PeerDiskUpgraded => "Implicitly upgraded pdsk",
+        }
+    }
+}
+
+impl Warnings {
+    /// No warning.
+    pub const NONE: Warnings = Warnings(0);
+
+    /// Whether `w` is among them.
+    pub const fn contains(self, w: Warning) -> bool {
+        self.0 & w as u8 != 0
+    }
+
+    /// There is none.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The warnings in the order of the steps that gave them.
+    pub fn iter(self) -> impl Iterator<Item = Warning> {
+        Warning::ALL.into_iter().filter(move |w| self.contains(*w))
+    }
+
+    fn add(&mut self, w: Warning) {
+        self.0 |= w as u8;
+    }
+}
+
+impl fmt::Debug for Warnings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
