@@ -1,0 +1,115 @@
+use std::os::unix::fs::FileExt;
+
+use super::*;
+
+fn sized_file(dir: &Path, name: &str, bytes: u64) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::File::create(&path).unwrap().set_len(bytes).unwrap();
+    path
+}
+
+#[test]
+fn a_file_is_claimed_once_and_free_again_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = sized_file(dir.path(), "disk", (8 << 20) + 700);
+    let first = OpenOptions::default().open(&path).unwrap();
+    assert_eq!(first.kind(), BackingKind::RegularFile);
+    assert_eq!(first.size_bytes(), (8 << 20) + 700);
+    assert_eq!(first.size_sectors(), (8 << 11) + 1);
+    for options in [OpenOptions::default(), OpenOptions { read_only: true, buffered: true }] {
+        let error = options.open(&path).unwrap_err();
+        assert!(matches!(&error, BackingError::InUse { path: named } if *named == path), "{error}");
+    }
+    drop(first);
+    OpenOptions::default().open(&path).unwrap();
+}
+
+#[test]
+fn growth_is_seen_when_measured_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = sized_file(dir.path(), "disk", 1 << 20);
+    let mut backing = OpenOptions::default().open(&path).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(2 << 20).unwrap();
+    assert_eq!(backing.size_bytes(), 1 << 20);
+    assert_eq!(backing.measure().unwrap(), 2 << 20);
+    assert_eq!(backing.size_sectors(), 4096);
+}
+
+#[test]
+fn probing_changes_neither_contents_nor_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    let contents: Vec<u8> = (0..10_000u32).map(|n| n as u8).collect();
+    std::fs::write(&path, &contents).unwrap();
+    let backing = OpenOptions::default().open(&path).unwrap();
+    assert_eq!(backing.limits().logical_block_bytes, 512);
+    drop(backing);
+    assert_eq!(std::fs::read(&path).unwrap(), contents);
+}
+
+/// Whatever the filesystem's unit is, the way that was chosen must serve single sectors.
+#[test]
+fn single_sectors_work_on_the_chosen_path() {
+    #[repr(align(4096))]
+    struct Page([u8; 4096]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = sized_file(dir.path(), "disk", 1 << 20);
+    for buffered in [false, true] {
+        let backing = OpenOptions { buffered, read_only: false }.open(&path).unwrap();
+        assert_eq!(backing.io_path() == IoPath::BufferedByChoice, buffered);
+        let file = backing.claimed.file();
+        let mut page = Page([7; 4096]);
+        file.write_all_at(&page.0[..512], 512 * 3).unwrap();
+        page.0.fill(0);
+        file.read_exact_at(&mut page.0[..1024], 512 * 3).unwrap();
+        assert!(page.0[..512].iter().all(|&b| b == 7) && page.0[512..1024].iter().all(|&b| b == 0));
+    }
+}
+
+#[test]
+fn other_things_are_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = OpenOptions::default().open(dir.path()).unwrap_err();
+    assert!(matches!(error, BackingError::WrongKind { .. }));
+    let error = OpenOptions::default().open(Path::new("/dev/null")).unwrap_err();
+    assert_eq!(error.to_string(), "/dev/null is neither a block device nor a regular file");
+    let error = OpenOptions::default().open(&dir.path().join("absent")).unwrap_err();
+    assert!(matches!(error, BackingError::Io { action: "find", .. }), "{error}");
+}
+
+#[test]
+fn limits_come_from_the_queue_of_the_disk_also_for_a_partition() {
+    let dir = tempfile::tempdir().unwrap();
+    let partition = dir.path().join("sda/sda1");
+    let queue = dir.path().join("sda/queue");
+    std::fs::create_dir_all(&partition).unwrap();
+    std::fs::create_dir_all(&queue).unwrap();
+    let files = [
+        ("logical_block_size", "512\n"),
+        ("physical_block_size", "4096\n"),
+        ("discard_granularity", "65536\n"),
+        ("discard_max_bytes", "2147450880\n"),
+        ("rotational", "1\n"),
+        ("write_cache", "write through\n"),
+    ];
+    files.iter().for_each(|(name, text)| std::fs::write(queue.join(name), text).unwrap());
+    std::fs::write(partition.join("discard_alignment"), "1024\n").unwrap();
+    let expected = Limits {
+        logical_block_bytes: 512,
+        physical_block_bytes: 4096,
+        discard: Some(DiscardLimits {
+            granularity_bytes: 65536,
+            alignment_bytes: 1024,
+            max_bytes: 2_147_450_880,
+        }),
+        rotational: true,
+        write_cache: false,
+    };
+    assert_eq!(probe::block_device_limits(&partition), expected);
+
+    std::fs::write(queue.join("discard_max_bytes"), "0\n").unwrap();
+    assert_eq!(probe::block_device_limits(&partition), Limits { discard: None, ..expected });
+
+    let unknown = probe::block_device_limits(&dir.path().join("none/none"));
+    assert_eq!((unknown.logical_block_bytes, unknown.write_cache, unknown.discard), (512, true, None));
+}
