@@ -7,6 +7,7 @@ macro_rules! state_enum {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $num:literal => $text:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
         #[repr(u8)]
         pub enum $name { $($(#[$vmeta])* $variant = $num,)+ }
 
@@ -166,6 +167,7 @@ impl ConnState {
 
 /// The state of one volume; the three suspend flags belong to the resource and are copied here.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct VolumeState {
     /// Own role.
     pub role: Role,

@@ -1,1 +1,14 @@
-//! Status snapshots and every way of printing them.
+//! Status snapshots and every way of printing them: one plain data type, filled by whoever knows the state,
+//! and one file per text form. They are read by programs and reproduce DRBD's bytes.
+
+pub mod json;
+pub mod one_line;
+pub mod proc_text;
+pub mod sh_status;
+pub mod show;
+pub mod snapshot;
+
+pub use snapshot::{
+    CacheUse, Counters, Direction, MetaFlags, ProcDetails, Progress, ProgressKind, RateLimit,
+    ResourceSnapshot, StandAloneCause, VolumeSnapshot,
+};
