@@ -1,0 +1,419 @@
+//! Metadata writes of an attached disk: super block, bitmap pages, activity log blocks; what has to wait for
+//! them (drbd-metadata 6.4, 7.2, 9).
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use model::state::{ConnState, DiskState, Role};
+use model::time::Duration;
+
+use crate::action::{Action, Actions, LogLevel};
+use crate::activity_log::PendingTransaction;
+use crate::bitmap::{BITMAP_PAGE_BYTES, DirtyKind};
+use crate::event::VolIdx;
+use crate::io_tag::{IoKind, pack};
+use crate::meta::{Uuids, flags};
+use crate::resource::Resource;
+use crate::timers::Timer;
+
+/// Bitmap pages of one volume that may be in flight at once.
+const PAGES_IN_FLIGHT_MAX: usize = 32;
+/// A dirty super block is written at the latest after this time.
+const MD_SYNC_DELAY: Duration = Duration::from_secs(5);
+
+/// What goes on when metadata is stable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Then {
+    /// The whole bitmap was set and written: forget the FULL_SYNC flag and go on in this step.
+    FullSyncWritten(FullSyncStep),
+    /// Answer a command with success.
+    AnswerCommand(crate::command::CommandId),
+    /// The super block with this state is stable: completions may go on.
+    OpenGate,
+    /// Close the detached disk.
+    CloseDisk,
+}
+
+/// What a full sync goes on with once all bits are on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FullSyncStep {
+    /// Send the bitmap (WFBitMapS).
+    SendBitmap,
+    /// StartingSyncS goes on to SyncSource, StartingSyncT to WFSyncUUID.
+    LeaveStartingSync,
+    /// Nothing more.
+    Nothing,
+}
+
+/// Which writes a continuation waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum WaitFor {
+    /// Super block generation.
+    SuperBlock(u64),
+    /// All bitmap pages that were asked for, and this super block generation.
+    Bitmap(u64),
+}
+
+/// Metadata writes under way on one disk.
+#[derive(Default)]
+pub(crate) struct MetaIo {
+    /// Content generations of the super block: latest, being written, stable.
+    pub sb_latest: u64,
+    pub sb_writing: Option<u64>,
+    pub sb_stable: u64,
+    /// A write of at least this generation was asked for.
+    pub sb_wanted: u64,
+    pub page_queue: VecDeque<u32>,
+    pub pages_in_flight: Vec<u32>,
+    pub whole_bitmap: bool,
+    pub transaction: Option<Transaction>,
+    pub waiters: Vec<(WaitFor, Then)>,
+    pub scratch_pages: Vec<u32>,
+    pub scratch_extents: Vec<u32>,
+    /// A metadata write failed: nothing more is written.
+    pub failed: bool,
+}
+
+/// The activity log transaction under way: first the pages of evicted extents, then the block.
+pub(crate) struct Transaction {
+    pub pending: PendingTransaction,
+    pub block: alloc::boxed::Box<[u8; 4096]>,
+    pub pages_left: Vec<u32>,
+    pub block_submitted: bool,
+}
+
+impl MetaIo {
+    pub(crate) fn mark_dirty(&mut self) {
+        self.sb_latest += 1;
+    }
+
+    /// Metadata writes that have not ended.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.sb_writing.is_none() && self.pages_in_flight.is_empty() && self.transaction.is_none()
+    }
+}
+
+/// `C:B:H1:H2` in hex, as log lines show data generations.
+pub(crate) fn uuid_line(u: &Uuids) -> String {
+    format!("{}:{}:{}:{}", u.current, u.bitmap, u.history[0], u.history[1])
+}
+
+impl Resource {
+    /// Recomputes the flags of the super block from the state (drbd-metadata 4.2).
+    pub(crate) fn recompute_md_flags(&mut self, v: usize) {
+        let vol = &mut self.vols[v];
+        let s = vol.state;
+        if s.disk < DiskState::Inconsistent {
+            return;
+        }
+        let Some(disk) = vol.disk.as_mut() else { return };
+        let mut f = disk.sb.flags & (flags::FULL_SYNC | flags::AL_DISABLED);
+        let only_disk_of_primary = s.pdsk < DiskState::Inconsistent && s.peer == Role::Primary;
+        let rows = [
+            (s.disk > DiskState::Inconsistent, flags::CONSISTENT),
+            (s.role == Role::Primary || only_disk_of_primary, flags::PRIMARY_IND),
+            (s.conn > ConnState::WFReportParams, flags::CONNECTED_IND),
+            (s.disk > DiskState::Outdated, flags::WAS_UP_TO_DATE),
+            (matches!(s.pdsk, DiskState::Inconsistent | DiskState::Outdated), flags::PEER_OUT_DATED),
+            (vol.crashed_primary, flags::CRASHED_PRIMARY),
+        ];
+        for (set, bit) in rows {
+            if set {
+                f |= bit;
+            }
+        }
+        if f != disk.sb.flags {
+            disk.sb.flags = f;
+            disk.md.mark_dirty();
+        }
+    }
+
+    /// Writes the super block if it is dirty.
+    pub(crate) fn md_sync(&mut self, v: usize, out: &mut Actions) {
+        let vol = &mut self.vols[v];
+        if vol.state.disk == DiskState::Attaching {
+            return;
+        }
+        let Some(disk) = vol.disk.as_mut() else { return };
+        disk.md.sb_wanted = disk.md.sb_latest;
+        self.pump_super_block(v, out);
+    }
+
+    /// Makes sure that a dirty super block does not stay unwritten for long.
+    pub(crate) fn arm_md_sync(&mut self) {
+        let dirty = |d: &crate::volume::LocalDisk| d.md.sb_latest > d.md.sb_wanted;
+        if self.vols.iter().any(|v| v.disk.as_ref().is_some_and(dirty)) {
+            self.timers.set_if_idle(Timer::MdSync, self.now + MD_SYNC_DELAY);
+        }
+    }
+
+    fn pump_super_block(&mut self, v: usize, out: &mut Actions) {
+        let disk = self.vols[v].disk.as_mut().expect("checked by the caller");
+        let md = &mut disk.md;
+        if md.sb_writing.is_some() || md.sb_stable >= md.sb_wanted || md.failed {
+            return;
+        }
+        md.sb_writing = Some(md.sb_latest);
+        let sb = &disk.sb;
+        let block = out.write_bytes(|b| b.extend_from_slice(&sb.encode()));
+        let md_sector = disk.layout.super_block_sector;
+        let flush = disk.cfg.md_flushes;
+        let tag = pack(IoKind::SuperBlock, v as u32, disk.epoch);
+        out.push(Action::MetaWrite {
+            tag,
+            vol: VolIdx(v as u8),
+            md_sector,
+            block,
+            flush_before: flush,
+            fua: flush,
+        });
+    }
+
+    /// Runs `then` once the super block as it is now is stable.
+    pub(crate) fn when_super_block_stable(&mut self, v: usize, then: Then, out: &mut Actions) {
+        self.md_sync(v, out);
+        let Some(disk) = self.vols[v].disk.as_mut() else {
+            self.continue_with(v, then, out);
+            return;
+        };
+        if disk.md.sb_stable >= disk.md.sb_latest {
+            self.continue_with(v, then, out);
+        } else {
+            let at = disk.md.sb_latest;
+            disk.md.waiters.push((WaitFor::SuperBlock(at), then));
+        }
+    }
+
+    /// Runs `then` once all bitmap pages asked for and the super block are stable.
+    pub(crate) fn when_bitmap_written(&mut self, v: usize, then: Then, out: &mut Actions) {
+        self.md_sync(v, out);
+        let Some(disk) = self.vols[v].disk.as_mut() else {
+            self.continue_with(v, then, out);
+            return;
+        };
+        let at = disk.md.sb_latest;
+        disk.md.waiters.push((WaitFor::Bitmap(at), then));
+        self.run_waiters(v, out);
+    }
+
+    fn run_waiters(&mut self, v: usize, out: &mut Actions) {
+        loop {
+            let Some(disk) = self.vols[v].disk.as_mut() else { return };
+            let md = &mut disk.md;
+            let pages_idle = md.page_queue.is_empty() && md.pages_in_flight.is_empty();
+            let ready = md.waiters.iter().position(|(wait, _)| match wait {
+                WaitFor::SuperBlock(at) => md.sb_stable >= *at,
+                WaitFor::Bitmap(at) => pages_idle && md.sb_stable >= *at,
+            });
+            let Some(i) = ready else { return };
+            let (_, then) = md.waiters.remove(i);
+            self.continue_with(v, then, out);
+        }
+    }
+
+    fn continue_with(&mut self, v: usize, then: Then, out: &mut Actions) {
+        match then {
+            Then::FullSyncWritten(step) => self.full_sync_written(v, step, out),
+            Then::AnswerCommand(id) => self.finish_command(id, crate::command::CommandResult::Ok, out),
+            Then::OpenGate => {
+                self.vols[v].completion_gate = None;
+                self.release_held(v, out);
+                self.vols[v].pump = true;
+            }
+            Then::CloseDisk => out.push(Action::CloseDisk { vol: VolIdx(v as u8) }),
+        }
+    }
+
+    /// Asks for all pages with changes.
+    pub(crate) fn write_bitmap_dirty(&mut self, v: usize, out: &mut Actions) {
+        let vol = &mut self.vols[v];
+        let Some(disk) = vol.disk.as_mut() else { return };
+        let mut pages = core::mem::take(&mut disk.md.scratch_pages);
+        pages.clear();
+        vol.bitmap.take_dirty_pages(DirtyKind::Any, usize::MAX, &mut pages);
+        disk.md.page_queue.extend(pages.iter().copied());
+        disk.md.scratch_pages = pages;
+        self.pump_pages(v, out);
+    }
+
+    /// Asks for every page.
+    pub(crate) fn write_bitmap_all(&mut self, v: usize, out: &mut Actions) {
+        let vol = &mut self.vols[v];
+        let Some(disk) = vol.disk.as_mut() else { return };
+        let count = vol.bitmap.page_count();
+        disk.md.page_queue.clear();
+        for page in 0..count {
+            vol.bitmap.mark_page_clean(page);
+            disk.md.page_queue.push_back(page);
+        }
+        self.pump_pages(v, out);
+    }
+
+    pub(crate) fn whole_bitmap_write_runs(&self, v: usize) -> bool {
+        self.vols[v].disk.as_ref().is_some_and(|d| d.md.whole_bitmap)
+    }
+
+    fn pump_pages(&mut self, v: usize, out: &mut Actions) {
+        let mut blocked = 0;
+        loop {
+            let vol = &mut self.vols[v];
+            let Some(disk) = vol.disk.as_mut() else { return };
+            let md = &mut disk.md;
+            if md.failed {
+                md.page_queue.clear();
+                return;
+            }
+            if md.pages_in_flight.len() >= PAGES_IN_FLIGHT_MAX || blocked >= md.page_queue.len() {
+                return;
+            }
+            let Some(page) = md.page_queue.pop_front() else { return };
+            if md.pages_in_flight.contains(&page) {
+                // The same block is never written twice at once: its newer content comes afterwards.
+                md.page_queue.push_back(page);
+                blocked += 1;
+                continue;
+            }
+            self.submit_page(v, page, out);
+        }
+    }
+
+    fn submit_page(&mut self, v: usize, page: u32, out: &mut Actions) {
+        let vol = &mut self.vols[v];
+        let disk = vol.disk.as_mut().expect("checked by the caller");
+        disk.md.pages_in_flight.push(page);
+        vol.bitmap.mark_page_clean(page);
+        let mut bytes = [0u8; BITMAP_PAGE_BYTES];
+        vol.bitmap.copy_page(page, &mut bytes);
+        let block = out.write_bytes(|b| b.extend_from_slice(&bytes));
+        let md_sector = disk.layout.bitmap_sector() + u64::from(page) * 8;
+        let tag = pack(IoKind::BitmapPage, (v as u32) << 24 | page, disk.epoch);
+        vol.counters.bm_writes += 1;
+        out.push(Action::MetaWrite {
+            tag,
+            vol: VolIdx(v as u8),
+            md_sector,
+            block,
+            flush_before: false,
+            fua: false,
+        });
+    }
+
+    /// Starts the next activity log transaction if something is staged.
+    pub(crate) fn pump_activity_log(&mut self, v: usize, out: &mut Actions) {
+        let vol = &mut self.vols[v];
+        let Some(disk) = vol.disk.as_mut() else { return };
+        if disk.md.transaction.is_some() || !disk.al.has_staged() || disk.md.failed {
+            return;
+        }
+        let mut block = alloc::boxed::Box::new([0u8; 4096]);
+        let mut evicted = core::mem::take(&mut disk.md.scratch_extents);
+        evicted.clear();
+        let pending = disk.al.begin_transaction(&mut block, &mut evicted);
+        let Some(pending) = pending else { return };
+        let mut pages_left: Vec<u32> = Vec::new();
+        for extent in evicted.drain(..) {
+            let page = extent / 32;
+            if page < vol.bitmap.page_count() && !pages_left.contains(&page) {
+                pages_left.push(page);
+            }
+        }
+        disk.md.scratch_extents = evicted;
+        // A page that is on its way may hold an older content: it counts until it is clean and idle.
+        pages_left.retain(|p| vol.bitmap.page_needs_write(*p) || disk.md.pages_in_flight.contains(p));
+        for page in &pages_left {
+            if vol.bitmap.page_needs_write(*page) {
+                disk.md.page_queue.push_front(*page);
+            }
+        }
+        disk.md.transaction = Some(Transaction { pending, block, pages_left, block_submitted: false });
+        self.pump_pages(v, out);
+        self.pump_al_block(v, out);
+    }
+
+    fn pump_al_block(&mut self, v: usize, out: &mut Actions) {
+        let vol = &mut self.vols[v];
+        let Some(disk) = vol.disk.as_mut() else { return };
+        let md = &mut disk.md;
+        let Some(t) = md.transaction.as_mut() else { return };
+        let (queue, in_flight) = (&md.page_queue, &md.pages_in_flight);
+        t.pages_left.retain(|p| queue.contains(p) || in_flight.contains(p));
+        if t.block_submitted || !t.pages_left.is_empty() || md.failed {
+            return;
+        }
+        t.block_submitted = true;
+        let block = out.write_bytes(|b| b.extend_from_slice(&t.block[..]));
+        let md_sector = disk.layout.al_block_sector(t.pending.ring_block);
+        let flush = disk.cfg.md_flushes;
+        let tag = pack(IoKind::AlBlock, v as u32, disk.epoch);
+        vol.counters.al_writes += 1;
+        out.push(Action::MetaWrite {
+            tag,
+            vol: VolIdx(v as u8),
+            md_sector,
+            block,
+            flush_before: flush,
+            fua: flush,
+        });
+    }
+
+    /// A metadata write ended.
+    pub(crate) fn meta_done(&mut self, kind: IoKind, slot: u32, generation: u32, ok: bool, out: &mut Actions) {
+        let v = if kind == IoKind::BitmapPage { slot >> 24 } else { slot } as usize;
+        let Some(disk) = self.vols.get_mut(v).and_then(|vol| vol.disk.as_mut()) else {
+            self.stale_events += 1;
+            return;
+        };
+        if disk.epoch & 0xff_ffff != generation {
+            self.stale_events += 1;
+            return;
+        }
+        let md = &mut disk.md;
+        match kind {
+            IoKind::SuperBlock => {
+                let written = md.sb_writing.take().expect("one super block write at a time");
+                if ok {
+                    md.sb_stable = written;
+                }
+            }
+            IoKind::BitmapPage => {
+                let page = slot & 0xff_ffff;
+                md.pages_in_flight.retain(|p| *p != page);
+            }
+            _ => {
+                let t = md.transaction.take().expect("one transaction at a time");
+                if ok {
+                    disk.al.transaction_done(t.pending.number);
+                }
+            }
+        }
+        if !ok {
+            self.meta_io_failed(v, out);
+            return;
+        }
+        self.pump_pages(v, out);
+        self.pump_al_block(v, out);
+        if self.vols[v].disk.is_some() {
+            self.pump_super_block(v, out);
+        }
+        self.run_waiters(v, out);
+        if kind == IoKind::AlBlock {
+            self.pump_waiting_al(v, out);
+            self.vols[v].pump = true;
+        }
+        self.finish_detach_if_idle(v, out);
+    }
+
+    /// Any failed metadata write detaches the disk (drbd-metadata 9.4).
+    fn meta_io_failed(&mut self, v: usize, out: &mut Actions) {
+        let text = "meta data write error: the disk is detached";
+        if let Some(disk) = self.vols[v].disk.as_mut() {
+            disk.md.failed = true;
+            disk.md.page_queue.clear();
+        }
+        out.log(LogLevel::Error, Some(VolIdx(v as u8)), text.into());
+        self.vols[v].last_error = Some(text.into());
+        self.force_detach(v, out);
+    }
+}

@@ -1,0 +1,154 @@
+//! What follows a state change, in the order of drbd-states 11.2.
+
+use core::mem;
+
+use model::state::{ConnState, DiskState, Role, VolumeState};
+use model::state_word::{StateChange, mask};
+
+use super::Kind;
+use super::change::Transition;
+use crate::action::Actions;
+use crate::resource::Resource;
+use crate::wire::{DdsFlags, UuidFlags};
+
+impl Resource {
+    /// Runs the after-effects of all transitions; effects of effects come behind.
+    pub(crate) fn run_effects(&mut self, out: &mut Actions) {
+        if mem::replace(&mut self.effects_running, true) {
+            return;
+        }
+        while let Some(t) = self.effects.pop_front() {
+            self.after_change(t, out);
+        }
+        self.effects_running = false;
+    }
+
+    fn after_change(&mut self, t: Transition, out: &mut Actions) {
+        let Transition { vol: v, old, new } = t;
+        self.both_up_to_date(v, &old, &new);
+        self.thaw(v, &old, &new, out);
+        let now_source = |s: &VolumeState| matches!(s.conn, ConnState::SyncSource | ConnState::PausedSyncS);
+        if now_source(&new) && !now_source(&old) {
+            self.become_source(v, out);
+        }
+        if old.pdsk == DiskState::Diskless && new.pdsk > DiskState::Diskless && new.pdsk != DiskState::DUnknown {
+            self.send_uuids(v, UuidFlags::NONE, out);
+            self.send_state_as(v, &new, out);
+        }
+        self.new_generation_if_due(v, &old, &new, out);
+        let lost_copy = new.pdsk < DiskState::Inconsistent;
+        if lost_copy && old.peer == Role::Primary && new.peer == Role::Secondary
+            || old.role == Role::Primary && new.role == Role::Secondary && new.conn <= ConnState::Connected
+        {
+            self.write_bitmap_dirty(v, out);
+        }
+        self.send_after_change(v, &old, &new, out);
+        if matches!(new.conn, ConnState::StartingSyncS | ConnState::StartingSyncT) && old.conn != new.conn {
+            self.begin_full_sync(v, out);
+        }
+        if new.disk == DiskState::Failed && old.disk != DiskState::Failed {
+            self.cancel_resync(v, out);
+            self.md_sync(v, out);
+        }
+        if new.disk == DiskState::Diskless && old.disk != DiskState::Diskless {
+            self.disk_is_gone(v, out);
+        }
+        if old.conn > ConnState::Connected
+            && old.conn < ConnState::Ahead
+            && matches!(new.conn, ConnState::Connected | ConnState::Ahead | ConnState::Behind)
+        {
+            self.write_bitmap_dirty(v, out);
+        }
+        if new.conn == ConnState::WFBitMapS && old.conn != ConnState::WFBitMapS {
+            self.bitmap_exchange_as_source(v, out);
+        }
+        self.md_sync(v, out);
+        self.vols[v].pump = true;
+        if new.disk == DiskState::Failed {
+            self.finish_detach_if_idle(v, out);
+        }
+    }
+
+    /// Row 2: both copies are current, so an earlier crash as Primary is history.
+    fn both_up_to_date(&mut self, v: usize, old: &VolumeState, new: &VolumeState) {
+        let both = |s: &VolumeState| s.disk == DiskState::UpToDate && s.pdsk == DiskState::UpToDate;
+        if both(new) && !both(old) {
+            let vol = &mut self.vols[v];
+            vol.crashed_primary = false;
+            if let Some(p) = vol.peer_uuids.as_mut() {
+                p.flags &= !UuidFlags::CRASHED_PRIMARY.0;
+            }
+            self.recompute_md_flags(v);
+        }
+    }
+
+    /// Rows 4 and 5: data or peer is back, frozen requests go on.
+    fn thaw(&mut self, v: usize, old: &VolumeState, new: &VolumeState, out: &mut Actions) {
+        let connected = self.vols.iter().all(|o| o.state.conn >= ConnState::Connected);
+        let arrived = old.conn < ConnState::Connected && new.conn >= ConnState::Connected;
+        let attached = matches!(old.disk, DiskState::Attaching | DiskState::Negotiating)
+            && self.vols.iter().all(|o| o.state.disk == DiskState::UpToDate);
+        let mut clear = 0;
+        if self.vols[v].state.susp_nod && (connected && arrived || attached) {
+            clear |= mask::SUSP_NOD;
+        }
+        if self.vols[v].state.susp_fen && connected && arrived {
+            clear |= mask::SUSP_FEN;
+        }
+        if clear != 0 {
+            let change = StateChange { mask: clear, value: 0 };
+            let _ = self.change_connection(change, Kind::Hard, out);
+            self.pump_all = true;
+        }
+    }
+
+    /// Rows 9 and 10: this node goes on alone, which starts a new data generation.
+    fn new_generation_if_due(&mut self, v: usize, old: &VolumeState, new: &VolumeState, out: &mut Actions) {
+        if new.disk != DiskState::UpToDate || !self.vols[v].uuids().bitmap.is_zero() {
+            return;
+        }
+        let had_data = matches!(
+            old.pdsk,
+            DiskState::Inconsistent | DiskState::Consistent | DiskState::UpToDate
+        );
+        let has_none =
+            new.pdsk < DiskState::Inconsistent || matches!(new.pdsk, DiskState::DUnknown | DiskState::Outdated);
+        let found_bad = old.pdsk == DiskState::DUnknown
+            && matches!(new.pdsk, DiskState::Diskless | DiskState::Failed | DiskState::Outdated);
+        let a_primary = new.role == Role::Primary || new.peer == Role::Primary;
+        let lost_contact = (had_data && has_none || found_bad) && a_primary;
+        let diskless_promoted =
+            new.pdsk < DiskState::Inconsistent && old.peer != Role::Primary && new.peer == Role::Primary;
+        if lost_contact || diskless_promoted {
+            self.new_current_uuid(v, out);
+            self.send_uuids(v, UuidFlags::NONE, out);
+        }
+    }
+
+    /// Rows 13 to 25: what the peer is told (drbd-wire 9.3).
+    fn send_after_change(&mut self, v: usize, old: &VolumeState, new: &VolumeState, out: &mut Actions) {
+        if new.conn < ConnState::Connected {
+            return;
+        }
+        if old.disk == DiskState::Attaching && new.disk == DiskState::Negotiating {
+            self.send_sizes(v, DdsFlags::NONE, false, out);
+            self.send_uuids(v, UuidFlags::NONE, out);
+            self.send_state_as(v, new, out);
+        }
+        let isp = old.aftr_isp != new.aftr_isp || old.user_isp != new.user_isp;
+        let reasons = [
+            isp && old.conn >= ConnState::Connected,
+            old.conn == ConnState::WFReportParams,
+            new.conn == ConnState::Ahead && old.conn != ConnState::Ahead,
+            new.disk == DiskState::Failed && old.disk != DiskState::Failed,
+            new.disk == DiskState::Diskless && old.disk != DiskState::Diskless,
+            old.disk == DiskState::UpToDate && new.disk == DiskState::Inconsistent,
+            old.disk < DiskState::UpToDate
+                && old.conn >= ConnState::SyncSource
+                && new.conn == ConnState::Connected,
+        ];
+        for _ in reasons.into_iter().filter(|r| *r) {
+            self.send_state_as(v, new, out);
+        }
+    }
+}
