@@ -155,6 +155,18 @@ fn info_tells_what_was_asked_and_go_follows() {
 }
 
 #[test]
+fn an_empty_description_is_not_told() {
+    let table = Table(vec![ExportInfo::new(0, "r0", 512)]);
+    let outcome = talk(&ServerInfo::default(), &table, &[&client(&[option(6, &info_data(b"r0", &[2]))])]);
+    let expected = [
+        reply(6, 3, &hex("0000 0000000000000200 0001")),
+        reply(6, 3, &hex("0003 00000200 00001000 02000000")),
+        reply(6, 1, &[]),
+    ];
+    assert_eq!(outcome.answers(), expected.concat());
+}
+
+#[test]
 fn list_names_every_export() {
     let table = Table(vec![ExportInfo::new(0, "r0", 0), ExportInfo::new(1, "r0/1", 512)]);
     let outcome = talk(&ServerInfo::default(), &table, &[&client(&[option(3, &[]), option(3, b"x")])]);
@@ -178,11 +190,12 @@ fn abort_is_acknowledged_and_ends() {
 #[test]
 fn refusals_carry_their_reason() {
     let long = [b'n'; 4000];
-    let rows: [(&[u8], u32, &str); 5] = [
+    let rows: [(&[u8], u32, &str); 6] = [
         (b"secondary", 0x8000_0002, SECONDARY),
         (b"stopping", 0x8000_0007, "bye"),
         (b"nobody", 0x8000_0006, "no such export"),
         (&long, 0x8000_0006, "no such export"),
+        (b"r0\0", 0x8000_0003, "the export name is not valid text"),
         (b"\xff\xfe", 0x8000_0003, "the export name is not valid text"),
     ];
     for (name, kind, message) in rows {
@@ -287,6 +300,9 @@ fn names_longer_than_a_string_may_be() {
     let name = vec![b'a'; 5000];
     let outcome = talk(&server, &Table::one(), &[&client(&[option(1, &name)])]);
     assert_eq!(outcome.state, State::Close(CloseReason::OptionTooLong { option: 1, len_bytes: 5000 }));
+    let longest = &name[..MAX_NAME_BYTES];
+    let outcome = talk(&server, &Table::one(), &[&client(&[option(1, longest)])]);
+    assert_eq!(outcome.state, State::Close(CloseReason::Refused("no such export".to_owned())));
     let outcome = talk(&server, &Table::one(), &[&client(&[option(7, &info_data(&name, &[]))])]);
     assert_eq!(only_reply(outcome.answers()).0, 0x8000_0009);
     // It fits the option, but not a string.
