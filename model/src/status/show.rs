@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::human::printable;
 use super::snapshot::{ResourceSnapshot, VolumeSnapshot};
 use crate::state::ConnState;
 
@@ -54,7 +55,7 @@ fn show_resource(page: &mut Page, r: &ResourceSnapshot, o: &ShowOptions) {
     if r.connection != ConnState::StandAlone {
         show_peer(page, r, numbered, o);
     } else if let (true, Some(reason)) = (o.reasons, &r.standalone_reason) {
-        page.line(2, &format!("# StandAlone: {reason}"));
+        page.line(2, &format!("# StandAlone: {}", printable(reason)));
         page.end();
     }
 }
