@@ -1,0 +1,187 @@
+//! The data generations of one volume and how they move (drbd-metadata 4.3, drbd-wire 6.1, 6.8, 8.2).
+
+use model::ids::DataUuid;
+
+/// The four persistent slots. Bit 0 of `current` is the role; elsewhere it came along from there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Uuids {
+    /// Identifies the present data.
+    pub current: DataUuid,
+    /// Not zero: the bitmap describes the difference to this generation.
+    pub bitmap: DataUuid,
+    /// Previous generations, younger first.
+    pub history: [DataUuid; 2],
+}
+
+impl Uuids {
+    /// What create-md writes.
+    pub const JUST_CREATED: Uuids =
+        Uuids { current: DataUuid::JUST_CREATED, bitmap: DataUuid::ZERO, history: [DataUuid::ZERO; 2] };
+
+    /// Stores `value` as the current generation with the role bit of this node.
+    pub fn set_current(&mut self, value: DataUuid, primary: bool) {
+        self.current = value.with_primary_bit(primary);
+    }
+
+    /// Promotion and demotion.
+    pub fn set_primary(&mut self, primary: bool) {
+        self.current = self.current.with_primary_bit(primary);
+    }
+
+    /// A new generation `random`: the previous one becomes what the bitmap is relative to, as it is. Nothing is
+    /// rotated; a bitmap generation that was there is lost, so the caller warns if there is one.
+    pub fn new_current(&mut self, random: DataUuid, primary: bool) {
+        self.bitmap = self.current;
+        self.set_current(random, primary);
+    }
+
+    /// Stores a bitmap generation without its role bit; no history.
+    pub fn set_bitmap(&mut self, value: DataUuid) {
+        self.bitmap = value.with_primary_bit(false);
+    }
+
+    /// Stores a bitmap generation as it is; a previous one moves into the history.
+    pub fn set_bitmap_with_history(&mut self, value: DataUuid) {
+        if !self.bitmap.is_zero() {
+            self.push_history(self.bitmap);
+        }
+        self.bitmap = value;
+    }
+
+    /// The bitmap is no longer relative to anything: its generation moves into the history.
+    pub fn clear_bitmap(&mut self) {
+        if !self.bitmap.is_zero() {
+            self.push_history(self.bitmap);
+            self.bitmap = DataUuid::ZERO;
+        }
+    }
+
+    /// Becoming sync source: returns the sync UUID to be sent to the target. `random` is used if the bitmap
+    /// generation has no successor (empty or "just created").
+    pub fn begin_sync_source(&mut self, random: DataUuid) -> DataUuid {
+        let base = self.bitmap;
+        let sync_uuid = if base.is_zero() || base == DataUuid::JUST_CREATED {
+            random
+        } else {
+            DataUuid(base.0.wrapping_add(DataUuid::SYNC_OFFSET))
+        };
+        self.set_bitmap_with_history(sync_uuid);
+        sync_uuid
+    }
+
+    /// Becoming sync target: the received sync UUID is the current generation until the resync is done.
+    pub fn begin_sync_target(&mut self, sync_uuid: DataUuid, primary: bool) {
+        self.set_current(sync_uuid, primary);
+        self.bitmap = DataUuid::ZERO;
+    }
+
+    /// The resync is complete on the source.
+    pub fn end_sync_source(&mut self) {
+        self.clear_bitmap();
+    }
+
+    /// The resync is complete on the target. `peer` is the source's set as last received, that is from before it
+    /// made the sync UUID, with the corrections of the comparison rules applied.
+    // spec: drbd-wire 6.8
+    pub fn end_sync_target(&mut self, peer: &Uuids, primary: bool) {
+        self.bitmap = peer.bitmap;
+        self.history = peer.history;
+        self.set_bitmap_with_history(self.current);
+        self.set_current(peer.current, primary);
+        self.clear_bitmap();
+    }
+
+    /// Both sets name the same generations in every slot; role bits do not count.
+    pub fn same_as(&self, other: &Uuids) -> bool {
+        self.current.same_as(other.current)
+            && self.bitmap.same_as(other.bitmap)
+            && self.history[0].same_as(other.history[0])
+            && self.history[1].same_as(other.history[1])
+    }
+
+    fn push_history(&mut self, value: DataUuid) {
+        self.history = [value, self.history[0]];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const R: u64 = 0x1111_2222_3333_4440;
+    const R2: u64 = 0x5555_6666_7777_8880;
+    const S: u64 = 0x9999_AAAA_BBBB_CCC1;
+
+    fn set(current: u64, bitmap: u64, h1: u64, h2: u64) -> Uuids {
+        Uuids { current: DataUuid(current), bitmap: DataUuid(bitmap), history: [DataUuid(h1), DataUuid(h2)] }
+    }
+
+    /// drbd-wire 11.2: forced promotion and full sync of two fresh nodes.
+    #[test]
+    fn worked_example_first_full_sync() {
+        let (mut k, mut d) = (Uuids::JUST_CREATED, Uuids::JUST_CREATED);
+        k.new_current(DataUuid(R), true);
+        assert_eq!(k, set(R | 1, 4, 0, 0));
+        let as_sent = k;
+        let sync = k.begin_sync_source(DataUuid(S));
+        assert_eq!((sync, k), (DataUuid(S), set(R | 1, S, 4, 0)));
+        d.begin_sync_target(sync, false);
+        assert_eq!(d, set(S & !1, 0, 0, 0));
+        d.end_sync_target(&as_sent, false);
+        assert_eq!(d, set(R, 0, S & !1, 4));
+        k.end_sync_source();
+        assert_eq!(k, set(R | 1, 0, S, 4));
+        assert!(k.same_as(&d));
+    }
+
+    /// drbd-wire 11.4 and 11.5: the link is lost, the Primary goes on, then a resync by bitmap.
+    #[test]
+    fn worked_example_resync_after_a_lost_link() {
+        let (mut k, mut d) = (set(R | 1, 0, S, 4), set(R, 0, S, 4));
+        k.new_current(DataUuid(R2), true);
+        assert_eq!(k, set(R2 | 1, R | 1, S, 4));
+        let as_sent = k;
+        let s2 = (R | 1) + 0x0001_0000_0000_0000;
+        assert_eq!(k.begin_sync_source(DataUuid(77)), DataUuid(s2));
+        assert_eq!(k, set(R2 | 1, s2, R | 1, S));
+        d.begin_sync_target(DataUuid(s2), false);
+        assert_eq!(d, set(s2 & !1, 0, S, 4));
+        d.end_sync_target(&as_sent, false);
+        assert_eq!(d, set(R2, 0, s2 & !1, R | 1));
+        k.end_sync_source();
+        assert_eq!(k, set(R2 | 1, 0, s2, R | 1));
+        assert!(k.same_as(&d) && !k.same_as(&as_sent));
+    }
+
+    #[test]
+    fn sync_uuid_wraps_and_needs_a_base() {
+        let mut u = set(R, 0xFFFF_0000_0000_0010, 1, 2);
+        assert_eq!(u.begin_sync_source(DataUuid(9)), DataUuid(0x10));
+        assert_eq!(u, set(R, 0x10, 0xFFFF_0000_0000_0010, 1));
+        let mut u = set(R, 0, 1, 2);
+        assert_eq!(u.begin_sync_source(DataUuid(9)), DataUuid(9));
+        assert_eq!(u, set(R, 9, 1, 2));
+    }
+
+    #[test]
+    fn clearing_an_empty_bitmap_slot_keeps_the_history() {
+        let mut u = set(R, 0, 8, 6);
+        u.clear_bitmap();
+        assert_eq!(u, set(R, 0, 8, 6));
+        u.set_bitmap(DataUuid(0x21));
+        assert_eq!(u, set(R, 0x20, 8, 6));
+        u.clear_bitmap();
+        assert_eq!(u, set(R, 0, 0x20, 8));
+    }
+
+    #[test]
+    fn role_bit_follows_the_role() {
+        let mut u = set(R, 0, 0, 0);
+        u.set_primary(true);
+        assert_eq!(u.current, DataUuid(R | 1));
+        u.set_current(DataUuid(R2 | 1), false);
+        assert_eq!(u.current, DataUuid(R2));
+        u.set_primary(false);
+        assert_eq!(u.current, DataUuid(R2));
+    }
+}
