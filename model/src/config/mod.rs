@@ -1,1 +1,3 @@
 //! The resource file grammar.
+
+pub mod settings;
