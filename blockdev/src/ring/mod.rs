@@ -161,9 +161,14 @@ impl<T: Copy> Ring<T> {
     ///
     /// # Errors
     /// `ENOSYS`, `EPERM`: no io_uring on this system (kernel, `kernel.io_uring_disabled`, seccomp);
-    /// `Unsupported`: a kernel before 5.19; `ENOMEM`, `EMFILE`: limits.
+    /// `Unsupported`: a kernel before 5.18; `ENOMEM`, `EMFILE`: limits.
     pub fn new(options: RingOptions, pool: BufferPool) -> io::Result<Ring<T>> {
-        let uring = build_uring(options.entries)?;
+        let uring = SETUPS.iter().find_map(|setup| setup.build(options.entries).transpose());
+        let uring = uring.unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()))?;
+        Ring::over(uring, options, pool)
+    }
+
+    fn over(uring: IoUring, options: RingOptions, pool: BufferPool) -> io::Result<Ring<T>> {
         let parameters = uring.params();
         if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring of this kernel is too old"));
@@ -599,30 +604,36 @@ impl<T: Copy> Drop for Ring<T> {
     }
 }
 
-/// The best set-up this kernel has. Deferred task work (6.1) runs completions when we ask for them instead of
-/// interrupting; cooperative (5.19) is second best; plain works everywhere.
-fn build_uring(entries: u32) -> io::Result<IoUring> {
-    let mut result = build(|b| b.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag(), entries);
-    if is_invalid(&result) {
-        result = build(|b| b.setup_coop_taskrun().setup_taskrun_flag(), entries);
-    }
-    if is_invalid(&result) {
-        result = build(|b| b, entries);
-    }
-    result
+/// How the kernel hands completions over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Setup {
+    /// Runs completion work when we ask for it (6.1).
+    Deferred,
+    /// Runs it at our next system call (5.19).
+    Cooperative,
+    /// Interrupts us for it.
+    Plain,
 }
 
-fn build(
-    setup: impl Fn(&mut io_uring::Builder) -> &mut io_uring::Builder,
-    entries: u32,
-) -> io::Result<IoUring> {
-    let mut builder = IoUring::builder();
-    builder.dontfork().setup_clamp().setup_submit_all().setup_cqsize(entries.saturating_mul(CQ_PER_SQ));
-    setup(&mut builder).build(entries)
-}
+/// Best first.
+const SETUPS: [Setup; 3] = [Setup::Deferred, Setup::Cooperative, Setup::Plain];
 
-fn is_invalid<R>(result: &io::Result<R>) -> bool {
-    result.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL))
+impl Setup {
+    /// `None` when this kernel does not know the set-up.
+    fn build(self, entries: u32) -> io::Result<Option<IoUring>> {
+        let mut builder = IoUring::builder();
+        builder.dontfork().setup_clamp().setup_submit_all().setup_cqsize(entries.saturating_mul(CQ_PER_SQ));
+        match self {
+            Setup::Deferred => builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag(),
+            Setup::Cooperative => builder.setup_coop_taskrun().setup_taskrun_flag(),
+            Setup::Plain => &mut builder,
+        };
+        match builder.build(entries) {
+            Ok(uring) => Ok(Some(uring)),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 fn accepted_fd(hold: &Hold, result: i32) -> Option<OwnedFd> {
