@@ -27,11 +27,14 @@ use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use crate::pool::{BufSpan, BufferPool, KernelAccess, Mapping};
 use crate::socket::{RecvBuffer, SendQueue};
 use ops::{Hold, Message, OpSlab};
+use spin::SpinRecord;
 
 pub use ops::OpKey;
 pub use wake::{Mailbox, Waker};
 
 mod ops;
+mod setup;
+mod spin;
 pub(crate) mod staging;
 pub(crate) mod syscall;
 pub mod wake;
@@ -127,6 +130,7 @@ pub struct Ring<T: Copy> {
     /// Registered places that are free; `None` when the kernel has no such table.
     free_files: Option<Vec<u32>>,
     buffers_registered: bool,
+    spin_record: SpinRecord,
     /// Where event counters are read to; nobody looks at them.
     scratch: Rc<Mapping>,
     pool: BufferPool,
@@ -161,18 +165,13 @@ impl<T: Copy> Ring<T> {
     ///
     /// # Errors
     /// `ENOSYS`, `EPERM`: no io_uring on this system (kernel, `kernel.io_uring_disabled`, seccomp);
-    /// `Unsupported`: a kernel before 5.18; `ENOMEM`, `EMFILE`: limits.
+    /// `Unsupported`: a kernel before 5.18; `ENOMEM`: more than RLIMIT_MEMLOCK allows to
+    /// one user (a ring takes some 50 KiB); `EMFILE`.
     pub fn new(options: RingOptions, pool: BufferPool) -> io::Result<Ring<T>> {
-        let uring = SETUPS.iter().find_map(|setup| setup.build(options.entries).transpose());
-        let uring = uring.unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()))?;
-        Ring::over(uring, options, pool)
+        Ring::over(setup::build_best(options.entries)?, options, pool)
     }
 
     fn over(uring: IoUring, options: RingOptions, pool: BufferPool) -> io::Result<Ring<T>> {
-        let parameters = uring.params();
-        if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring of this kernel is too old"));
-        }
         let pool_mapping = Rc::clone(pool.mapping());
         let buffers_registered = options.register_buffers && {
             // SAFETY: the regions cover the pool's mapping, which `pool_mapping` keeps until the ring is gone.
@@ -180,13 +179,14 @@ impl<T: Copy> Ring<T> {
         };
         let table = uring.submitter().register_files_sparse(FILES_MAX);
         Ok(Ring {
-            ready: VecDeque::with_capacity(parameters.cq_entries() as usize),
+            ready: VecDeque::with_capacity(uring.params().cq_entries() as usize),
             uring,
             ops: OpSlab::with_capacity(options.ops),
             quiet: 0,
             idle_messages: Vec::new(),
             free_files: table.ok().map(|()| (0..FILES_MAX).rev().collect()),
             buffers_registered,
+            spin_record: SpinRecord::new(),
             scratch: Rc::new(Mapping::new(SCRATCH_BYTES)?),
             pool,
             pool_mapping,
@@ -425,13 +425,16 @@ impl<T: Copy> Ring<T> {
         Ok(self.ready.len())
     }
 
-    /// Like [`wait`](Self::wait), but looks for completions for `spin` without sleeping first: while requests
-    /// are in flight the next one is near, and a sleep costs more than the wait. Gives the processor to
-    /// others that want it.
+    /// Like [`wait`](Self::wait), but looks for completions for up to `spin` without sleeping first: while
+    /// requests are in flight the next one is near, and a sleep costs more than the wait. Gives the processor
+    /// to others that want it, and stops trying (but for one wait in 32) while it finds nothing.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
     pub fn wait_spinning(&mut self, spin: Duration, timeout: Option<Duration>) -> io::Result<usize> {
+        if spin.is_zero() || !self.spin_record.should_try() {
+            return self.wait(timeout);
+        }
         if self.wait(Some(Duration::ZERO))? > 0 || timeout == Some(Duration::ZERO) {
             return Ok(self.ready.len());
         }
@@ -443,12 +446,14 @@ impl<T: Copy> Ring<T> {
                 if !self.uring.completion().is_empty() || self.uring.submission().taskrun() {
                     let ready = self.wait(Some(Duration::ZERO))?;
                     if ready > 0 {
+                        self.spin_record.found();
                         return Ok(ready);
                     }
                 }
             }
             let elapsed = start.elapsed();
             if elapsed >= spin {
+                self.spin_record.failed();
                 return self.wait(timeout.map(|timeout| timeout.saturating_sub(elapsed)));
             }
             std::thread::yield_now();
@@ -604,38 +609,6 @@ impl<T: Copy> Drop for Ring<T> {
     }
 }
 
-/// How the kernel hands completions over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Setup {
-    /// Runs completion work when we ask for it (6.1).
-    Deferred,
-    /// Runs it at our next system call (5.19).
-    Cooperative,
-    /// Interrupts us for it.
-    Plain,
-}
-
-/// Best first.
-const SETUPS: [Setup; 3] = [Setup::Deferred, Setup::Cooperative, Setup::Plain];
-
-impl Setup {
-    /// `None` when this kernel does not know the set-up.
-    fn build(self, entries: u32) -> io::Result<Option<IoUring>> {
-        let mut builder = IoUring::builder();
-        builder.dontfork().setup_clamp().setup_submit_all().setup_cqsize(entries.saturating_mul(CQ_PER_SQ));
-        match self {
-            Setup::Deferred => builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag(),
-            Setup::Cooperative => builder.setup_coop_taskrun().setup_taskrun_flag(),
-            Setup::Plain => &mut builder,
-        };
-        match builder.build(entries) {
-            Ok(uring) => Ok(Some(uring)),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-}
-
 fn accepted_fd(hold: &Hold, result: i32) -> Option<OwnedFd> {
     match hold {
         // SAFETY: the kernel made this descriptor for us; each completion is seen once, so no one else owns it.
@@ -646,8 +619,6 @@ fn accepted_fd(hold: &Hold, result: i32) -> Option<OwnedFd> {
 
 /// `user_data` of operations whose outcome nobody waits for; no key has this value.
 const QUIET: u64 = u64::MAX;
-/// Operations outlive many submissions (armed receives), so completions can outnumber one submission queue.
-const CQ_PER_SQ: u32 = 4;
 /// Places in the table of registered files.
 const FILES_MAX: u32 = 64;
 const EVENT_COUNTER_BYTES: u32 = 8;

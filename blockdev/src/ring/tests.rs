@@ -1,6 +1,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use super::setup::SETUPS;
 use super::*;
 use crate::backing;
 use crate::socket::{self, RECV_BUFFER_BYTES, SocketBuffers};
