@@ -1,6 +1,8 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use nix::errno::Errno;
+
 use super::setup::SETUPS;
 use super::*;
 use crate::backing;
