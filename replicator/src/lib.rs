@@ -11,5 +11,6 @@ pub mod activity_log;
 pub mod bitmap;
 pub mod handshake;
 pub mod meta;
+pub mod resync;
 pub mod state;
 pub mod wire;
