@@ -157,7 +157,7 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     if word.len() > 64 {
         return None;
     }
-    let limit = (word.len() / 3).max(1);
+    let limit = word.len() / 3;
     candidates
         .into_iter()
         .map(|candidate| (edit_distance(word, candidate), candidate))
@@ -212,6 +212,7 @@ mod tests {
         let names = ["timeout", "ping-timeout", "protocol"];
         assert_eq!(closest("timeot", names), Some("timeout"));
         assert_eq!(closest("whatever", names), None);
+        assert_eq!(closest("D", ["A", "B", "C"]), None);
         assert_eq!(edit_distance("kitten", "sitting"), 3);
     }
 }
