@@ -361,9 +361,7 @@ impl Parser<'_> {
 
     fn expected<T>(&mut self, what: &str, got: &Token) -> P<T> {
         let message = format!("expected {what}, but got {}", describe(got));
-        let diagnostic = Diagnostic::at(&self.config.sources, got.span, Severity::Error, message);
-        self.push_error(diagnostic);
-        Err(Stop)
+        self.stop(got.span, message, format!("write {what} here"))
     }
 
     fn expected_one_of<T>(&mut self, place: &str, words: &[&str], got: &Token) -> P<T> {

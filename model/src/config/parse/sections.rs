@@ -254,16 +254,20 @@ impl Parser<'_> {
     fn flag_value(&mut self, entry: &mut Entry) -> P<()> {
         let token = self.next()?;
         let name = entry.def.name;
+        let help = format!("write '{name} yes;', '{name} no;' or '{name};'");
         let value = match token.text() {
             None if token.is_punct(';') => {
                 entry.values = vec!["yes".to_owned()];
                 return Ok(());
             }
-            None => return self.expected(&format!("yes, no or ';' behind {name}"), &token),
+            None => {
+                let message = format!("expected yes, no or ';' behind {name}, but got {}", describe(&token));
+                return self.stop(token.span, message, help);
+            }
             Some(value @ ("yes" | "no")) => value.to_owned(),
             Some(_) => {
                 let message = format!("{} is not a value of {name}", describe(&token));
-                self.error(token.span, message, format!("write '{name} yes;', '{name} no;' or '{name};'"));
+                self.error(token.span, message, help);
                 "yes".to_owned()
             }
         };
