@@ -259,40 +259,44 @@ fn every_sample_is_accepted_and_runs() {
 enum Mutation {
     Replace(u8),
     Insert(&'static str),
+    /// The next digit.
+    Digit(u8),
+    /// Behind the next place where a statement may begin.
+    Statement(&'static str),
     Delete(usize),
     Repeat(usize),
     Truncate,
 }
 
 fn mutation() -> impl Strategy<Value = Mutation> {
-    let words = [
-        "{",
-        "}",
-        ";",
-        "\"",
-        "#",
-        "[",
-        "]",
-        ":",
-        " no-",
-        "\\",
-        " 99999999 ",
-        " 1G ",
+    let words = ["{", "}", ";", "\"", "#", "[", "]", ":", " no-", "\\", " 99999999 ", " 1G "];
+    let statements = [
         " volume 0 { } ",
         " disk none; ",
         " skip x { } ",
         " node-id 1; ",
         " disk { al-extents 7; } ",
-        " net { } ",
+        " net { protocol A; timeout 5; } ",
         " device minor 4; ",
         " on a b { } ",
+        " disk /dev/other; ",
+        " meta-disk /dev/m [3]; ",
+        " timeout 7; ",
+        " al-extents 99; ",
+        " syncer { rate 5M; verify-alg md5; } ",
+        " startup { wfc-timeout 3; become-primary-on alice; } ",
+        " options { quorum all; cpu-mask f; } ",
+        " protocol B; ",
+        " handlers { split-brain \"a \\\" b\"; } ",
     ];
     prop_oneof![
-        any::<u8>().prop_map(Mutation::Replace),
-        prop::sample::select(words.to_vec()).prop_map(Mutation::Insert),
-        (1..40usize).prop_map(Mutation::Delete),
-        (1..200usize).prop_map(Mutation::Repeat),
-        Just(Mutation::Truncate),
+        1 => any::<u8>().prop_map(Mutation::Replace),
+        4 => (b'0'..=b'9').prop_map(Mutation::Digit),
+        8 => prop::sample::select(statements.to_vec()).prop_map(Mutation::Statement),
+        1 => prop::sample::select(words.to_vec()).prop_map(Mutation::Insert),
+        1 => (1..40usize).prop_map(Mutation::Delete),
+        1 => (1..200usize).prop_map(Mutation::Repeat),
+        1 => Just(Mutation::Truncate),
     ]
 }
 
@@ -304,6 +308,16 @@ fn mutate(text: &mut Vec<u8>, at: prop::sample::Index, mutation: &Mutation) {
     match mutation {
         Mutation::Replace(byte) => text[at] = *byte,
         Mutation::Insert(word) => drop(text.splice(at..at, word.bytes())),
+        Mutation::Digit(digit) => {
+            if let Some(byte) = text[at..].iter_mut().find(|b| b.is_ascii_digit()) {
+                *byte = *digit;
+            }
+        }
+        Mutation::Statement(statement) => {
+            let end =
+                text[at..].iter().position(|b| matches!(b, b';' | b'{')).map_or(text.len(), |n| at + n + 1);
+            text.splice(end..end, statement.bytes());
+        }
         Mutation::Delete(len) => drop(text.drain(at..text.len().min(at + len))),
         Mutation::Repeat(len) => {
             let piece = text[at..text.len().min(at + len)].to_vec();
