@@ -3,6 +3,8 @@
 //!
 //! Needs root, losetup (Debian package mount), drbdmeta (drbd-utils) and zstd (zstd).
 
+#![allow(clippy::unwrap_used)]
+
 #[allow(dead_code)]
 #[path = "../src/cli/meta/mod.rs"]
 mod meta;

@@ -2,6 +2,8 @@
 //!
 //! Needs the program `zstd` (Debian package zstd).
 
+#![allow(clippy::unwrap_used)]
+
 #[allow(dead_code)]
 #[path = "../src/cli/meta/mod.rs"]
 mod meta;

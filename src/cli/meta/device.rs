@@ -139,11 +139,15 @@ impl MetaDevice {
         let byte = sector * 512;
         let end_sector = sector.saturating_add(bytes.len().div_ceil(512) as u64);
         assert!(end_sector <= self.sectors, "write behind the end of the device");
+        #[cfg(test)]
+        journal::record(journal::Op::Write { byte, bytes: bytes.to_vec() });
         self.file.write_all_at(bytes, byte).map_err(|source| self.io("write", byte, source))
     }
 
     /// Everything written is on stable storage.
     pub fn sync(&self) -> Result<(), MetaError> {
+        #[cfg(test)]
+        journal::record(journal::Op::Sync);
         self.file.sync_all().map_err(|source| self.io("flush", 0, source))
     }
 
@@ -224,4 +228,43 @@ fn open_error(path: &Path, source: io::Error) -> MetaError {
         return MetaError::Busy(path.to_path_buf());
     }
     MetaError::Open { path: path.to_path_buf(), source }
+}
+
+/// What was written and made stable, in order, so that tests can rebuild what a crash leaves.
+#[cfg(test)]
+pub mod journal {
+    use std::cell::RefCell;
+
+    /// One operation on the device.
+    #[derive(Clone, Debug)]
+    pub enum Op {
+        /// Bytes written at a position.
+        Write {
+            /// Position on the device.
+            byte: u64,
+            /// What was written.
+            bytes: Vec<u8>,
+        },
+        /// Everything before is stable.
+        Sync,
+    }
+
+    thread_local! {
+        static OPS: RefCell<Option<Vec<Op>>> = const { RefCell::new(None) };
+    }
+
+    /// Runs `work` on this thread and returns the operations it did.
+    pub fn of<T>(work: impl FnOnce() -> T) -> (T, Vec<Op>) {
+        OPS.set(Some(Vec::new()));
+        let result = work();
+        (result, OPS.take().unwrap_or_default())
+    }
+
+    pub(super) fn record(op: Op) {
+        OPS.with_borrow_mut(|ops| {
+            if let Some(ops) = ops {
+                ops.push(op);
+            }
+        });
+    }
 }
