@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -32,6 +33,10 @@ pub struct MetaDevice {
     in_use: bool,
 }
 
+/// How long to wait for a claim: drbdmeta waits a second for its lock.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
+const CLAIM_RETRY: Duration = Duration::from_millis(20);
+
 /// What is at the place of the super block.
 #[derive(Debug)]
 pub enum Found {
@@ -50,7 +55,19 @@ impl MetaDevice {
     ///
     /// Block devices are opened with `O_EXCL`, regular files are locked with `flock`, and an index claims just its
     /// slot by a lock on that range: a daemon that has the device attached must hold the same.
+    ///
+    /// To change something, waits up to a second for another command to finish.
     pub fn open(target: &MetaTarget, access: Access) -> Result<MetaDevice, MetaError> {
+        let give_up = Instant::now() + CLAIM_PATIENCE;
+        loop {
+            match MetaDevice::try_open(target, access) {
+                Err(MetaError::Busy(_)) if Instant::now() < give_up => std::thread::sleep(CLAIM_RETRY),
+                result => return result,
+            }
+        }
+    }
+
+    fn try_open(target: &MetaTarget, access: Access) -> Result<MetaDevice, MetaError> {
         let path = target.meta.clone();
         let open = |exclusive| open_file(&path, access, exclusive);
         let shared = matches!(target.kind, MetaKind::Indexed(_));
