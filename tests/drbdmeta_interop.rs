@@ -14,6 +14,7 @@ mod support;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use meta::apply::apply_al;
 use meta::commands::{dump_md, get_gi, invalidate, outdate, set_gi, write_dev_uuid};
@@ -23,6 +24,13 @@ use meta::{MetaTarget, Opts};
 use replicator::meta::layout::MetaKind;
 use support::*;
 use tempfile::TempDir;
+
+/// One test at a time: a child process of another one holds an exclusive open device until its exec.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A loop device over a file; detached when dropped.
 struct Loop {
@@ -133,6 +141,7 @@ const SHAPES: &[(u64, MetaKind, u32, u32)] = &[
 
 #[test]
 fn both_create_the_same_and_read_each_other() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     for &(bytes, kind, stripes, kib) in SHAPES {
         let what = format!("{bytes} {kind:?} {stripes}x{kib}");
@@ -163,6 +172,7 @@ fn both_create_the_same_and_read_each_other() {
 
 #[test]
 fn dumps_restore_on_the_other_side() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     for (name, bytes) in [("int-16m-bits", 16u64 << 20), ("int-200m-al-applied", 200 << 20)] {
         let kind = MetaKind::Internal;
@@ -191,6 +201,7 @@ fn dumps_restore_on_the_other_side() {
 
 #[test]
 fn random_bitmaps_dump_alike() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let kind = MetaKind::Internal;
     let device = Loop::blank(&dir, "device", 200 << 20);
@@ -219,6 +230,7 @@ fn random_bitmaps_dump_alike() {
 
 #[test]
 fn the_log_is_applied_alike() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     for row in rows().iter().filter(|row| row.get("dump_needs_force") == "yes") {
         let (name, kind) = (row.get("name"), row.kind());
@@ -233,6 +245,7 @@ fn the_log_is_applied_alike() {
 /// Every single block of the ring rotten in turn, and pairs of them: both must agree on outcome and bytes.
 #[test]
 fn damaged_logs_are_judged_alike() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let kind = MetaKind::FlexibleExternal;
     for (name, blocks) in [("flexext-4m-striped-al-torn", 16u32), ("flexext-4m-striped-fresh", 16)] {
@@ -265,6 +278,7 @@ fn damaged_logs_are_judged_alike() {
 
 #[test]
 fn changes_of_the_super_block_are_alike() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let kind = MetaKind::Internal;
     let (ours, theirs) = (Loop::blank(&dir, "ours", 16 << 20), Loop::blank(&dir, "theirs", 16 << 20));
@@ -299,6 +313,7 @@ fn changes_of_the_super_block_are_alike() {
 #[test]
 fn a_block_device_in_use_is_not_changed() {
     use std::os::unix::fs::OpenOptionsExt;
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let device = Loop::new(&unpack(&dir, "int-16m-bits"));
     let t = device.target(MetaKind::Internal);
