@@ -1,7 +1,8 @@
 //! Metadata exchanged with the real `drbdmeta` on loop devices, in both directions: one creates, the other reads,
 //! restores, applies the log and changes it; the device must come out the same byte for byte.
 //!
-//! Needs root, losetup (Debian package mount), drbdmeta (drbd-utils) and zstd (zstd).
+//! Needs root, losetup (Debian package mount), drbdmeta (drbd-utils), zstd (zstd), mkfs.ext4 (e2fsprogs) and mkswap
+//! (util-linux).
 
 #![allow(clippy::unwrap_used)]
 
@@ -333,6 +334,44 @@ fn a_block_device_in_use_is_not_changed() {
     drop(holder);
     assert!(device.bytes() == before);
     assert_eq!(run(|_| invalidate(&t)).0, 0);
+}
+
+/// File systems and swap space of the real makers: same verdict, same text, and nothing written.
+#[test]
+fn used_devices_are_judged_alike() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    for (maker, package, args, exit) in [
+        ("mkfs.ext4", "e2fsprogs", &["-q", "-F"][..], 40),
+        ("mkfs.ext4", "e2fsprogs", &["-q", "-F", "-O", "64bit"], 40),
+        ("mkfs.ext4", "e2fsprogs", &["-q", "-F", "-b", "1024"], 40),
+        ("mkswap", "util-linux", &["-q"], 40),
+    ] {
+        let device = Loop::blank(&dir, "device", 64 << 20);
+        let made = tool(maker, package).args(args).arg(&device.device).output().unwrap();
+        assert!(made.status.success(), "{maker}: {}", String::from_utf8_lossy(&made.stderr));
+        let before = device.bytes();
+        for kind in [MetaKind::Internal, MetaKind::FlexibleExternal] {
+            let (our_exit, our_out, _) = run(|io| create_md(&device.target(kind), &force(), io));
+            let (their_exit, their_out, _) = drbdmeta(&device, kind, &["create-md"]);
+            assert_eq!((i32::from(our_exit), their_exit), (exit, exit), "{maker} {kind:?}");
+            let their_out = their_out.strip_suffix("Operation refused.\n\n").unwrap();
+            assert_eq!(our_out, their_out, "{maker} {kind:?}");
+            assert!(device.bytes() == before, "{maker} {kind:?}");
+        }
+    }
+    // room for the metadata behind the file system: both ask
+    let device = Loop::blank(&dir, "device", 64 << 20);
+    let made =
+        tool("mkfs.ext4", "e2fsprogs").args(["-q", "-F"]).arg(&device.device).arg("40960k").output().unwrap();
+    assert!(made.status.success());
+    let (exit, out, _) = run_as(Operator::typing("no"), |io| {
+        create_md(&device.target(MetaKind::Internal), &Opts::default(), io)
+    });
+    assert_eq!(exit, 1);
+    let theirs = drbdmeta_ok(&device, MetaKind::Internal, &["create-md"]);
+    let text = out.strip_suffix("Operation canceled.\n").unwrap();
+    assert!(theirs.starts_with(text), "{theirs}\n{out}");
 }
 
 fn rename(from: PathBuf, name: &str) -> PathBuf {
