@@ -319,7 +319,7 @@ fn postgresql_survives_the_loss_of_secondary_link_and_primary() {
          (select sum(bbalance) from pgbench_branches) = (select sum(delta) from pgbench_history)",
     );
     assert_eq!(sums, "t|t", "pgbench's tables agree with its history");
-    sh(&format!("su postgres -c 'pg_amcheck -h /tmp -p 54332 -d postgres --heapallindexed'"));
+    sh("su postgres -c 'pg_amcheck -h /tmp -p 54332 -d postgres --heapallindexed'");
 
     println!("bringing the first node back as secondary");
     p.up(0);
