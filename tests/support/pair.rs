@@ -1,5 +1,7 @@
 //! Two nodes on this machine, each with its own daemon process, driven by the command line as an operator would.
 
+#![allow(dead_code)] // each test uses its part
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
