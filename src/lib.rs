@@ -1,0 +1,4 @@
+//! The parts of lockstep's daemon and tools, as a library so that tests can drive them.
+#![forbid(unsafe_code)]
+
+pub mod dataplane;
