@@ -81,10 +81,6 @@ impl Disks {
         self.ops.len() + self.reads_waiting.len()
     }
 
-    /// Something waits for a buffer.
-    pub(super) fn is_starved(&self) -> bool {
-        !self.reads_waiting.is_empty()
-    }
 
     /// Takes a disk for a volume without one; `attach` is the command it came with. Returns what the core needs.
     pub(super) fn open(

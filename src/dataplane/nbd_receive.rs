@@ -46,10 +46,6 @@ enum Next {
 }
 
 impl Incoming {
-    pub(super) fn is_blocked(&self) -> bool {
-        self.blocked
-    }
-
     /// Forgets everything when the connection is closed; returns the request that will not become complete.
     pub(super) fn abandon(&mut self, pool: &mut BufferPool) -> Option<u32> {
         self.blocked = false;
@@ -84,8 +80,11 @@ impl NbdServer {
         if !is_piece {
             session.recv.filled(count);
         }
+        if result == 0 && matches!(session.stage, Stage::Finishing) {
+            // It said goodbye before; what it is owed it still gets.
+            return;
+        }
         if count == 0 {
-            // Without a goodbye the client expects nothing more; with one it does not read on either.
             self.close_connection(ring, key.slot);
             self.end_if_done(ring, core, key.slot);
             return;
@@ -110,6 +109,12 @@ impl NbdServer {
             }
         }
         core.data_events != before
+    }
+
+    /// Looks at the session again in the next batch, and receives nothing until then.
+    fn block(&mut self, slot: u32) {
+        self.sessions[slot as usize].incoming.blocked = true;
+        self.blocked = true;
     }
 
     /// Takes everything out of the staging buffer that can be dealt with now.
@@ -149,7 +154,7 @@ impl NbdServer {
             return Next::Receive;
         }
         if session.queue.queued_bytes() > REPLIES_BYTES_MAX {
-            self.sessions[slot as usize].incoming.blocked = true;
+            self.block(slot);
             return Next::Wait;
         }
         let mut out = Vec::new();
@@ -231,7 +236,7 @@ impl NbdServer {
             || session.requests > 0 && session.charged_bytes + u64::from(charge) > SESSION_BYTES_MAX
             || session.queue.queued_bytes() as u64 > SESSION_BYTES_MAX;
         if crowded || !self.requests.has_room(charge) {
-            session.incoming.blocked = true;
+            self.block(slot);
             return Next::Wait;
         }
         session.recv.consume(REQUEST_BYTES);
@@ -308,7 +313,7 @@ impl NbdServer {
                 return Next::Receive;
             }
             let Some(buf) = ring.pool_mut().alloc(piece_bytes as usize) else {
-                session.incoming.blocked = true;
+                self.block(slot);
                 return Next::Wait;
             };
             ring.pool_mut().bytes_mut(buf)[..staged].copy_from_slice(&session.recv.bytes()[..staged]);

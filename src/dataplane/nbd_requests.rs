@@ -161,6 +161,11 @@ impl NbdServer {
                         answered = is_last;
                         self.put_chunk(ring, piece.request, piece.offset_bytes, span, is_last);
                     }
+                    ReplyStyle::Simple if is_last && request.gathered.is_empty() => {
+                        answered = true;
+                        self.answer(ring, piece.request);
+                        self.reply_data(ring, slot, span);
+                    }
                     ReplyStyle::Simple => request.gathered.push((piece.offset_bytes, span)),
                 }
             }
@@ -231,7 +236,6 @@ impl NbdServer {
         session.requests -= 1;
         session.charged_bytes -= u64::from(request.charge_bytes);
         self.requests.charged_bytes -= u64::from(request.charge_bytes);
-        self.blocked = true;
     }
 }
 

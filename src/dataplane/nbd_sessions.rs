@@ -29,7 +29,7 @@ pub(super) struct NbdServer {
     pub(super) requests: Requests,
     /// Sessions with something new to send.
     pub(super) to_flush: Vec<u32>,
-    /// A session waits for room: look at all of them when something was given back.
+    /// A session waits for room or a buffer: all of them are looked at in each batch.
     pub(super) blocked: bool,
     /// Sessions that use each volume.
     open_counts: Vec<u32>,
@@ -133,7 +133,7 @@ impl NbdServer {
     pub(super) fn accept_completed(
         &mut self,
         ring: &mut Ring<Token>,
-        now: Instant,
+        core: &mut Core,
         index: u32,
         mut completion: Completion<Token>,
     ) {
@@ -149,7 +149,7 @@ impl NbdServer {
         }
         let nodelay = if is_unix { Ok(()) } else { socket::set_nodelay(&fd) };
         match nodelay.and_then(|()| RecvBuffer::new(RECV_BUFFER_BYTES)) {
-            Ok(recv) => self.add_session(ring, now, fd, recv, only),
+            Ok(recv) => self.add_session(ring, core, fd, recv, only),
             Err(error) => tracing::warn!("a client's connection is unusable: {error}"),
         }
     }
@@ -157,7 +157,7 @@ impl NbdServer {
     fn add_session(
         &mut self,
         ring: &mut Ring<Token>,
-        now: Instant,
+        core: &mut Core,
         fd: OwnedFd,
         recv: RecvBuffer,
         only: Option<VolIdx>,
@@ -181,10 +181,11 @@ impl NbdServer {
             queue: SendQueue::new(),
             requests: 0,
             charged_bytes: 0,
-            handshake_deadline: now + HANDSHAKE_MAX,
+            handshake_deadline: core.now + HANDSHAKE_MAX,
         });
         session.arm(ring);
         self.reply(ring, key.slot, &greeting);
+        self.end_if_done(ring, core, key.slot);
     }
 
     /// The session that a completion names, unless it is over.
@@ -235,7 +236,6 @@ impl NbdServer {
         let session = &mut self.sessions[key.slot as usize];
         session.queue.advance(sent, ring.pool_mut());
         self.requests.queued_bytes -= sent as u64;
-        self.blocked |= session.incoming.is_blocked();
         if !session.queue.is_empty() {
             self.note_flush(key.slot);
         }
@@ -264,7 +264,6 @@ impl NbdServer {
             return;
         }
         let session = self.sessions.remove(slot as usize);
-        self.blocked = true;
         if let Some(vol) = session.volume {
             let count = &mut self.open_counts[vol.0 as usize];
             *count -= 1;

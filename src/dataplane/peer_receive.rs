@@ -4,8 +4,8 @@
 use blockdev::pool::{BufSpan, BufferPool};
 use blockdev::ring::{RecvUntil, Ring};
 use model::ids::BufId;
-use replicator::wire::{FrameShape, Header, WireError, frame_shape, parse_header};
-use replicator::{Event, FrameError};
+use replicator::wire::{FrameShape, Header, frame_shape, parse_header};
+use replicator::Event;
 
 use super::core_side::Core;
 use super::peer_sockets::PeerSocket;
@@ -112,7 +112,7 @@ impl PeerSocket {
             Err(error) => {
                 tracing::warn!("bytes of the peer are no packet: {error}");
                 self.incoming.broken = true;
-                core.event(Event::BadFrame { sock: self.id, error: frame_error(&error) });
+                core.event(Event::BadFrame { sock: self.id, error });
                 Parsed::Held
             }
         }
@@ -187,19 +187,6 @@ impl PeerSocket {
         let body = &bulk.body[..bulk.body_bytes];
         core.event(Event::Frame { sock: self.id, header: bulk.header, body, payload: Some(bulk.buf) });
         true
-    }
-}
-
-fn frame_error(error: &WireError) -> FrameError {
-    match error {
-        WireError::UnknownCommand(number) => FrameError::UnknownCommand(*number),
-        WireError::BadMagic { .. }
-        | WireError::HeaderPad(_)
-        | WireError::WrongSocket { .. }
-        | WireError::Length { .. }
-        | WireError::Body { .. }
-        | WireError::Value { .. }
-        | WireError::Name(_) => FrameError::Malformed,
     }
 }
 
