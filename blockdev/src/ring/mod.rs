@@ -15,23 +15,27 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fd, Fixed, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
-use nix::errno::Errno;
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 
 use crate::pool::{BufSpan, BufferPool, KernelAccess, Mapping};
 use crate::socket::{RecvBuffer, SendQueue};
 use ops::{Hold, Message, OpSlab};
+use spin::SpinRecord;
 
 pub use ops::OpKey;
+pub use request::{Completion, FallocateMode, FileRef, RecvUntil};
 pub use wake::{Mailbox, Waker};
 
 mod ops;
+mod request;
+mod setup;
+mod spin;
 pub(crate) mod staging;
 pub(crate) mod syscall;
 pub mod wake;
@@ -55,65 +59,6 @@ impl Default for RingOptions {
     }
 }
 
-/// What an operation works on: a descriptor, or one registered by [`Ring::register_file`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FileRef {
-    /// A descriptor of this process.
-    Plain(RawFd),
-    /// Place in the ring's own table.
-    Registered(u32),
-}
-
-impl FileRef {
-    /// The descriptor of `file`, which stays open as the module contract says.
-    pub fn of(file: &impl AsFd) -> FileRef {
-        FileRef::Plain(file.as_fd().as_raw_fd())
-    }
-}
-
-/// When a receive into a pool buffer is complete.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RecvUntil {
-    /// As soon as there is something.
-    Any,
-    /// When the span is full, the stream ends or fails.
-    Full,
-}
-
-/// Ranges of a file or device to change without data.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FallocateMode {
-    /// Give the storage back; reads as zeroes afterwards. `EOPNOTSUPP` where that cannot be promised.
-    PunchHole,
-    /// Reads as zeroes afterwards, storage stays allocated where the device can tell the difference.
-    ZeroRange,
-}
-
-/// The outcome of an operation.
-#[derive(Debug)]
-pub struct Completion<T> {
-    /// What the caller gave to the operation.
-    pub token: T,
-    /// The operation, for callers with several of one token.
-    pub key: OpKey,
-    /// Result of the system call: at least 0 (a byte count may be short), or the negated error number.
-    pub result: i32,
-    /// More completions of this operation will follow.
-    pub more: bool,
-    /// The new connection of an accept; closed when dropped.
-    pub accepted: Option<OwnedFd>,
-}
-
-impl<T> Completion<T> {
-    /// The result as a `Result`.
-    ///
-    /// # Errors
-    /// The error the kernel reported.
-    pub fn outcome(&self) -> Result<u32, Errno> {
-        u32::try_from(self.result).map_err(|_| Errno::from_raw(-self.result))
-    }
-}
-
 /// The ring. See the module text for the contract; `T` is the caller's token.
 pub struct Ring<T: Copy> {
     uring: IoUring,
@@ -127,6 +72,7 @@ pub struct Ring<T: Copy> {
     /// Registered places that are free; `None` when the kernel has no such table.
     free_files: Option<Vec<u32>>,
     buffers_registered: bool,
+    spin_record: SpinRecord,
     /// Where event counters are read to; nobody looks at them.
     scratch: Rc<Mapping>,
     pool: BufferPool,
@@ -161,13 +107,13 @@ impl<T: Copy> Ring<T> {
     ///
     /// # Errors
     /// `ENOSYS`, `EPERM`: no io_uring on this system (kernel, `kernel.io_uring_disabled`, seccomp);
-    /// `Unsupported`: a kernel before 5.19; `ENOMEM`, `EMFILE`: limits.
+    /// `Unsupported`: a kernel before 5.18; `ENOMEM`: more than RLIMIT_MEMLOCK allows to
+    /// one user (a ring takes some 50 KiB); `EMFILE`.
     pub fn new(options: RingOptions, pool: BufferPool) -> io::Result<Ring<T>> {
-        let uring = build_uring(options.entries)?;
-        let parameters = uring.params();
-        if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring of this kernel is too old"));
-        }
+        Ring::over(setup::build_best(options.entries)?, options, pool)
+    }
+
+    fn over(uring: IoUring, options: RingOptions, pool: BufferPool) -> io::Result<Ring<T>> {
         let pool_mapping = Rc::clone(pool.mapping());
         let buffers_registered = options.register_buffers && {
             // SAFETY: the regions cover the pool's mapping, which `pool_mapping` keeps until the ring is gone.
@@ -175,13 +121,14 @@ impl<T: Copy> Ring<T> {
         };
         let table = uring.submitter().register_files_sparse(FILES_MAX);
         Ok(Ring {
-            ready: VecDeque::with_capacity(parameters.cq_entries() as usize),
+            ready: VecDeque::with_capacity(uring.params().cq_entries() as usize),
             uring,
             ops: OpSlab::with_capacity(options.ops),
             quiet: 0,
             idle_messages: Vec::new(),
             free_files: table.ok().map(|()| (0..FILES_MAX).rev().collect()),
             buffers_registered,
+            spin_record: SpinRecord::new(),
             scratch: Rc::new(Mapping::new(SCRATCH_BYTES)?),
             pool,
             pool_mapping,
@@ -420,13 +367,16 @@ impl<T: Copy> Ring<T> {
         Ok(self.ready.len())
     }
 
-    /// Like [`wait`](Self::wait), but looks for completions for `spin` without sleeping first: while requests
-    /// are in flight the next one is near, and a sleep costs more than the wait. Gives the processor to
-    /// others that want it.
+    /// Like [`wait`](Self::wait), but looks for completions for up to `spin` without sleeping first: while
+    /// requests are in flight the next one is near, and a sleep costs more than the wait. Gives the processor
+    /// to others that want it, and stops trying (but for one wait in 32) while it finds nothing.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
     pub fn wait_spinning(&mut self, spin: Duration, timeout: Option<Duration>) -> io::Result<usize> {
+        if spin.is_zero() || !self.spin_record.should_try() {
+            return self.wait(timeout);
+        }
         if self.wait(Some(Duration::ZERO))? > 0 || timeout == Some(Duration::ZERO) {
             return Ok(self.ready.len());
         }
@@ -438,12 +388,14 @@ impl<T: Copy> Ring<T> {
                 if !self.uring.completion().is_empty() || self.uring.submission().taskrun() {
                     let ready = self.wait(Some(Duration::ZERO))?;
                     if ready > 0 {
+                        self.spin_record.found();
                         return Ok(ready);
                     }
                 }
             }
             let elapsed = start.elapsed();
             if elapsed >= spin {
+                self.spin_record.failed();
                 return self.wait(timeout.map(|timeout| timeout.saturating_sub(elapsed)));
             }
             std::thread::yield_now();
@@ -599,32 +551,6 @@ impl<T: Copy> Drop for Ring<T> {
     }
 }
 
-/// The best set-up this kernel has. Deferred task work (6.1) runs completions when we ask for them instead of
-/// interrupting; cooperative (5.19) is second best; plain works everywhere.
-fn build_uring(entries: u32) -> io::Result<IoUring> {
-    let mut result = build(|b| b.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag(), entries);
-    if is_invalid(&result) {
-        result = build(|b| b.setup_coop_taskrun().setup_taskrun_flag(), entries);
-    }
-    if is_invalid(&result) {
-        result = build(|b| b, entries);
-    }
-    result
-}
-
-fn build(
-    setup: impl Fn(&mut io_uring::Builder) -> &mut io_uring::Builder,
-    entries: u32,
-) -> io::Result<IoUring> {
-    let mut builder = IoUring::builder();
-    builder.dontfork().setup_clamp().setup_submit_all().setup_cqsize(entries.saturating_mul(CQ_PER_SQ));
-    setup(&mut builder).build(entries)
-}
-
-fn is_invalid<R>(result: &io::Result<R>) -> bool {
-    result.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EINVAL))
-}
-
 fn accepted_fd(hold: &Hold, result: i32) -> Option<OwnedFd> {
     match hold {
         // SAFETY: the kernel made this descriptor for us; each completion is seen once, so no one else owns it.
@@ -635,8 +561,6 @@ fn accepted_fd(hold: &Hold, result: i32) -> Option<OwnedFd> {
 
 /// `user_data` of operations whose outcome nobody waits for; no key has this value.
 const QUIET: u64 = u64::MAX;
-/// Operations outlive many submissions (armed receives), so completions can outnumber one submission queue.
-const CQ_PER_SQ: u32 = 4;
 /// Places in the table of registered files.
 const FILES_MAX: u32 = 64;
 const EVENT_COUNTER_BYTES: u32 = 8;

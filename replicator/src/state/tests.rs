@@ -577,3 +577,134 @@ fn a_request_and_its_translation_give_the_two_ends_of_one_sync() {
         assert_eq!((own.conn, peers.conn), (here, there));
     }
 }
+
+// ---- changes as the kernel logged them ----
+
+#[test]
+fn requested_changes_give_the_recorded_lines() {
+    use model::state_word::mask;
+    let connected = healthy();
+    let fresh = st(S, U, C::WFReportParams, D::UpToDate, D::DUnknown);
+    let source = st(S, S, C::SyncSource, D::UpToDate, D::Inconsistent);
+    let target = st(S, P, C::SyncTarget, D::Inconsistent, D::UpToDate);
+    let waiting = st(S, P, C::WFSyncUUID, D::Outdated, D::UpToDate);
+    let with = |s: VolumeState, c: C| VolumeState { conn: c, ..s };
+    let cases = [
+        (
+            connected,
+            NONE.conn(C::StartingSyncT),
+            "conn( Connected -> StartingSyncT ) disk( UpToDate -> Outdated ) ",
+        ),
+        (
+            connected,
+            NONE.conn(C::StartingSyncS),
+            "conn( Connected -> StartingSyncS ) pdsk( UpToDate -> Consistent ) ",
+        ),
+        (connected, NONE.conn(C::Behind), "conn( Connected -> Behind ) disk( UpToDate -> Outdated ) "),
+        (connected, NONE.conn(C::Ahead), "conn( Connected -> Ahead ) pdsk( UpToDate -> Consistent ) "),
+        (
+            connected,
+            NONE.conn(C::WFSyncUUID),
+            "conn( Connected -> WFSyncUUID ) disk( UpToDate -> Outdated ) ",
+        ),
+        (
+            connected,
+            NONE.conn(C::SyncSource),
+            "conn( Connected -> SyncSource ) pdsk( UpToDate -> Inconsistent ) ",
+        ),
+        (connected, NONE.conn(C::VerifyT), "conn( Connected -> VerifyT ) "),
+        (
+            st(S, S, C::Connected, D::UpToDate, D::Diskless),
+            NONE.conn(C::WFBitMapS).pdsk(D::Consistent),
+            "conn( Connected -> WFBitMapS ) pdsk( Diskless -> Consistent ) ",
+        ),
+        (
+            fresh,
+            NONE.conn(C::WFBitMapS).peer(S).pdsk(D::UpToDate),
+            "peer( Unknown -> Secondary ) conn( WFReportParams -> WFBitMapS ) pdsk( DUnknown -> Consistent ) ",
+        ),
+        (
+            fresh,
+            NONE.conn(C::WFBitMapT).peer(P).pdsk(D::UpToDate),
+            "peer( Unknown -> Primary ) conn( WFReportParams -> WFBitMapT ) disk( UpToDate -> Outdated ) \
+             pdsk( DUnknown -> UpToDate ) ",
+        ),
+        (
+            VolumeState { disk: D::Outdated, ..fresh },
+            NONE.conn(C::Connected).peer(S).pdsk(D::UpToDate),
+            "peer( Unknown -> Secondary ) conn( WFReportParams -> Connected ) disk( Outdated -> UpToDate ) \
+             pdsk( DUnknown -> UpToDate ) ",
+        ),
+        (
+            st(S, P, C::WFBitMapT, D::Outdated, D::UpToDate),
+            NONE.conn(C::WFSyncUUID),
+            "conn( WFBitMapT -> WFSyncUUID ) ",
+        ),
+        (
+            waiting,
+            NONE.conn(C::SyncTarget),
+            "conn( WFSyncUUID -> SyncTarget ) disk( Outdated -> Inconsistent ) ",
+        ),
+        (
+            with(waiting, C::Behind),
+            NONE.conn(C::SyncTarget),
+            "conn( Behind -> SyncTarget ) disk( Outdated -> Inconsistent ) ",
+        ),
+        (
+            st(S, S, C::Ahead, D::UpToDate, D::Consistent),
+            NONE.conn(C::SyncSource),
+            "conn( Ahead -> SyncSource ) pdsk( Consistent -> Inconsistent ) ",
+        ),
+        (
+            target,
+            NONE.conn(C::Connected).disk(D::UpToDate),
+            "conn( SyncTarget -> Connected ) disk( Inconsistent -> UpToDate ) ",
+        ),
+        (target, NONE.flag(mask::PEER_ISP, true), "conn( SyncTarget -> PausedSyncT ) peer_isp( 0 -> 1 ) "),
+        (source, NONE.flag(mask::USER_ISP, true), "conn( SyncSource -> PausedSyncS ) user_isp( 0 -> 1 ) "),
+        (source, NONE.conn(C::TearDown), "peer( Secondary -> Unknown ) conn( SyncSource -> TearDown ) "),
+        (
+            target,
+            NONE.conn(C::Disconnecting),
+            "peer( Primary -> Unknown ) conn( SyncTarget -> Disconnecting ) pdsk( UpToDate -> DUnknown ) ",
+        ),
+    ];
+    for (old, change, line) in cases {
+        let e = evaluate(&old, change, Kind::Soft, &net()).unwrap();
+        assert_eq!(log_line::change_line(&old, &e.new, log_line::VOLUME_FIELDS), line);
+        assert!(e.warnings.is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn an_outdated_peer_needs_no_freeze() {
+    let ctx = Context { fencing: Fencing::ResourceAndStonith, ..net() };
+    let old = st(P, S, C::Ahead, D::UpToDate, D::Outdated);
+    let lost = evaluate(&old, NONE.conn(C::NetworkFailure), Kind::Hard, &ctx).unwrap().new;
+    assert_eq!((lost.pdsk, lost.susp_fen), (D::Outdated, false));
+}
+
+#[test]
+fn ahead_and_behind_do_not_make_outdated_disks_good() {
+    let ahead = st(P, S, C::Ahead, D::UpToDate, D::Outdated);
+    assert_eq!(sanitize(&ahead, ahead, &net()).0, ahead);
+    let behind = st(S, P, C::Behind, D::Outdated, D::UpToDate);
+    assert_eq!(sanitize(&behind, behind, &net()).0, behind);
+}
+
+#[test]
+fn a_disk_that_is_not_usable_yet_has_no_fencing_policy() {
+    let ctx = Context { fencing: Fencing::ResourceOnly, ..net() };
+    let old = st(P, U, C::WFConnection, D::Attaching, D::DUnknown);
+    assert!(evaluate(&old, NONE.disk(D::UpToDate), Kind::BeforePeer, &ctx).is_ok());
+    let usable = VolumeState { disk: D::Consistent, ..old };
+    assert_eq!(evaluate(&usable, NONE.disk(D::UpToDate), Kind::BeforePeer, &ctx), Err(R::PrimaryNop));
+}
+
+#[test]
+fn an_attach_may_find_outdated_data() {
+    let old = st(S, U, C::StandAlone, D::Attaching, D::DUnknown);
+    for disk in [D::Inconsistent, D::Outdated, D::Consistent, D::UpToDate] {
+        assert_eq!(evaluate(&old, NONE.disk(disk), Kind::Soft, &net()).unwrap().new.disk, disk);
+    }
+}

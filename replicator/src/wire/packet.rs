@@ -206,3 +206,6 @@ single_command! {
     DelayProbe => DelayProbe,
     ConnectionFeatures => ConnectionFeatures,
 }
+
+// Packets travel by value in events and actions.
+const _: () = assert!(size_of::<Packet<'_>>() <= 64);

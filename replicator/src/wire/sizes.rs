@@ -35,12 +35,12 @@ pub struct QueueLimits {
     pub io_min_bytes: u32,
     /// Optimal I/O size hint, in bytes.
     pub io_opt_bytes: u32,
-    /// Discard enabled (0/1).
-    pub discard_enabled: u8,
-    /// Discarded ranges read as zeroes (0/1).
-    pub discard_zeroes_data: u8,
-    /// Write-same capable (0/1).
-    pub write_same_capable: u8,
+    /// Discard enabled.
+    pub discard_enabled: bool,
+    /// Discarded ranges read as zeroes.
+    pub discard_zeroes_data: bool,
+    /// Write-same capable.
+    pub write_same_capable: bool,
 }
 
 /// P_SIZES.
@@ -78,7 +78,9 @@ impl Sizes {
             put32(out, q.alignment_offset_bytes);
             put32(out, q.io_min_bytes);
             put32(out, q.io_opt_bytes);
-            out.extend_from_slice(&[q.discard_enabled, q.discard_zeroes_data, q.write_same_capable, 0]);
+            for on in [q.discard_enabled, q.discard_zeroes_data, q.write_same_capable, false] {
+                out.push(u8::from(on));
+            }
         }
     }
 
@@ -98,9 +100,9 @@ impl Sizes {
                     alignment_offset_bytes: be32(q, 8),
                     io_min_bytes: be32(q, 12),
                     io_opt_bytes: be32(q, 16),
-                    discard_enabled: q[20],
-                    discard_zeroes_data: q[21],
-                    write_same_capable: q[22],
+                    discard_enabled: q[20] != 0,
+                    discard_zeroes_data: q[21] != 0,
+                    write_same_capable: q[22] != 0,
                 })
             }
         };

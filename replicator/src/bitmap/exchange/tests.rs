@@ -120,6 +120,26 @@ fn an_incompressible_end_is_plain_and_terminated() {
 }
 
 #[test]
+fn compressed_pieces_must_not_be_longer_than_what_they_cover() {
+    // One byte of code for eight bits is permitted, for seven bits it is not.
+    let eight = send(&bitmap_of(&[0, 8]), true).0;
+    assert_eq!(eight, [(Command::CompressedBitmap, hex("b2 1b"))]);
+    let seven = send(&bitmap_of(&[0, 7]), true).0;
+    assert_eq!(seven, [(Command::Bitmap, hex("7f 00 00 00 00 00 00 00")), (Command::Bitmap, vec![])]);
+}
+
+#[test]
+fn compressed_pieces_are_filled_to_the_last_bit() {
+    // 6526 run lengths of 5 bits and one of 2 bits are 4079 bytes of code.
+    let mut runs = vec![8; 6526];
+    runs.extend([2, 100_000]);
+    let (packets, _) = send(&bitmap_of(&runs), true);
+    assert_eq!(packets.iter().map(|p| p.1.len()).collect::<Vec<_>>(), [4080, 5]);
+    assert_eq!(packets[0].1[0], 0x02, "no unused bits, clear bits first");
+    assert_eq!(packets[1].1[0] & 0x80, 0x80, "the second packet states its own polarity");
+}
+
+#[test]
 fn after_a_compressed_piece_a_plain_one_repeats_part_of_a_word() {
     // A long clear run, cut where the packet is full, then noise: the plain piece starts at a whole word.
     let mut bitmap = Bitmap::new(1 << 20);

@@ -1,0 +1,85 @@
+//! Reads of the peer's application, when its own disk cannot serve them (drbd-wire 4.10).
+
+use model::ids::BufId;
+use model::state::DiskState;
+use model::units::{MAX_BIO_BYTES, SECTOR_BYTES, SectorRange};
+
+use super::PeerRead;
+use crate::action::{Action, Actions};
+use crate::event::VolIdx;
+use crate::io_tag::{IoKind, pack};
+use crate::resource::Resource;
+use crate::wire::{Command, Request};
+
+impl Resource {
+    /// P_DATA_REQUEST.
+    pub(crate) fn receive_read(&mut self, v: usize, r: &Request, out: &mut Actions) {
+        if !self.request_is_possible(v, r, out) {
+            return;
+        }
+        let id = (r.sector, r.size_bytes, r.block_id);
+        if self.vols[v].state.disk != DiskState::UpToDate {
+            self.send_ack(Command::NegDreply, v, id, out);
+            return;
+        }
+        let slot = self.peer.reads.insert(PeerRead {
+            vol: v as u8,
+            sector: r.sector,
+            len_bytes: r.size_bytes,
+            block_id: r.block_id,
+            orphan: false,
+        });
+        let tag = pack(IoKind::PeerRead, slot, self.peer.reads.generation(slot));
+        self.read_disk(v, tag, r.sector, r.size_bytes, out);
+    }
+
+    /// Submits a read for the peer to the local disk.
+    pub(crate) fn read_disk(
+        &mut self,
+        v: usize,
+        tag: crate::event::IoTag,
+        sector: u64,
+        len_bytes: u32,
+        out: &mut Actions,
+    ) {
+        self.vols[v].disk.as_mut().expect("an UpToDate disk is attached").io_pending += 1;
+        self.vols[v].counters.read_sectors += u64::from(len_bytes / 512);
+        out.push(Action::DiskRead { tag, vol: VolIdx(v as u8), sector, len_bytes });
+    }
+
+    /// Size and place of a read request can be; ends the connection if not.
+    pub(crate) fn request_is_possible(&mut self, v: usize, r: &Request, out: &mut Actions) -> bool {
+        let range = SectorRange::new(r.sector, r.size_bytes);
+        let ok = r.size_bytes > 0
+            && r.size_bytes % SECTOR_BYTES == 0
+            && r.size_bytes <= MAX_BIO_BYTES
+            && self.vols[v].range_is_inside(range);
+        if !ok {
+            let (s, l) = (r.sector, r.size_bytes);
+            self.protocol_error(&alloc::format!("read of {l} bytes at sector {s} is outside the device"), out);
+        }
+        ok
+    }
+
+    pub(crate) fn peer_read_done(&mut self, slot: u32, ok: bool, buf: Option<BufId>, out: &mut Actions) {
+        let r = self.peer.reads.remove(slot);
+        let v = r.vol as usize;
+        self.local_io_ended(v, out);
+        if !r.orphan {
+            match buf.filter(|_| ok) {
+                Some(buf) => {
+                    let at = (r.sector, r.block_id);
+                    self.send_block(Command::DataReply, v, at, (buf, r.len_bytes), out);
+                }
+                None => self.send_ack(Command::NegDreply, v, (r.sector, r.len_bytes, r.block_id), out),
+            }
+        }
+        if let Some(buf) = buf {
+            out.push(Action::Release { buf });
+        }
+        if !ok {
+            self.vols[v].set_out_of_sync(SectorRange::new(r.sector, r.len_bytes));
+            self.local_io_failed(v, "read", out);
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The peer's writes: counted in their epoch, written in an order that respects overlaps and barriers,
+//! acknowledged as their flags ask (drbd-wire 4.4).
+
+use core::mem;
+
+use model::ids::BufId;
+use model::state::{ConnState, DiskState};
+use model::units::{MAX_BIO_BYTES, MAX_DISCARD_BYTES, SECTOR_BYTES, SectorRange};
+
+use super::{PeerWrite, PeerWriteKind};
+use crate::action::{Action, Actions};
+use crate::event::VolIdx;
+use crate::io_tag::{IoKind, pack};
+use crate::resource::Resource;
+use crate::wire::{BlockId, Command, DpFlags};
+
+/// A received write before it is checked.
+pub(crate) struct Incoming {
+    pub vol: usize,
+    pub kind: PeerWriteKind,
+    pub sector: u64,
+    pub len_bytes: u32,
+    pub block_id: BlockId,
+    pub dp: DpFlags,
+    pub buf: Option<BufId>,
+}
+
+impl Resource {
+    /// P_DATA, P_TRIM, P_ZEROES.
+    pub(crate) fn receive_write(&mut self, w: Incoming, out: &mut Actions) {
+        let v = w.vol;
+        let is_data = w.kind == PeerWriteKind::Data;
+        if self.vols[v].state.disk < DiskState::Inconsistent {
+            // spec: drbd-wire 4.4 step 1; the refused write counts in its epoch all the same
+            self.peer.open_epoch().size += 1;
+            if let Some(buf) = w.buf {
+                out.push(Action::Release { buf });
+            }
+            let size = if is_data { w.len_bytes } else { 0 };
+            self.send_ack(Command::NegAck, v, (w.sector, size, w.block_id), out);
+            return;
+        }
+        let limit = if is_data { MAX_BIO_BYTES } else { MAX_DISCARD_BYTES };
+        let range = SectorRange::new(w.sector, w.len_bytes);
+        let ok = w.len_bytes > 0
+            && w.len_bytes % SECTOR_BYTES == 0
+            && w.len_bytes <= limit
+            && w.block_id != BlockId::RESYNC
+            && self.vols[v].range_is_inside(range);
+        if !ok {
+            if let Some(buf) = w.buf {
+                out.push(Action::Release { buf });
+            }
+            let (s, l) = (w.sector, w.len_bytes);
+            self.protocol_error(&alloc::format!("write of {l} bytes at sector {s} is outside the device"), out);
+            return;
+        }
+        self.vols[v].counters.received_sectors += u64::from(w.len_bytes / 512);
+        let epoch = self.peer.open_epoch();
+        epoch.size += 1;
+        epoch.active += 1;
+        let number = epoch.number;
+        if w.dp.contains(DpFlags::SEND_RECEIVE_ACK) {
+            self.send_ack(Command::RecvAck, v, (w.sector, w.len_bytes, w.block_id), out);
+        }
+        let slot = self.peer.writes.insert(PeerWrite {
+            vol: v as u8,
+            kind: w.kind,
+            sector: w.sector,
+            len_bytes: w.len_bytes,
+            block_id: w.block_id,
+            dp: w.dp,
+            buf: w.buf,
+            epoch: number,
+            submitted: false,
+            orphan: false,
+            in_al: false,
+            waits_for_al: false,
+        });
+        if !(self.peer.waiting.is_empty() && self.try_submit_peer_write(slot, 0, out)) {
+            self.peer.waiting.push(slot);
+        }
+    }
+
+    /// Submits what may be submitted among the waiting writes, in the order received.
+    pub(crate) fn pump_peer_writes(&mut self, out: &mut Actions) {
+        if self.peer.waiting.is_empty() {
+            return;
+        }
+        let mut list = mem::take(&mut self.peer.waiting);
+        let mut kept = 0;
+        for i in 0..list.len() {
+            let slot = list[i];
+            // Earlier ones that still wait are in list[..kept]; nobody overtakes one that overlaps.
+            let range = self.peer.writes[slot].range();
+            let vol = self.peer.writes[slot].vol;
+            let behind = list[..kept].iter().any(|s| {
+                let o = &self.peer.writes[*s];
+                o.vol == vol && o.range().overlaps(range)
+            });
+            if behind || !self.try_submit_peer_write(slot, kept, out) {
+                list[kept] = slot;
+                kept += 1;
+            }
+        }
+        list.truncate(kept);
+        assert!(self.peer.waiting.is_empty(), "nothing is received while pumping");
+        self.peer.waiting = list;
+    }
+
+    fn try_submit_peer_write(&mut self, slot: u32, earlier_waiting: usize, out: &mut Actions) -> bool {
+        let w = &self.peer.writes[slot];
+        let (v, range, epoch, dp, orphan) = (w.vol as usize, w.range(), w.epoch, w.dp, w.orphan);
+        let strict = !orphan && !self.conn.peer_is_lockstep();
+        if (strict || dp.contains(DpFlags::FLUSH)) && !self.earlier_epochs_flushed(epoch) {
+            self.flush_now = true;
+            return false;
+        }
+        if dp.contains(DpFlags::FLUSH) && (earlier_waiting > 0 || self.active_in_epoch(epoch, slot)) {
+            return false;
+        }
+        let busy = self.peer.active.iter().any(|(o, r, _)| *o as usize == v && r.overlaps(range))
+            || self.vols[v].resync.writing_overlaps(range);
+        if busy {
+            return false;
+        }
+        if self.vols[v].state.pdsk < DiskState::Inconsistent && !self.peer.writes[slot].in_al && !orphan {
+            if !self.only_copy_write(slot, v, range) {
+                return false;
+            }
+            if self.peer.writes[slot].waits_for_al {
+                return true;
+            }
+        }
+        self.submit_peer_write(slot, out);
+        true
+    }
+
+    /// This node has the only disk: the range is marked and covered by the activity log like an own write.
+    fn only_copy_write(&mut self, slot: u32, v: usize, range: SectorRange) -> bool {
+        self.vols[v].set_out_of_sync(range);
+        let vol = &mut self.vols[v];
+        let suspended = vol.al_suspended;
+        let Some(disk) = vol.disk.as_mut() else { return true };
+        if suspended || !disk.cfg.al_updates {
+            return true;
+        }
+        let (first, last) = range.al_extents();
+        let w = &mut self.peer.writes[slot];
+        if disk.al.try_get_hot(first, last) {
+            w.in_al = true;
+        } else if disk.al.stage(first, last).is_ok() {
+            w.in_al = true;
+            w.waits_for_al = true;
+            self.peer.active.push((v as u8, range, slot));
+            w.submitted = true;
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Submits the writes whose activity log transaction is stable.
+    pub(crate) fn pump_peer_al(&mut self, out: &mut Actions) {
+        if !self.peer.writes.iter().any(|(_, w)| w.waits_for_al) {
+            return;
+        }
+        let ready: alloc::vec::Vec<u32> = self
+            .peer
+            .writes
+            .iter()
+            .filter(|(_, w)| {
+                let (first, last) = w.range().al_extents();
+                let disk = self.vols[w.vol as usize].disk.as_ref();
+                w.waits_for_al && disk.is_none_or(|d| d.al.is_active(first, last))
+            })
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in ready {
+            self.peer.writes[slot].waits_for_al = false;
+            self.peer.active.retain(|(_, _, s)| *s != slot);
+            self.submit_peer_write(slot, out);
+        }
+    }
+
+    fn submit_peer_write(&mut self, slot: u32, out: &mut Actions) {
+        let generation = self.peer.writes.generation(slot);
+        let w = &mut self.peer.writes[slot];
+        w.submitted = true;
+        let (v, range) = (w.vol as usize, w.range());
+        let vol = VolIdx(w.vol);
+        let (sector, len_bytes) = (w.sector, w.len_bytes);
+        let fua = w.dp.contains(DpFlags::FUA);
+        let tag = pack(IoKind::PeerWrite, slot, generation);
+        let Some(disk) = self.vols[v].disk.as_mut() else {
+            self.finish_peer_write(slot, false, out);
+            return;
+        };
+        disk.io_pending += 1;
+        self.vols[v].counters.written_sectors += u64::from(len_bytes / 512);
+        let w = &self.peer.writes[slot];
+        out.push(match w.kind {
+            PeerWriteKind::Data => {
+                let buf = w.buf.expect("received data is held until written");
+                Action::DiskWrite { tag, vol, sector, len_bytes, buf, fua }
+            }
+            PeerWriteKind::Zero { may_unmap } => {
+                Action::DiskZero { tag, vol, sector, len_bytes, may_unmap, fua }
+            }
+        });
+        self.peer.active.push((vol.0, range, slot));
+    }
+
+    pub(crate) fn peer_write_done(&mut self, slot: u32, ok: bool, out: &mut Actions) {
+        let v = self.peer.writes[slot].vol as usize;
+        self.local_io_ended(v, out);
+        self.finish_peer_write(slot, ok, out);
+    }
+
+    fn finish_peer_write(&mut self, slot: u32, ok: bool, out: &mut Actions) {
+        let w = self.peer.writes.remove(slot);
+        self.peer.active.retain(|(_, _, s)| *s != slot);
+        let v = w.vol as usize;
+        if let Some(buf) = w.buf {
+            out.push(Action::Release { buf });
+        }
+        let id = (w.sector, w.len_bytes, w.block_id);
+        if !ok {
+            self.vols[v].set_out_of_sync(w.range());
+        }
+        if !w.orphan {
+            if !ok {
+                // spec: drbd-wire trap 19, a failed write is reported in every protocol
+                self.send_ack(Command::NegAck, v, id, out);
+            } else if w.dp.contains(DpFlags::SEND_WRITE_ACK) {
+                self.send_ack(Command::WriteAck, v, id, out);
+            }
+            let epoch = self.peer.epochs.iter_mut().find(|e| e.number == w.epoch);
+            let epoch = epoch.expect("an epoch lives as long as its writes");
+            assert!(epoch.active > 0, "every active write is counted");
+            epoch.active -= 1;
+        }
+        if w.in_al
+            && let Some(disk) = self.vols[v].disk.as_mut()
+        {
+            let (first, last) = w.range().al_extents();
+            disk.al.put(first, last);
+        }
+        if !ok {
+            self.local_io_failed(v, "write", out);
+        }
+        self.epochs_advance(out);
+        self.resync_conflicts_changed();
+        if w.orphan && self.peer.writes.is_empty() {
+            self.reconnect_if_clean(out);
+        }
+        self.peer_pump = true;
+    }
+
+    fn active_in_epoch(&self, epoch: u64, but: u32) -> bool {
+        self.peer.active.iter().any(|(_, _, s)| *s != but && self.peer.writes[*s].epoch <= epoch)
+    }
+
+    /// The connection is gone: what was received is still written (protocol B acknowledged it), nothing more is
+    /// acknowledged, and epochs end.
+    pub(crate) fn peer_requests_orphaned(&mut self, _out: &mut Actions) {
+        let slots: alloc::vec::Vec<u32> = self.peer.writes.iter().map(|(s, _)| s).collect();
+        for slot in slots {
+            self.peer.writes[slot].orphan = true;
+        }
+        let reads: alloc::vec::Vec<u32> = self.peer.reads.iter().map(|(s, _)| s).collect();
+        for slot in reads {
+            self.peer.reads[slot].orphan = true;
+        }
+        self.peer.epochs.clear();
+        self.peer.flushing = None;
+        self.peer.flush_generation = self.peer.flush_generation.wrapping_add(1);
+        self.peer.flushed_up_to = None;
+        self.peer_pump = true;
+    }
+
+    /// Writes that arrive as target of a running resync would clash with its blocks.
+    pub(crate) fn is_sync_target(&self, v: usize) -> bool {
+        matches!(self.vols[v].state.conn, ConnState::SyncTarget | ConnState::PausedSyncT)
+    }
+}

@@ -1,0 +1,6 @@
+//! Resynchronisation: how fast it goes ([`rate`]), how far it is ([`progress`]), and which device goes first
+//! ([`order`]).
+
+pub mod order;
+pub mod progress;
+pub mod rate;

@@ -1,0 +1,125 @@
+//! One run of a resync on a volume, seen from either side.
+
+use alloc::vec::Vec;
+
+use model::ids::DataUuid;
+use model::time::Instant;
+use model::units::SectorRange;
+
+use crate::requests::table::Table;
+use crate::wire::{BlockId, Command};
+
+/// A block the peer (the target) asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RsRead {
+    pub range: SectorRange,
+    pub block_id: BlockId,
+    pub reading: bool,
+    pub orphan: bool,
+    /// How to refuse it.
+    pub refusal: Command,
+}
+
+/// A block this node (the target) asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RsRequest {
+    pub range: SectorRange,
+    /// The data arrived and is being written.
+    pub writing: bool,
+    pub orphan: bool,
+}
+
+/// State of the resync of a volume.
+pub(crate) struct ResyncRun {
+    /// A run is under way (also while paused).
+    pub active: bool,
+    pub started_at: Instant,
+    pub paused_at: Option<Instant>,
+    pub paused_ns: u64,
+    pub total_bits: u64,
+    pub failed_bits: u64,
+    /// Target: next bit to look at.
+    pub cursor: u64,
+    /// Target: requests without their data on disk.
+    pub requests: Table<RsRequest>,
+    /// Source: blocks to be read and sent.
+    pub reads: Table<RsRead>,
+    /// Source: reads that wait for application writes, oldest first.
+    pub waiting_reads: Vec<u32>,
+    /// A range the resync wants next; new application writes stay out of it.
+    pub wanted: Option<SectorRange>,
+    pub in_flight_sectors: u64,
+    /// Sectors that arrived since the controller's last step.
+    pub received_sectors: u64,
+    /// What the controller still allows in this step.
+    pub budget_sectors: u64,
+    /// The super block that says "target" is stable, so data may be overwritten.
+    pub may_request: bool,
+    /// The last acknowledgements are being fenced.
+    pub ending: bool,
+    pub flushing_end: bool,
+    /// Source: the peer says it is done.
+    pub peer_done: bool,
+    /// P_SYNC_UUID that came before this node was ready for it.
+    pub early_sync_uuid: Option<DataUuid>,
+    pub receiver: Option<crate::bitmap::BitmapReceiver>,
+    /// The bitmap was last written at.
+    pub bitmap_written_at: Instant,
+    pub marks: super::Progress,
+    pub controller: super::RateController,
+    /// Runs so far; tells stale completions apart.
+    pub generation: u32,
+}
+
+impl Default for ResyncRun {
+    fn default() -> ResyncRun {
+        ResyncRun {
+            active: false,
+            started_at: Instant(0),
+            paused_at: None,
+            paused_ns: 0,
+            total_bits: 0,
+            failed_bits: 0,
+            cursor: 0,
+            requests: Table::with_capacity(64),
+            reads: Table::with_capacity(64),
+            waiting_reads: Vec::new(),
+            wanted: None,
+            in_flight_sectors: 0,
+            received_sectors: 0,
+            budget_sectors: 0,
+            may_request: false,
+            ending: false,
+            flushing_end: false,
+            peer_done: false,
+            early_sync_uuid: None,
+            receiver: None,
+            bitmap_written_at: Instant(0),
+            marks: super::Progress::default(),
+            controller: super::RateController::default(),
+            generation: 0,
+        }
+    }
+}
+
+impl ResyncRun {
+    /// Application writes may not start in this range now (drbd-wire 6.6).
+    pub(crate) fn locks_out(&self, range: SectorRange) -> bool {
+        if !self.active {
+            return false;
+        }
+        self.wanted.is_some_and(|w| w.overlaps(range))
+            || self.reads.iter().any(|(_, r)| r.range.overlaps(range))
+            || self.requests.iter().any(|(_, r)| r.range.overlaps(range))
+    }
+
+    /// A resync write to the range is in progress; writes of the peer go behind it.
+    pub(crate) fn writing_overlaps(&self, range: SectorRange) -> bool {
+        self.requests.iter().any(|(_, r)| r.writing && r.range.overlaps(range))
+    }
+
+    /// Pause included, in nanoseconds up to `now`.
+    pub(crate) fn paused_until(&self, now: Instant) -> u64 {
+        self.paused_ns + self.paused_at.map_or(0, |at| now.0.saturating_sub(at.0))
+    }
+}

@@ -1,0 +1,196 @@
+//! The side whose data is good: starts the resync, serves blocks, ends it when the target says so
+//! (drbd-wire 6.1, 6.3, 6.8).
+
+use core::mem;
+
+use alloc::format;
+use model::ids::BufId;
+use model::state::{ConnState, DiskState, Role};
+use model::state_word::StateChange;
+use model::units::SectorRange;
+
+use super::run::RsRead;
+use crate::action::{Action, Actions, LogLevel};
+use crate::connection::Fence;
+use crate::event::VolIdx;
+use crate::io_tag::{IoKind, pack};
+use crate::meta_io::{FullSyncStep, Then, uuid_line};
+use crate::resource::Resource;
+use crate::state::Kind;
+use crate::wire::{BlockId, Command, Request};
+
+impl Resource {
+    /// WFBitMapS was entered: send the bitmap as soon as it is what it has to be.
+    pub(crate) fn bitmap_exchange_as_source(&mut self, v: usize, out: &mut Actions) {
+        if self.whole_bitmap_write_runs(v) {
+            return;
+        }
+        self.send_bitmap(v, out);
+    }
+
+    /// The peer's bitmap is merged (or was not needed): this node is the source now.
+    pub(crate) fn start_as_source(&mut self, v: usize, out: &mut Actions) {
+        let _ = self.change_volume(v, StateChange::NONE.conn(ConnState::SyncSource), Kind::Soft, out);
+    }
+
+    /// SyncSource was entered: rotate the data generations, tell the target once that is stable.
+    pub(crate) fn become_source(&mut self, v: usize, out: &mut Actions) {
+        self.begin_run(v, "SyncSource", out);
+        let random = model::ids::DataUuid(self.rng.uuid());
+        let Some(disk) = self.vols[v].disk.as_mut() else { return };
+        let sync_uuid = disk.sb.uuids.begin_sync_source(random);
+        disk.md.mark_dirty();
+        let line = format!("updated sync UUID {}", uuid_line(&disk.sb.uuids));
+        out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
+        let generation = self.conn.generation;
+        // A source that forgets this UUID in a crash could not be told from unrelated data.
+        self.when_super_block_stable(v, Then::SendSyncUuid { uuid: sync_uuid, generation }, out);
+    }
+
+    /// P_RS_DATA_REQUEST and its kin.
+    pub(crate) fn receive_resync_request(&mut self, v: usize, r: &Request, csum: bool, out: &mut Actions) {
+        if !self.request_is_possible(v, r, out) {
+            return;
+        }
+        let id = (r.sector, r.size_bytes, r.block_id);
+        if self.vols[v].state.disk != DiskState::UpToDate {
+            self.send_ack(Command::NegRsDreply, v, id, out);
+            return;
+        }
+        if self.vols[v].state.conn == ConnState::Ahead {
+            self.send_ack(Command::RsCancel, v, id, out);
+            return;
+        }
+        let run = &mut self.vols[v].resync;
+        let slot = run.reads.insert(RsRead {
+            range: SectorRange::new(r.sector, r.size_bytes),
+            block_id: if csum { BlockId::RESYNC } else { r.block_id },
+            reading: false,
+            orphan: false,
+            refusal: Command::NegRsDreply,
+        });
+        run.waiting_reads.push(slot);
+        self.pump_resync_reads(v, out);
+    }
+
+    /// Reads what no unfinished application write overlaps (drbd-wire 6.6).
+    pub(crate) fn pump_resync_reads(&mut self, v: usize, out: &mut Actions) {
+        if self.vols[v].resync.waiting_reads.is_empty() {
+            return;
+        }
+        let list = mem::take(&mut self.vols[v].resync.waiting_reads);
+        for slot in list {
+            let r = self.vols[v].resync.reads[slot];
+            let primary = self.vols[v].state.role == Role::Primary;
+            if primary && self.reqs.overlaps_unfinished(v as u8, r.range) {
+                self.send_closed_barrier(out);
+                self.vols[v].resync.waiting_reads.push(slot);
+                continue;
+            }
+            if self.vols[v].disk.is_none() {
+                self.vols[v].resync.reads.remove(slot);
+                continue;
+            }
+            self.vols[v].resync.reads[slot].reading = true;
+            let generation = self.vols[v].resync.reads.generation(slot);
+            let tag = pack(IoKind::RsRead, (v as u32) << 24 | slot, generation);
+            self.read_disk(v, tag, r.range.start, (r.range.len_sectors() * 512) as u32, out);
+        }
+    }
+
+    pub(crate) fn resync_read_done(
+        &mut self,
+        v: usize,
+        slot: u32,
+        ok: bool,
+        buf: Option<BufId>,
+        out: &mut Actions,
+    ) {
+        let r = self.vols[v].resync.reads.remove(slot);
+        self.local_io_ended(v, out);
+        let len_bytes = (r.range.len_sectors() * 512) as u32;
+        if !r.orphan {
+            match buf.filter(|_| ok) {
+                Some(buf) => {
+                    let at = (r.range.start, BlockId::RESYNC);
+                    self.send_block(Command::RsDataReply, v, at, (buf, len_bytes), out);
+                }
+                None => {
+                    self.send_ack(r.refusal, v, (r.range.start, len_bytes, r.block_id), out);
+                    self.vols[v].resync.failed_bits += r.range.len_sectors().div_ceil(8);
+                }
+            }
+        }
+        if let Some(buf) = buf {
+            out.push(Action::Release { buf });
+        }
+        if !ok {
+            self.local_io_failed(v, "read", out);
+        }
+        self.vols[v].pump = true;
+    }
+
+    /// The target wrote a resync block: both copies are equal there.
+    pub(crate) fn resync_block_acked(&mut self, v: usize, range: SectorRange, out: &mut Actions) {
+        self.vols[v].set_in_sync(range);
+        self.finish_leftovers(v, out);
+    }
+
+    /// The target could not write a resync block.
+    pub(crate) fn resync_block_refused(&mut self, v: usize, range: SectorRange, out: &mut Actions) {
+        self.vols[v].resync.failed_bits += range.len_sectors().div_ceil(8);
+        self.finish_leftovers(v, out);
+    }
+
+    /// The target said it is done before the last bits were gone here (drbd-wire, trap 35).
+    fn finish_leftovers(&mut self, v: usize, out: &mut Actions) {
+        let vol = &self.vols[v];
+        if vol.resync.peer_done && vol.bitmap.count() <= vol.resync.failed_bits {
+            self.finish_as_source(v, out);
+        }
+    }
+
+    /// The target's state packet says the resync is finished, and nothing is left here.
+    pub(crate) fn finish_as_source(&mut self, v: usize, out: &mut Actions) {
+        if mem::replace(&mut self.vols[v].resync.ending, true) {
+            return;
+        }
+        self.ping_fence(Fence::EndOfResync { vol: v as u8 }, out);
+    }
+
+    /// Sets all bits, protected by the FULL_SYNC flag, and writes them; then goes on with `step`.
+    pub(crate) fn set_all_bits(&mut self, v: usize, step: FullSyncStep, out: &mut Actions) {
+        self.vols[v].bitmap.set_all();
+        let Some(disk) = self.vols[v].disk.as_mut() else { return };
+        disk.sb.flags |= crate::meta::flags::FULL_SYNC;
+        disk.md.mark_dirty();
+        disk.md.whole_bitmap = true;
+        self.md_sync(v, out);
+        self.write_bitmap_all(v, out);
+        self.when_bitmap_written(v, Then::FullSyncWritten(step), out);
+    }
+
+    pub(crate) fn full_sync_written(&mut self, v: usize, step: FullSyncStep, out: &mut Actions) {
+        if let Some(disk) = self.vols[v].disk.as_mut() {
+            disk.sb.flags &= !crate::meta::flags::FULL_SYNC;
+            disk.md.mark_dirty();
+            disk.md.whole_bitmap = false;
+        }
+        self.md_sync(v, out);
+        self.vols[v].pump = true;
+        let conn = self.vols[v].state.conn;
+        match step {
+            FullSyncStep::SendBitmap if conn == ConnState::WFBitMapS => self.send_bitmap(v, out),
+            FullSyncStep::LeaveStartingSync if conn == ConnState::StartingSyncS => self.start_as_source(v, out),
+            FullSyncStep::LeaveStartingSync if conn == ConnState::StartingSyncT => {
+                self.wait_for_sync_uuid(v, out);
+            }
+            _ => {}
+        }
+    }
+
+    /// StartingSyncS or StartingSyncT was entered by command (drbd-states 11.2 row 18).
+    pub(crate) fn begin_full_sync(&mut self, v: usize, out: &mut Actions) {
+        self.set_all_bits(v, FullSyncStep::LeaveStartingSync, out);
+    }
+}

@@ -1,0 +1,415 @@
+//! The side that gets the data: asks for blocks, writes them, decides when it is over (drbd-wire 6.2, 6.4, 6.8).
+
+use alloc::format;
+use model::ids::{BufId, DataUuid};
+use model::state::{ConnState, DiskState, Role};
+use model::state_word::StateChange;
+use model::time::Duration;
+use model::units::{
+    BLOCK_BYTES, MAX_BIO_BYTES, SECTORS_PER_BIT, SECTORS_PER_RESYNC_EXTENT, SectorRange,
+};
+
+use super::run::RsRequest;
+use crate::action::{Action, Actions, LogLevel};
+use crate::connection::Fence;
+use crate::event::VolIdx;
+use crate::io_tag::{IoKind, pack};
+use crate::meta_io::{Then, uuid_line};
+use crate::resource::Resource;
+use crate::state::Kind;
+use crate::timers::Timer;
+use crate::wire::{BlockId, Command};
+
+/// Time between two steps of the rate controller.
+pub(crate) const STEP: Duration = Duration::from_millis(100);
+
+impl Resource {
+    /// The bitmap exchange is over (or was not needed): the source's P_SYNC_UUID comes next.
+    pub(crate) fn wait_for_sync_uuid(&mut self, v: usize, out: &mut Actions) {
+        let _ = self.change_volume(v, StateChange::NONE.conn(ConnState::WFSyncUUID), Kind::Soft, out);
+        if let Some(uuid) = self.vols[v].resync.early_sync_uuid.take() {
+            self.receive_sync_uuid(v, uuid, out);
+        }
+    }
+
+    /// P_SYNC_UUID: from here on this copy is the target's.
+    pub(crate) fn receive_sync_uuid(&mut self, v: usize, uuid: DataUuid, out: &mut Actions) {
+        if !matches!(self.vols[v].state.conn, ConnState::WFSyncUUID | ConnState::Behind) {
+            self.vols[v].resync.early_sync_uuid = Some(uuid);
+            return;
+        }
+        let primary = self.vols[v].state.role == Role::Primary;
+        let Some(disk) = self.vols[v].disk.as_mut() else { return };
+        disk.sb.uuids.begin_sync_target(uuid, primary);
+        disk.md.mark_dirty();
+        let line = format!("updated sync uuid {}", uuid_line(&disk.sb.uuids));
+        out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
+        let change = StateChange::NONE.conn(ConnState::SyncTarget).disk(DiskState::Inconsistent);
+        if self.change_volume(v, change, Kind::Soft, out).is_err() {
+            self.protocol_error("P_SYNC_UUID in a state that cannot become sync target", out);
+            return;
+        }
+        self.begin_run(v, "SyncTarget", out);
+        let generation = self.vols[v].resync.generation;
+        // Until the super block says Inconsistent no block may be overwritten: a crash would leave a mixture that
+        // calls itself Outdated or better.
+        self.when_super_block_stable(v, Then::StartRequests { generation }, out);
+    }
+
+    /// Starts counting a resync, on either side.
+    pub(crate) fn begin_run(&mut self, v: usize, role: &str, out: &mut Actions) {
+        let now = self.now;
+        let vol = &mut self.vols[v];
+        let bits = vol.bitmap.count();
+        let text = format!("Began resync as {role} (will sync {} KB [{bits} bits set]).", bits * 4);
+        out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
+        let paused = matches!(vol.state.conn, ConnState::PausedSyncS | ConnState::PausedSyncT);
+        let run = &mut vol.resync;
+        assert!(run.requests.is_empty(), "a run begins without requests");
+        run.active = true;
+        run.generation = run.generation.wrapping_add(1);
+        run.started_at = now;
+        run.paused_at = paused.then_some(now);
+        run.paused_ns = 0;
+        run.total_bits = bits;
+        run.failed_bits = 0;
+        run.cursor = 0;
+        run.wanted = None;
+        run.in_flight_sectors = 0;
+        run.received_sectors = 0;
+        run.budget_sectors = 0;
+        run.may_request = false;
+        run.ending = false;
+        run.flushing_end = false;
+        run.peer_done = false;
+        run.bitmap_written_at = now;
+        run.marks.start(now, bits);
+        self.resync_options_changed(v);
+        self.timers.set_if_idle(Timer::Progress, now + Duration::from_secs(1));
+    }
+
+    pub(crate) fn resync_options_changed(&mut self, v: usize) {
+        let max_buffers = self.conn.net.as_ref().map_or(2048, |n| n.max_buffers);
+        let vol = &mut self.vols[v];
+        if let Some(disk) = vol.disk.as_ref() {
+            vol.resync.controller.configure(&disk.cfg, max_buffers);
+        }
+    }
+
+    /// The super block is stable: blocks may be requested.
+    pub(crate) fn start_requests(&mut self, v: usize, generation: u32, out: &mut Actions) {
+        let run = &mut self.vols[v].resync;
+        if run.generation != generation || !run.active {
+            return;
+        }
+        run.may_request = true;
+        self.resync_step(v, out);
+        self.timers.set_if_idle(Timer::ResyncStep, self.now + STEP);
+    }
+
+    /// Every 100 ms, for every volume.
+    pub(crate) fn resync_step_timer(&mut self, out: &mut Actions) {
+        for v in 0..self.vols.len() {
+            self.resync_step(v, out);
+        }
+        let busy = |vol: &crate::volume::Volume| {
+            vol.resync.active && matches!(vol.state.conn, ConnState::SyncTarget)
+        };
+        if self.vols.iter().any(busy) {
+            self.timers.set(Timer::ResyncStep, self.now + STEP);
+        }
+    }
+
+    fn resync_step(&mut self, v: usize, out: &mut Actions) {
+        let run = &mut self.vols[v].resync;
+        if !run.active || !run.may_request {
+            return;
+        }
+        let received = core::mem::take(&mut run.received_sectors);
+        run.budget_sectors = run.controller.step(received, run.in_flight_sectors);
+        self.request_blocks(v, out);
+    }
+
+    /// Requests blocks while the controller's budget and the buffers allow it.
+    pub(crate) fn request_blocks(&mut self, v: usize, out: &mut Actions) {
+        if self.vols[v].state.conn != ConnState::SyncTarget {
+            return;
+        }
+        let max_in_flight = self.vols[v].resync.controller.max_in_flight_sectors();
+        loop {
+            let vol = &mut self.vols[v];
+            let run = &mut vol.resync;
+            if !run.active || !run.may_request || run.ending {
+                return;
+            }
+            if run.budget_sectors < SECTORS_PER_BIT || run.in_flight_sectors + SECTORS_PER_BIT > max_in_flight {
+                break;
+            }
+            let Some(bit) = vol.bitmap.next_set(run.cursor) else {
+                // Bits that were set behind the cursor get another round.
+                let left = vol.bitmap.count() > run.failed_bits;
+                if left && run.requests.is_empty() && run.cursor > 0 {
+                    run.cursor = 0;
+                    continue;
+                }
+                break;
+            };
+            let room = run.budget_sectors.min(max_in_flight - run.in_flight_sectors);
+            let range = self.request_at(v, bit, room);
+            let primary = self.vols[v].state.role == Role::Primary;
+            if primary && self.reqs.overlaps_unfinished(v as u8, range) {
+                self.vols[v].resync.wanted = Some(range);
+                self.send_closed_barrier(out);
+                break;
+            }
+            let run = &mut self.vols[v].resync;
+            run.wanted = None;
+            run.cursor = range.end.div_ceil(SECTORS_PER_BIT);
+            run.requests.insert(RsRequest { range, writing: false, orphan: false });
+            run.in_flight_sectors += range.len_sectors();
+            run.budget_sectors = run.budget_sectors.saturating_sub(range.len_sectors());
+            self.send_resync_request(v, range.start, (range.len_sectors() * 512) as u32, out);
+        }
+        self.check_resync_end(v, out);
+    }
+
+    /// The request that starts at a set bit (drbd-wire 6.2): consecutive set bits, growing only as far as the
+    /// start is aligned, inside one resync extent.
+    fn request_at(&self, v: usize, bit: u64, room_sectors: u64) -> SectorRange {
+        let vol = &self.vols[v];
+        let own_max = vol.disk.as_ref().map_or(MAX_BIO_BYTES, |d| d.max_bio_bytes.min(MAX_BIO_BYTES));
+        let max_blocks = u64::from(own_max / BLOCK_BYTES).max(1).min((room_sectors / SECTORS_PER_BIT).max(1));
+        let start = bit * SECTORS_PER_BIT;
+        let extent_end = (start / SECTORS_PER_RESYNC_EXTENT + 1) * (SECTORS_PER_RESYNC_EXTENT / SECTORS_PER_BIT);
+        let run_end = vol.bitmap.next_clear(bit).unwrap_or(u64::MAX);
+        let mut blocks = 1;
+        let mut align = 1;
+        while blocks < max_blocks && bit + blocks < run_end.min(extent_end).min(vol.bitmap.len()) {
+            if start & ((1 << (align + 3)) - 1) != 0 {
+                break;
+            }
+            blocks += 1;
+            if 1 << align <= blocks {
+                align += 1;
+            }
+        }
+        SectorRange { start, end: ((bit + blocks) * SECTORS_PER_BIT).min(vol.size_sectors) }
+    }
+
+    /// P_RS_DATA_REPLY (with data) or P_RS_DEALLOCATED (without).
+    pub(crate) fn receive_resync_data(
+        &mut self,
+        v: usize,
+        range: SectorRange,
+        buf: Option<BufId>,
+        out: &mut Actions,
+    ) {
+        let run = &mut self.vols[v].resync;
+        let found = run.requests.iter().find(|(_, r)| r.range == range && !r.writing && !r.orphan);
+        let Some(slot) = found.map(|(slot, _)| slot) else {
+            if let Some(buf) = buf {
+                out.push(Action::Release { buf });
+            }
+            self.protocol_error("resync data that was not requested", out);
+            return;
+        };
+        run.received_sectors += range.len_sectors();
+        run.in_flight_sectors -= range.len_sectors();
+        run.requests[slot].writing = true;
+        let generation = run.requests.generation(slot);
+        let vol = &mut self.vols[v];
+        vol.counters.received_sectors += range.len_sectors();
+        let Some(disk) = vol.disk.as_mut().filter(|_| vol.state.disk >= DiskState::Inconsistent) else {
+            if let Some(buf) = buf {
+                out.push(Action::Release { buf });
+            }
+            self.finish_resync_write(v, slot, false, out);
+            return;
+        };
+        disk.io_pending += 1;
+        vol.counters.written_sectors += range.len_sectors();
+        let tag = pack(IoKind::RsWrite, (v as u32) << 24 | slot, generation);
+        let (vol, sector, len_bytes) = (VolIdx(v as u8), range.start, (range.len_sectors() * 512) as u32);
+        match buf {
+            Some(buf) => {
+                out.push(Action::DiskWrite { tag, vol, sector, len_bytes, buf, fua: false });
+                // The driver holds the buffer until the write is done.
+                out.push(Action::Release { buf });
+            }
+            None => out.push(Action::DiskZero { tag, vol, sector, len_bytes, may_unmap: true, fua: false }),
+        }
+    }
+
+    pub(crate) fn resync_write_done(&mut self, v: usize, slot: u32, ok: bool, out: &mut Actions) {
+        self.local_io_ended(v, out);
+        self.finish_resync_write(v, slot, ok, out);
+        if !ok {
+            self.local_io_failed(v, "write", out);
+        }
+    }
+
+    fn finish_resync_write(&mut self, v: usize, slot: u32, ok: bool, out: &mut Actions) {
+        let r = self.vols[v].resync.requests.remove(slot);
+        self.vols[v].pump = true;
+        self.peer_pump = true;
+        if r.orphan {
+            return;
+        }
+        let id = (r.range.start, (r.range.len_sectors() * 512) as u32, BlockId::RESYNC);
+        if ok {
+            self.vols[v].set_in_sync(r.range);
+            self.send_ack(Command::RsWriteAck, v, id, out);
+        } else {
+            self.vols[v].resync.failed_bits += r.range.len_sectors().div_ceil(8);
+            self.send_ack(Command::NegAck, v, id, out);
+        }
+        self.request_blocks(v, out);
+    }
+
+    /// The source cannot serve a block (`failed`), or it need not be sent.
+    pub(crate) fn resync_block_not_coming(
+        &mut self,
+        v: usize,
+        range: SectorRange,
+        failed: bool,
+        in_sync: bool,
+        out: &mut Actions,
+    ) {
+        let run = &mut self.vols[v].resync;
+        let found = run.requests.iter().find(|(_, r)| r.range == range && !r.writing && !r.orphan);
+        let Some(slot) = found.map(|(slot, _)| slot) else { return };
+        run.requests.remove(slot);
+        run.in_flight_sectors -= range.len_sectors();
+        if failed {
+            run.failed_bits += range.len_sectors().div_ceil(8);
+        }
+        if in_sync {
+            run.received_sectors += range.len_sectors();
+            self.vols[v].set_in_sync(range);
+        }
+        self.vols[v].pump = true;
+        self.request_blocks(v, out);
+    }
+
+    /// Nothing is left to request and nothing is outstanding: make the data stable, then fence the acks.
+    fn check_resync_end(&mut self, v: usize, out: &mut Actions) {
+        let vol = &mut self.vols[v];
+        let run = &mut vol.resync;
+        let over = run.active
+            && run.may_request
+            && !run.ending
+            && run.requests.is_empty()
+            && vol.bitmap.count() <= run.failed_bits;
+        if !over || vol.state.conn != ConnState::SyncTarget {
+            return;
+        }
+        run.ending = true;
+        run.flushing_end = true;
+        let generation = run.generation;
+        let Some(disk) = vol.disk.as_mut() else { return };
+        disk.io_pending += 1;
+        // Both bitmaps say "equal" after this; so the blocks have to be on the medium before.
+        let tag = pack(IoKind::RsFlush, v as u32, generation);
+        out.push(Action::DiskFlush { tag, vol: VolIdx(v as u8) });
+    }
+
+    pub(crate) fn resync_flush_done(&mut self, v: usize, generation: u32, ok: bool, out: &mut Actions) {
+        self.local_io_ended(v, out);
+        let run = &mut self.vols[v].resync;
+        if !run.active || run.generation & 0xff_ffff != generation || !run.flushing_end {
+            return;
+        }
+        run.flushing_end = false;
+        if !ok {
+            self.local_io_failed(v, "flush", out);
+            return;
+        }
+        self.ping_fence(Fence::EndOfResync { vol: v as u8 }, out);
+    }
+
+    /// The peer has processed every acknowledgement: the resync is over on this side.
+    pub(crate) fn end_of_resync_fenced(&mut self, v: usize, out: &mut Actions) {
+        let now = self.now;
+        let vol = &mut self.vols[v];
+        if !vol.resync.active || !vol.resync.ending {
+            return;
+        }
+        if vol.bitmap.count() > vol.resync.failed_bits {
+            // A write of the application failed on one side meanwhile: go on with what is left.
+            vol.resync.ending = false;
+            vol.resync.cursor = 0;
+            self.request_blocks(v, out);
+            return;
+        }
+        let target = matches!(vol.state.conn, ConnState::SyncTarget | ConnState::PausedSyncT);
+        let source = matches!(vol.state.conn, ConnState::SyncSource | ConnState::PausedSyncS);
+        if !target && !source {
+            return;
+        }
+        let failed = vol.resync.failed_bits;
+        let at = Some(VolIdx(v as u8));
+        out.log(LogLevel::Info, at, resync_done_line(vol, now));
+        vol.resync.active = false;
+        if failed > 0 {
+            out.log(LogLevel::Error, at, format!("            {failed} failed blocks"));
+        } else {
+            let primary = vol.state.role == Role::Primary;
+            let peer = vol.peer_uuids.map(|p| p.set);
+            let disk = vol.disk.as_mut().expect("a resync needs a disk");
+            match peer {
+                Some(peer) if target => disk.sb.uuids.end_sync_target(&peer, primary),
+                _ => disk.sb.uuids.end_sync_source(),
+            }
+            disk.md.mark_dirty();
+            let own = disk.sb.uuids;
+            if let Some(p) = vol.peer_uuids.as_mut() {
+                p.set = own;
+            }
+            out.log(LogLevel::Info, at, format!("updated UUIDs {}", uuid_line(&own)));
+        }
+        let good = if failed > 0 { DiskState::Inconsistent } else { DiskState::UpToDate };
+        let change = StateChange::NONE.conn(ConnState::Connected);
+        let change = if target { change.disk(good) } else { change.pdsk(good) };
+        let _ = self.change_volume(v, change, Kind::Soft, out);
+    }
+
+    /// The resync cannot go on (connection or disk lost).
+    pub(crate) fn cancel_resync(&mut self, v: usize, out: &mut Actions) {
+        let run = &mut self.vols[v].resync;
+        run.active = false;
+        run.ending = false;
+        run.flushing_end = false;
+        run.wanted = None;
+        run.may_request = false;
+        run.early_sync_uuid = None;
+        run.receiver = None;
+        run.in_flight_sectors = 0;
+        let unsent: alloc::vec::Vec<u32> = run.waiting_reads.drain(..).collect();
+        for slot in unsent {
+            run.reads.remove(slot);
+        }
+        let slots: alloc::vec::Vec<(u32, bool)> = run.requests.iter().map(|(s, r)| (s, r.writing)).collect();
+        for (slot, writing) in slots {
+            if writing {
+                run.requests[slot].orphan = true;
+            } else {
+                run.requests.remove(slot);
+            }
+        }
+        let reads: alloc::vec::Vec<u32> = run.reads.iter().map(|(s, _)| s).collect();
+        for slot in reads {
+            run.reads[slot].orphan = true;
+        }
+        self.vols[v].pump = true;
+        let _ = out;
+    }
+}
+
+fn resync_done_line(vol: &crate::volume::Volume, now: model::time::Instant) -> alloc::string::String {
+    let run = &vol.resync;
+    let paused_s = run.paused_until(now) / 1_000_000_000;
+    let total_s = (now.saturating_since(run.started_at).as_secs()).max(1);
+    let done_kb = (run.total_bits.saturating_sub(run.failed_bits)) * 4;
+    let active_s = total_s.saturating_sub(paused_s).max(1);
+    format!("Resync done (total {total_s} sec; paused {paused_s} sec; {} K/sec)", done_kb / active_s)
+}
