@@ -15,6 +15,8 @@ pub struct Replay {
     pub hot: Vec<u32>,
     /// The ring holds at least one update transaction, so it has to be made anew once `hot` is in the bitmap.
     pub has_updates: bool,
+    /// Number of the newest update transaction.
+    pub newest: Option<u32>,
     /// Blocks that are no valid transaction. One is normal: the block being written at the crash.
     pub corrupt_blocks: u32,
     /// Entries with a slot number no log can have; reported and ignored.
@@ -69,7 +71,7 @@ pub fn replay(ring: AlRing, area: &[u8]) -> Result<Replay, ReplayError> {
         }
         position = (position + 1) % ring.blocks();
     }
-    Ok(Replay { hot: sorted(table), has_updates: true, corrupt_blocks, bad_slots })
+    Ok(Replay { hot: sorted(table), has_updates: true, newest: Some(newest.number), corrupt_blocks, bad_slots })
 }
 
 /// The log of DRBD 8.3: `area` is the log area, `slot_count` the `al_nr_extents` of the super block. Every extent
