@@ -9,6 +9,8 @@ use replicator::{Auth, HmacAlg};
 
 /// Longest shared secret (drbd-admin 2.2).
 const SECRET_BYTES_MAX: usize = 63;
+/// Paths of sockets are short.
+const NAME_BYTES_MAX: usize = 64;
 /// The core numbers volumes with a byte and marks them in 64 bits.
 const VOLUMES_MAX: usize = 64;
 
@@ -49,6 +51,10 @@ pub fn translate(resource: &ResourceConfig) -> Result<Translated, Vec<Refusal>> 
             remedy: remedy.to_owned(),
         });
     };
+    // The name becomes the name of a socket.
+    if resource.name.contains(['/', '\0']) || resource.name.starts_with('.') || resource.name.len() > NAME_BYTES_MAX {
+        refuse("the name cannot be used for a file".into(), "use letters, digits, '-' and '_', at most 64 of them");
+    }
     check_net(&resource.net, &mut refuse);
     for volume in &resource.volumes {
         check_volume(volume, &mut refuse);
