@@ -98,13 +98,14 @@ fn refused(volume: &VolumeConfig, number: i32, info: &str) -> Outcome {
 
 /// Collects what a metadata command prints; nobody is there to answer.
 #[derive(Default)]
-struct Captured {
+pub(crate) struct Captured {
     out: Vec<u8>,
     err: Vec<u8>,
 }
 
 impl Captured {
-    fn into_outcome(self) -> Outcome {
+    /// What was printed.
+    pub(crate) fn into_outcome(self) -> Outcome {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Outcome { exit_code: 0, out: text(self.out), err: text(self.err) }
     }

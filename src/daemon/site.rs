@@ -93,7 +93,8 @@ fn refused(found: &[Diagnostic]) -> Outcome {
     outcome
 }
 
-fn local_ips() -> Vec<IpAddr> {
+/// The addresses of all interfaces.
+pub fn local_ips() -> Vec<IpAddr> {
     let Ok(interfaces) = getifaddrs() else { return Vec::new() };
     let addresses = interfaces.filter_map(|i| i.address).filter_map(|address| {
         if let Some(v4) = address.as_sockaddr_in() {
