@@ -122,7 +122,7 @@ pub enum Dialect {
     Both,
     /// 8.4 only.
     Only84,
-    /// 9 only: kept for `dump`, without effect here.
+    /// 9 only.
     Only9,
 }
 
@@ -145,6 +145,8 @@ pub struct OptionDef {
     pub in_file: bool,
     /// drbdadm 8.4 itself refuses values out of range; otherwise the driver clamps them (drbd-admin 1.4).
     pub checked: bool,
+    /// It does something here; the others are kept for `dump` only.
+    pub has_effect: bool,
     /// 9 counts it as a setting of the peer device (accepted in `disk` of a connection).
     pub peer_device: bool,
 }
@@ -160,11 +162,17 @@ impl OptionDef {
             in_syncer: false,
             in_file: true,
             checked: true,
+            has_effect: true,
             peer_device: false,
         }
     }
     const fn only9(mut self) -> OptionDef {
         self.dialect = Dialect::Only9;
+        self.has_effect = false;
+        self
+    }
+    const fn with_effect(mut self) -> OptionDef {
+        self.has_effect = true;
         self
     }
     const fn only84(mut self) -> OptionDef {
@@ -308,7 +316,7 @@ pub const OPTIONS: &[OptionDef] = &[
     flag(Net, "discard-my-data", false).command_only(),
     flag(Net, "tentative", false).alias(&["dry-run"]).command_only(),
     text(Net, "transport", DIGEST_LEN).only9(),
-    choice(Net, "fencing", Fencing::NAMES, "dont-care").only9(),
+    choice(Net, "fencing", Fencing::NAMES, "dont-care").only9().with_effect(),
     flag(Net, "allow-remote-read", true).only9(),
     flag(Net, "tls", false).only9(),
     text(Net, "tls-keyring", MAX_VALUE_LEN).only9(),

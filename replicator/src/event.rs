@@ -2,7 +2,7 @@
 
 use model::ids::BufId;
 
-use crate::wire::Header;
+use crate::wire::{Header, WireError};
 
 /// Identifies a TCP connection of the driver; never reused while the core may still name it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -86,15 +86,6 @@ pub enum DownCause {
     Error(i32),
 }
 
-/// What arrived on a socket could not be a packet (drbd-wire 2.2).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FrameError {
-    /// Command number that nobody knows.
-    UnknownCommand(u16),
-    /// Magic, padding or length wrong.
-    Malformed,
-}
-
 /// Everything that can happen. Block data appears as a buffer handle, packet bodies as borrowed bytes.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
@@ -157,7 +148,7 @@ pub enum Event<'a> {
         /// On which socket.
         sock: SockId,
         /// What was wrong.
-        error: FrameError,
+        error: WireError,
     },
     /// The kernel accepted bytes of a socket's send queue.
     Sent {

@@ -17,6 +17,10 @@ pub(crate) enum IoKind {
     SuperBlock = 9,
     AlBlock = 10,
     BitmapPage = 11,
+    /// Flush before a resync is declared over.
+    RsFlush = 12,
+    /// Flush before cleared bits of a sync target are written.
+    BitmapFlush = 13,
 }
 
 impl IoKind {
@@ -33,6 +37,8 @@ impl IoKind {
             9 => IoKind::SuperBlock,
             10 => IoKind::AlBlock,
             11 => IoKind::BitmapPage,
+            12 => IoKind::RsFlush,
+            13 => IoKind::BitmapFlush,
             _ => return None,
         })
     }

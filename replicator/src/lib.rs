@@ -30,6 +30,7 @@ pub mod wire;
 
 mod commands;
 mod connection;
+mod disks;
 mod io_tag;
 mod meta_io;
 mod peer_requests;
@@ -44,8 +45,7 @@ mod volume;
 pub use action::{Action, Actions, ClientResult, LogLevel, Span};
 pub use command::{Command, CommandId, CommandResult};
 pub use config::{Auth, Config, DiskConfig, HmacAlg, NetConfig, VolumeConfig};
-pub use event::{
-    ClientOp, ClientRequest, ClientTag, DownCause, Event, FrameError, IoResult, IoTag, SockId, VolIdx,
-};
+pub use event::{ClientOp, ClientRequest, ClientTag, DownCause, Event, IoResult, IoTag, SockId, VolIdx};
 pub use resource::{Framing, Resource};
+pub use status::ExportState;
 pub use volume::AttachedDisk;

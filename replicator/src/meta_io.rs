@@ -10,11 +10,12 @@ use model::state::{ConnState, DiskState, Role};
 use model::time::Duration;
 
 use crate::action::{Action, Actions, LogLevel};
-use crate::activity_log::PendingTransaction;
-use crate::bitmap::{BITMAP_PAGE_BYTES, DirtyKind};
+use crate::activity_log::extents::PendingTransaction;
+use crate::bitmap::DirtyKind;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
-use crate::meta::{Uuids, flags};
+use crate::meta::superblock::MetaFlags;
+use crate::meta::uuids::Uuids;
 use crate::resource::Resource;
 use crate::timers::Timer;
 
@@ -32,8 +33,20 @@ pub(crate) enum Then {
     AnswerCommand(crate::command::CommandId),
     /// The super block with this state is stable: completions may go on.
     OpenGate,
-    /// Close the detached disk.
-    CloseDisk,
+    /// Confirm the peer's disconnect.
+    ReplyTearDown,
+    /// Tell the target the sync UUID, if the connection is still this one.
+    SendSyncUuid {
+        /// The UUID.
+        uuid: model::ids::DataUuid,
+        /// Connection it belongs to.
+        generation: u32,
+    },
+    /// The target may overwrite blocks in this run.
+    StartRequests {
+        /// The run.
+        generation: u32,
+    },
 }
 
 /// What a full sync goes on with once all bits are on disk.
@@ -68,6 +81,8 @@ pub(crate) struct MetaIo {
     pub page_queue: VecDeque<u32>,
     pub pages_in_flight: Vec<u32>,
     pub whole_bitmap: bool,
+    /// A flush that changed pages wait for is under way.
+    pub bitmap_flush: bool,
     pub transaction: Option<Transaction>,
     pub waiters: Vec<(WaitFor, Then)>,
     pub scratch_pages: Vec<u32>,
@@ -109,19 +124,19 @@ impl Resource {
             return;
         }
         let Some(disk) = vol.disk.as_mut() else { return };
-        let mut f = disk.sb.flags & (flags::FULL_SYNC | flags::AL_DISABLED);
+        let mut f = MetaFlags(disk.sb.flags.0 & (MetaFlags::FULL_SYNC.0 | MetaFlags::AL_DISABLED.0));
         let only_disk_of_primary = s.pdsk < DiskState::Inconsistent && s.peer == Role::Primary;
         let rows = [
-            (s.disk > DiskState::Inconsistent, flags::CONSISTENT),
-            (s.role == Role::Primary || only_disk_of_primary, flags::PRIMARY_IND),
-            (s.conn > ConnState::WFReportParams, flags::CONNECTED_IND),
-            (s.disk > DiskState::Outdated, flags::WAS_UP_TO_DATE),
-            (matches!(s.pdsk, DiskState::Inconsistent | DiskState::Outdated), flags::PEER_OUT_DATED),
-            (vol.crashed_primary, flags::CRASHED_PRIMARY),
+            (s.disk > DiskState::Inconsistent, MetaFlags::CONSISTENT),
+            (s.role == Role::Primary || only_disk_of_primary, MetaFlags::PRIMARY_IND),
+            (s.conn > ConnState::WFReportParams, MetaFlags::CONNECTED_IND),
+            (s.disk > DiskState::Outdated, MetaFlags::WAS_UP_TO_DATE),
+            (matches!(s.pdsk, DiskState::Inconsistent | DiskState::Outdated), MetaFlags::PEER_OUT_DATED),
+            (vol.crashed_primary, MetaFlags::CRASHED_PRIMARY),
         ];
         for (set, bit) in rows {
             if set {
-                f |= bit;
+                f = f.with(bit);
             }
         }
         if f != disk.sb.flags {
@@ -157,8 +172,10 @@ impl Resource {
         }
         md.sb_writing = Some(md.sb_latest);
         let sb = &disk.sb;
-        let block = out.write_bytes(|b| b.extend_from_slice(&sb.encode()));
-        let md_sector = disk.layout.super_block_sector;
+        let mut raw = [0u8; 4096];
+        sb.encode(&mut raw);
+        let block = out.write_bytes(|b| b.extend_from_slice(&raw));
+        let md_sector = disk.layout.superblock_sector();
         let flush = disk.cfg.md_flushes;
         let tag = pack(IoKind::SuperBlock, v as u32, disk.epoch);
         out.push(Action::MetaWrite {
@@ -202,7 +219,7 @@ impl Resource {
         loop {
             let Some(disk) = self.vols[v].disk.as_mut() else { return };
             let md = &mut disk.md;
-            let pages_idle = md.page_queue.is_empty() && md.pages_in_flight.is_empty();
+            let pages_idle = md.page_queue.is_empty() && md.pages_in_flight.is_empty() && !md.bitmap_flush;
             let ready = md.waiters.iter().position(|(wait, _)| match wait {
                 WaitFor::SuperBlock(at) => md.sb_stable >= *at,
                 WaitFor::Bitmap(at) => pages_idle && md.sb_stable >= *at,
@@ -222,12 +239,59 @@ impl Resource {
                 self.release_held(v, out);
                 self.vols[v].pump = true;
             }
-            Then::CloseDisk => out.push(Action::CloseDisk { vol: VolIdx(v as u8) }),
+            Then::ReplyTearDown => self.reply_tear_down(out),
+            Then::SendSyncUuid { uuid, generation } => {
+                if self.conn.generation == generation && self.vols[v].state.conn >= ConnState::Connected {
+                    self.send_sync_uuid(v, uuid, out);
+                }
+            }
+            Then::StartRequests { generation } => self.start_requests(v, generation, out),
         }
     }
 
-    /// Asks for all pages with changes.
+    /// Asks for all pages with changes. The copy of a sync target is made stable first: a cleared bit on its disk
+    /// must never be older than the block it stands for.
     pub(crate) fn write_bitmap_dirty(&mut self, v: usize, out: &mut Actions) {
+        let vol = &mut self.vols[v];
+        let inconsistent = vol.state.disk <= DiskState::Inconsistent;
+        let cleared = vol.bitmap.dirty_page_count(DirtyKind::Any) > 0;
+        let Some(disk) = vol.disk.as_mut() else { return };
+        if inconsistent && cleared && vol.size_sectors > 0 {
+            if !core::mem::replace(&mut disk.md.bitmap_flush, true) {
+                disk.io_pending += 1;
+                let tag = pack(IoKind::BitmapFlush, v as u32, disk.epoch);
+                out.push(Action::DiskFlush { tag, vol: VolIdx(v as u8) });
+            }
+            return;
+        }
+        self.queue_dirty_pages(v, out);
+    }
+
+    pub(crate) fn bitmap_flush_done(&mut self, v: usize, generation: u32, ok: bool, out: &mut Actions) {
+        match self.vols[v].disk.as_mut() {
+            Some(disk) if disk.epoch & 0xff_ffff == generation => disk.md.bitmap_flush = false,
+            _ => {
+                self.stale_events += 1;
+                return;
+            }
+        }
+        if ok {
+            self.queue_dirty_pages(v, out);
+            self.local_io_ended(v, out);
+        } else {
+            if self.vols[v].state.disk == DiskState::Failed
+                && let Some(disk) = self.vols[v].disk.as_mut()
+            {
+                // Detaching anyway: the bits stay set on disk, which costs a resync and nothing else.
+                disk.md.failed = true;
+            }
+            self.local_io_ended(v, out);
+            self.local_io_failed(v, "flush", out);
+        }
+        self.run_waiters(v, out);
+    }
+
+    fn queue_dirty_pages(&mut self, v: usize, out: &mut Actions) {
         let vol = &mut self.vols[v];
         let Some(disk) = vol.disk.as_mut() else { return };
         let mut pages = core::mem::take(&mut disk.md.scratch_pages);
@@ -242,7 +306,7 @@ impl Resource {
     pub(crate) fn write_bitmap_all(&mut self, v: usize, out: &mut Actions) {
         let vol = &mut self.vols[v];
         let Some(disk) = vol.disk.as_mut() else { return };
-        let count = vol.bitmap.page_count();
+        let count = vol.bitmap.pages();
         disk.md.page_queue.clear();
         for page in 0..count {
             vol.bitmap.mark_page_clean(page);
@@ -283,11 +347,13 @@ impl Resource {
         let vol = &mut self.vols[v];
         let disk = vol.disk.as_mut().expect("checked by the caller");
         disk.md.pages_in_flight.push(page);
+        // Pages of an evicted extent are written one by one, without the common flush of a whole write.
+        let evicts_on_target = vol.state.disk == DiskState::Inconsistent && disk.md.transaction.is_some();
         vol.bitmap.mark_page_clean(page);
-        let mut bytes = [0u8; BITMAP_PAGE_BYTES];
+        let mut bytes = [0u8; 4096];
         vol.bitmap.copy_page(page, &mut bytes);
         let block = out.write_bytes(|b| b.extend_from_slice(&bytes));
-        let md_sector = disk.layout.bitmap_sector() + u64::from(page) * 8;
+        let md_sector = disk.layout.bitmap_page_sector(u64::from(page));
         let tag = pack(IoKind::BitmapPage, (v as u32) << 24 | page, disk.epoch);
         vol.counters.bm_writes += 1;
         out.push(Action::MetaWrite {
@@ -295,7 +361,7 @@ impl Resource {
             vol: VolIdx(v as u8),
             md_sector,
             block,
-            flush_before: false,
+            flush_before: evicts_on_target,
             fua: false,
         });
     }
@@ -315,7 +381,7 @@ impl Resource {
         let mut pages_left: Vec<u32> = Vec::new();
         for extent in evicted.drain(..) {
             let page = extent / 32;
-            if page < vol.bitmap.page_count() && !pages_left.contains(&page) {
+            if page < vol.bitmap.pages() && !pages_left.contains(&page) {
                 pages_left.push(page);
             }
         }
@@ -359,7 +425,14 @@ impl Resource {
     }
 
     /// A metadata write ended.
-    pub(crate) fn meta_done(&mut self, kind: IoKind, slot: u32, generation: u32, ok: bool, out: &mut Actions) {
+    pub(crate) fn meta_done(
+        &mut self,
+        kind: IoKind,
+        slot: u32,
+        generation: u32,
+        ok: bool,
+        out: &mut Actions,
+    ) {
         let v = if kind == IoKind::BitmapPage { slot >> 24 } else { slot } as usize;
         let Some(disk) = self.vols.get_mut(v).and_then(|vol| vol.disk.as_mut()) else {
             self.stale_events += 1;

@@ -7,12 +7,14 @@ use model::ids::{DataUuid, Minor, VolumeNo};
 use model::state::{DiskState, VolumeState};
 use model::units::{SectorRange, bits_of};
 
-use crate::activity_log::ActivityLog;
+use crate::activity_log::extents::ActivityLog;
 use crate::bitmap::Bitmap;
 use crate::config::{DiskConfig, VolumeConfig};
-use crate::meta::{Layout, SuperBlock, Uuids};
+use crate::meta::layout::Layout;
+use crate::meta::superblock::SuperBlock;
+use crate::meta::uuids::Uuids;
 use crate::meta_io::MetaIo;
-use crate::resync::ResyncRun;
+use crate::resync::run::ResyncRun;
 
 /// A backing disk whose metadata was loaded and is clean (activity log applied).
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub(crate) struct LocalDisk {
     /// Data operations submitted and not ended.
     pub io_pending: u32,
     pub md: MetaIo,
+    /// Which attach this is; metadata operations carry it.
+    pub epoch: u32,
 }
 
 /// Traffic counters of `/proc/drbd`, in sectors or counts.
@@ -92,6 +96,8 @@ pub(crate) struct Volume {
     pub seq: u32,
     pub resync: ResyncRun,
     pub counters: Counters,
+    /// Sectors moved for the application here, for the resync's throttle.
+    pub app_sectors: u64,
     /// Requests that wait for admission, oldest first (slots of the request table).
     pub waiting: Vec<u32>,
     /// Writes that wait for an activity log transaction.
@@ -102,7 +108,8 @@ pub(crate) struct Volume {
     pub completion_gate: Option<u64>,
     /// What went wrong with the disk last.
     pub last_error: Option<String>,
-    pub invalidate_running: bool,
+    /// Something that waits may go on: to be looked at before the batch ends.
+    pub pump: bool,
 }
 
 impl Volume {
@@ -125,12 +132,13 @@ impl Volume {
             seq: 0,
             resync: ResyncRun::default(),
             counters: Counters::default(),
+            app_sectors: 0,
             waiting: Vec::with_capacity(256),
             waiting_al: Vec::with_capacity(256),
             held_completions: Vec::new(),
             completion_gate: None,
             last_error: None,
-            invalidate_running: false,
+            pump: false,
         }
     }
 
@@ -169,6 +177,14 @@ impl Volume {
     /// The bits that clients' data path must not exceed.
     pub(crate) fn range_is_inside(&self, range: SectorRange) -> bool {
         range.start < range.end && range.end <= self.size_sectors
+    }
+
+    /// Own data is Inconsistent, whatever the state during negotiation says.
+    pub(crate) fn really_inconsistent(&self) -> bool {
+        match self.state.disk {
+            DiskState::Negotiating => self.attach_states.0 == DiskState::Inconsistent,
+            d => d == DiskState::Inconsistent,
+        }
     }
 
     /// Own data generations; all zero without a disk.

@@ -1,1 +1,10 @@
-//! Two cores in one thread.
+//! Two real cores stepped in memory in virtual time: simulated disks with a volatile cache, a network that can
+//! be cut, clients whose every acknowledged write is remembered. One seed gives one run, bit for bit.
+#![forbid(unsafe_code)]
+
+pub mod disk;
+pub mod ledger;
+pub mod node;
+pub mod rng;
+pub mod scenario;
+pub mod world;

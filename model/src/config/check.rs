@@ -128,7 +128,7 @@ impl Checker<'_> {
             return;
         }
         let only9 = self.config.is_only9();
-        if host.address.is_none() && !only9 {
+        if host.address.is_none() && resource.connections.is_empty() {
             self.missing(resource, host, host.span, "address", "address 10.1.1.31:7789;");
         }
         if volumes.is_empty() {

@@ -57,7 +57,7 @@ impl Diagnostic {
             file: String::new(),
             line: 0,
             column: 0,
-            message: message.into(),
+            message: printable(message.into().as_bytes()),
             help: None,
             exit_code: EXIT_INVALID,
             excerpt: String::new(),
@@ -88,7 +88,7 @@ impl Diagnostic {
 
     /// The same with a remedy.
     pub fn help(mut self, help: impl Into<String>) -> Diagnostic {
-        self.help = Some(help.into());
+        self.help = Some(printable(help.into().as_bytes()));
         self
     }
 
@@ -157,7 +157,7 @@ pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     if word.len() > 64 {
         return None;
     }
-    let limit = (word.len() / 3).max(1);
+    let limit = word.len() / 3;
     candidates
         .into_iter()
         .map(|candidate| (edit_distance(word, candidate), candidate))
@@ -201,7 +201,9 @@ mod tests {
         let mut text = alloc::vec![b'x'; 5000];
         text[4000] = 0x1b;
         let file = sources.add("x", text).expect("small");
-        let text = Diagnostic::at(&sources, Span::new(file, 4000, 1), Severity::Warning, "odd").to_string();
+        let odd =
+            Diagnostic::at(&sources, Span::new(file, 4000, 1), Severity::Warning, "odd\x1b").help("\x1b");
+        let text = odd.to_string();
         assert!(text.len() < 500 && !text.contains('\x1b'), "{text}");
         let caret = text.lines().nth(2).and_then(|l| l.find('^'));
         assert_eq!(caret, text.lines().nth(1).and_then(|l| l.find('.')));
@@ -212,6 +214,7 @@ mod tests {
         let names = ["timeout", "ping-timeout", "protocol"];
         assert_eq!(closest("timeot", names), Some("timeout"));
         assert_eq!(closest("whatever", names), None);
+        assert_eq!(closest("D", ["A", "B", "C"]), None);
         assert_eq!(edit_distance("kitten", "sitting"), 3);
     }
 }

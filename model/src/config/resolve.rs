@@ -84,7 +84,11 @@ impl<'a> Resolver<'a> {
         let peer = self.peer(own, peer)?;
         let connection = merge::connection_of(self.resource, own, peer);
         let own_address = self.endpoint(own, connection);
-        let peer_address = self.endpoint(peer, connection);
+        // drbd-admin 2.7: with a proxy the peer is behind its inside address.
+        let peer_address = match own.proxy.as_ref().and_then(|proxy| proxy.inside.as_ref()) {
+            Some(inside) => self.socket_address(inside),
+            None => self.endpoint(peer, connection),
+        };
 
         let mut sections = merge::sections(self.config, self.resource);
         let mut net_entries = connection.map_or_else(Vec::new, |c| c.net.clone());

@@ -219,7 +219,7 @@ pub struct DiskOptions {
     pub c_fill_target_sectors: u32,
     /// Upper limit of the controller.
     pub c_max_rate_kib_s: u32,
-    /// Below this resync does not yield to application I/O; 0 = always yield.
+    /// Up to this rate resync does not yield to application I/O.
     pub c_min_rate_kib_s: u32,
     /// Discards may be taken as zeroing.
     pub discard_zeroes_if_aligned: bool,

@@ -87,7 +87,8 @@ impl Resource {
             self.conn.phase = Phase::Settling;
             self.timers.stop(Timer::Connect);
             let net = self.net();
-            let settle = if net.socket_check_timeout.is_zero() { net.ping_timeout } else { net.socket_check_timeout };
+            let settle =
+                if net.socket_check_timeout.is_zero() { net.ping_timeout } else { net.socket_check_timeout };
             self.timers.set(Timer::Settle, self.now + settle);
         } else {
             self.wait_passively();

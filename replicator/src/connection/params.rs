@@ -15,7 +15,8 @@ use crate::state::Kind;
 use crate::timers::Timer;
 use crate::volume::PeerUuids;
 use crate::wire::{
-    DdsFlags, Features, Packet, Protocol, ProtocolFlags, QueueLimits, Sizes, Sock, SyncParam89, UuidFlags, Uuids,
+    DdsFlags, Features, Packet, Protocol, ProtocolFlags, QueueLimits, Sizes, Sock, SyncParam89, UuidFlags,
+    Uuids,
 };
 
 impl Resource {
@@ -47,23 +48,14 @@ impl Resource {
 
     fn send_protocol(&mut self, out: &mut Actions) {
         let net = self.net().clone();
-        let mut flags = 0;
-        if net.discard_my_data {
-            flags |= ProtocolFlags::DISCARD_MY_DATA.0;
-        }
-        if net.tentative {
-            flags |= ProtocolFlags::DRY_RUN.0;
-        }
-        let p = Protocol {
-            protocol: u32::from(net.protocol.number()),
-            after_sb_0p: u32::from(net.after_sb_0pri.number()),
-            after_sb_1p: u32::from(net.after_sb_1pri.number()),
-            after_sb_2p: u32::from(net.after_sb_2pri.number()),
-            flags: ProtocolFlags(flags),
-            two_primaries: u32::from(net.allow_two_primaries),
-            integrity_alg: &net.data_integrity_alg,
-        };
+        let p = protocol_packet(&net);
         self.send_on(Sock::Data, 0, &Packet::Protocol(p), None, out);
+    }
+
+    pub(crate) fn send_protocol_update(&mut self, out: &mut Actions) {
+        let net = self.net().clone();
+        let p = protocol_packet(&net);
+        self.send_on(Sock::Data, 0, &Packet::ProtocolUpdate(p), None, out);
     }
 
     pub(crate) fn receive_protocol(&mut self, p: &Protocol<'_>, out: &mut Actions) {
@@ -151,9 +143,9 @@ impl Resource {
             alignment_offset_bytes: 0,
             io_min_bytes: 4096,
             io_opt_bytes: 0,
-            discard_enabled: 1,
-            discard_zeroes_data: 0,
-            write_same_capable: 0,
+            discard_enabled: true,
+            discard_zeroes_data: false,
+            write_same_capable: false,
         };
         let p = Sizes {
             d_size_sectors: disk.map_or(0, |d| d.capacity_sectors),
@@ -184,7 +176,9 @@ impl Resource {
             let ignore = candidate == 0 || (vol.size_sectors != 0 && p.d_size_sectors == 0);
             if ignore { vol.size_sectors } else { candidate }
         };
-        if self.vols[v].disk.is_none() && new < self.vols[v].size_sectors && self.vols[v].state.role == Role::Primary
+        if self.vols[v].disk.is_none()
+            && new < self.vols[v].size_sectors
+            && self.vols[v].state.role == Role::Primary
         {
             self.end_in_standalone("The peer's device is smaller than this diskless Primary's", out);
             return;
@@ -216,13 +210,10 @@ impl Resource {
             (true, own, peer) => own.min(peer),
         };
         disk.cfg.size_sectors = limit;
-        let new = wanted_size(disk.capacity_sectors, p.d_size_sectors, disk.sb.la_size_sect, limit);
+        let new = wanted_size(disk.capacity_sectors, p.d_size_sectors, disk.sb.la_size_sectors, limit);
         let connecting = vol.state.conn < ConnState::Connected || vol.state.pdsk == DiskState::Diskless;
         if new < vol.size_sectors && vol.state.disk >= DiskState::Outdated && connecting {
-            let why = format!(
-                "The peer's disk size is too small! ({new} < {} sectors)",
-                vol.size_sectors
-            );
+            let why = format!("The peer's disk size is too small! ({new} < {} sectors)", vol.size_sectors);
             self.end_in_standalone(&why, out);
             return None;
         }
@@ -236,10 +227,10 @@ impl Resource {
         vol.bitmap.resize(model::units::bits_of(sectors), grew && !assume_clean);
         vol.size_sectors = sectors;
         if let Some(disk) = vol.disk.as_mut() {
-            disk.sb.la_size_sect = sectors;
+            disk.sb.la_size_sectors = sectors;
             disk.md.mark_dirty();
         }
-        let text = format!("size = {} (resync bitmap: bits={})", human_size(sectors), vol.bitmap.len());
+        let text = format!("size = {} (resync bitmap: bits={})", human_size(sectors), vol.bitmap.bits());
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
         if self.vols[v].disk.is_some() {
             self.write_bitmap_all(v, out);
@@ -249,7 +240,7 @@ impl Resource {
 
     pub(crate) fn receive_uuids(&mut self, v: usize, p: &Uuids, out: &mut Actions) {
         let vol = &mut self.vols[v];
-        let set = crate::meta::Uuids { current: p.current, bitmap: p.bitmap, history: p.history };
+        let set = crate::meta::uuids::Uuids { current: p.current, bitmap: p.bitmap, history: p.history };
         vol.peer_uuids = Some(PeerUuids { set, dirty_bits: p.dirty_bits, flags: p.flags.0 });
         if vol.disk.is_none() && vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero() {
             if vol.state.conn < ConnState::Connected && !vol.exposed_uuid.same_as(p.current) {
@@ -282,6 +273,25 @@ impl Resource {
         self.write_bitmap_all(v, out);
         let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
         let _ = self.change_volume(v, change, Kind::Hard, out);
+    }
+}
+
+fn protocol_packet(net: &crate::config::NetConfig) -> Protocol<'_> {
+    let mut flags = 0;
+    if net.discard_my_data {
+        flags |= ProtocolFlags::DISCARD_MY_DATA.0;
+    }
+    if net.tentative {
+        flags |= ProtocolFlags::DRY_RUN.0;
+    }
+    Protocol {
+        protocol: u32::from(net.protocol.number()),
+        after_sb_0p: u32::from(net.after_sb_0pri.number()),
+        after_sb_1p: u32::from(net.after_sb_1pri.number()),
+        after_sb_2p: u32::from(net.after_sb_2pri.number()),
+        flags: ProtocolFlags(flags),
+        two_primaries: u32::from(net.allow_two_primaries),
+        integrity_alg: &net.data_integrity_alg,
     }
 }
 

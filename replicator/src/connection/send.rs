@@ -11,10 +11,9 @@ use crate::requests::Kind;
 use crate::resource::Resource;
 use crate::timers::Timer;
 use crate::wire::{
-    Ack, Barrier, BarrierAck, BarrierNo, BlockDesc, BlockId, ChangeReply, ChangeRequest, Command, Data, DpFlags,
-    Features, Header, HeaderForm, Packet, Request, Sock, State, SyncUuid, Trim, UuidFlags, Uuids, put,
+    Ack, Barrier, BarrierAck, BarrierNo, BlockDesc, BlockId, Body, ChangeReply, ChangeRequest, Command, Data,
+    DpFlags, Features, Packet, Request, Sock, State, SyncUuid, Trim, UuidFlags, Uuids, put,
 };
-use crate::wire::Body;
 
 /// A layout that several packets share, with the command it is sent as.
 struct As<'a, F: Fn(&mut alloc::vec::Vec<u8>)>(Command, &'a F);
@@ -256,17 +255,12 @@ impl Resource {
     pub(crate) fn send_bitmap(&mut self, v: usize, out: &mut Actions) {
         let use_rle = self.net().use_rle;
         let vnr = self.vols[v].vnr.0;
-        let mut sender = crate::bitmap::BitmapSender::new(use_rle);
-        let Some(sock) = self.conn.data else { return };
+        let mut sender = crate::bitmap::exchange::BitmapSender::new(&self.vols[v].bitmap, use_rle);
+        let mut piece = core::mem::take(&mut self.piece);
         loop {
-            let mut piece = alloc::vec::Vec::with_capacity(4096);
-            let Some(command) = sender.next_piece(&self.vols[v].bitmap, &mut piece) else { break };
-            let bytes = out.write_bytes(|b| {
-                Header { form: HeaderForm::H100, vnr, command, len: piece.len() as u32 }.encode(b);
-                b.extend_from_slice(&piece);
-            });
-            out.push(Action::Send { sock, bytes, payload: None });
-            self.count_queued(Sock::Data, u64::from(bytes.len));
+            let Some(packet) = sender.next_packet(&self.vols[v].bitmap, &mut piece) else { break };
+            self.send_on(Sock::Data, vnr, &packet, None, out);
         }
+        self.piece = piece;
     }
 }

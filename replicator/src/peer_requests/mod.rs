@@ -89,7 +89,6 @@ pub(crate) struct PeerSide {
     /// Epochs up to this one are flushed (or need no flush).
     pub flushed_up_to: Option<u64>,
     pub flush_generation: u32,
-    pub scratch: Vec<u32>,
 }
 
 impl PeerSide {
@@ -106,7 +105,6 @@ impl PeerSide {
             flush_failed: false,
             flushed_up_to: None,
             flush_generation: 0,
-            scratch: Vec::with_capacity(256),
         }
     }
 

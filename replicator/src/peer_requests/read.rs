@@ -56,7 +56,10 @@ impl Resource {
             && self.vols[v].range_is_inside(range);
         if !ok {
             let (s, l) = (r.sector, r.size_bytes);
-            self.protocol_error(&alloc::format!("read of {l} bytes at sector {s} is outside the device"), out);
+            self.protocol_error(
+                &alloc::format!("read of {l} bytes at sector {s} is outside the device"),
+                out,
+            );
         }
         ok
     }

@@ -4,7 +4,7 @@
 use core::mem;
 
 use model::ids::BufId;
-use model::state::{ConnState, DiskState};
+use model::state::DiskState;
 use model::units::{MAX_BIO_BYTES, MAX_DISCARD_BYTES, SECTOR_BYTES, SectorRange};
 
 use super::{PeerWrite, PeerWriteKind};
@@ -52,7 +52,10 @@ impl Resource {
                 out.push(Action::Release { buf });
             }
             let (s, l) = (w.sector, w.len_bytes);
-            self.protocol_error(&alloc::format!("write of {l} bytes at sector {s} is outside the device"), out);
+            self.protocol_error(
+                &alloc::format!("write of {l} bytes at sector {s} is outside the device"),
+                out,
+            );
             return;
         }
         self.vols[v].counters.received_sectors += u64::from(w.len_bytes / 512);
@@ -277,10 +280,5 @@ impl Resource {
         self.peer.flush_generation = self.peer.flush_generation.wrapping_add(1);
         self.peer.flushed_up_to = None;
         self.peer_pump = true;
-    }
-
-    /// Writes that arrive as target of a running resync would clash with its blocks.
-    pub(crate) fn is_sync_target(&self, v: usize) -> bool {
-        matches!(self.vols[v].state.conn, ConnState::SyncTarget | ConnState::PausedSyncT)
     }
 }

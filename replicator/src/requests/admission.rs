@@ -116,8 +116,8 @@ impl Resource {
             }
             Kind::Write | Kind::Discard | Kind::Zeroes { .. } => {
                 if !self.reqs.table[slot].has(flag::ACTIVE) {
-                    let busy = self.reqs.overlaps_active(v as u8, range)
-                        || self.vols[v].resync.locks_out(range);
+                    let busy =
+                        self.reqs.overlaps_active(v as u8, range) || self.vols[v].resync.locks_out(range);
                     if busy {
                         return false;
                     }

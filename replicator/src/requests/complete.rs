@@ -56,7 +56,10 @@ impl Resource {
     /// Puts a request back into the queue as if it had just arrived.
     pub(crate) fn restart(&mut self, slot: u32) {
         let r = &mut self.reqs.table[slot];
-        assert!(!r.has(flag::COMPLETED | flag::LOCAL_PENDING | flag::IN_LOG), "only idle requests start anew");
+        assert!(
+            !r.has(flag::COMPLETED | flag::LOCAL_PENDING | flag::IN_LOG),
+            "only idle requests start anew"
+        );
         r.clear(!(flag::IN_AL | flag::ACTIVE | flag::FUA));
         r.set(flag::WAITING);
         let v = r.vol as usize;

@@ -4,3 +4,6 @@
 pub mod order;
 pub mod progress;
 pub mod rate;
+pub(crate) mod run;
+pub(crate) mod source;
+pub(crate) mod target;

@@ -6,6 +6,9 @@ use model::ids::DataUuid;
 use model::time::Instant;
 use model::units::SectorRange;
 
+use super::progress::Progress;
+use super::rate::RateController;
+use crate::bitmap::exchange::BitmapReceiver;
 use crate::requests::table::Table;
 use crate::wire::{BlockId, Command};
 
@@ -62,11 +65,13 @@ pub(crate) struct ResyncRun {
     pub peer_done: bool,
     /// P_SYNC_UUID that came before this node was ready for it.
     pub early_sync_uuid: Option<DataUuid>,
-    pub receiver: Option<crate::bitmap::BitmapReceiver>,
+    pub receiver: Option<BitmapReceiver>,
     /// The bitmap was last written at.
     pub bitmap_written_at: Instant,
-    pub marks: super::Progress,
-    pub controller: super::RateController,
+    pub marks: Option<Progress>,
+    pub controller: Option<RateController>,
+    /// Application sectors moved at the last look, for who yields to whom.
+    pub app_sectors_seen: u64,
     /// Runs so far; tells stale completions apart.
     pub generation: u32,
 }
@@ -95,8 +100,9 @@ impl Default for ResyncRun {
             early_sync_uuid: None,
             receiver: None,
             bitmap_written_at: Instant(0),
-            marks: super::Progress::default(),
-            controller: super::RateController::default(),
+            marks: None,
+            controller: None,
+            app_sectors_seen: 0,
             generation: 0,
         }
     }

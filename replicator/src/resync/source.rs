@@ -162,7 +162,7 @@ impl Resource {
     pub(crate) fn set_all_bits(&mut self, v: usize, step: FullSyncStep, out: &mut Actions) {
         self.vols[v].bitmap.set_all();
         let Some(disk) = self.vols[v].disk.as_mut() else { return };
-        disk.sb.flags |= crate::meta::flags::FULL_SYNC;
+        disk.sb.flags = disk.sb.flags.with(crate::meta::superblock::MetaFlags::FULL_SYNC);
         disk.md.mark_dirty();
         disk.md.whole_bitmap = true;
         self.md_sync(v, out);
@@ -172,7 +172,7 @@ impl Resource {
 
     pub(crate) fn full_sync_written(&mut self, v: usize, step: FullSyncStep, out: &mut Actions) {
         if let Some(disk) = self.vols[v].disk.as_mut() {
-            disk.sb.flags &= !crate::meta::flags::FULL_SYNC;
+            disk.sb.flags = disk.sb.flags.without(crate::meta::superblock::MetaFlags::FULL_SYNC);
             disk.md.mark_dirty();
             disk.md.whole_bitmap = false;
         }
@@ -181,7 +181,9 @@ impl Resource {
         let conn = self.vols[v].state.conn;
         match step {
             FullSyncStep::SendBitmap if conn == ConnState::WFBitMapS => self.send_bitmap(v, out),
-            FullSyncStep::LeaveStartingSync if conn == ConnState::StartingSyncS => self.start_as_source(v, out),
+            FullSyncStep::LeaveStartingSync if conn == ConnState::StartingSyncS => {
+                self.start_as_source(v, out)
+            }
             FullSyncStep::LeaveStartingSync if conn == ConnState::StartingSyncT => {
                 self.wait_for_sync_uuid(v, out);
             }

@@ -2,13 +2,13 @@
 
 use alloc::format;
 use model::ids::{BufId, DataUuid};
-use model::state::{ConnState, DiskState, Role};
+use model::state::{ConnState, DiskState, Role, VolumeState};
 use model::state_word::StateChange;
 use model::time::Duration;
-use model::units::{
-    BLOCK_BYTES, MAX_BIO_BYTES, SECTORS_PER_BIT, SECTORS_PER_RESYNC_EXTENT, SectorRange,
-};
+use model::units::{BLOCK_BYTES, MAX_BIO_BYTES, SECTORS_PER_BIT, SECTORS_PER_RESYNC_EXTENT, SectorRange};
 
+use super::progress::Progress;
+use super::rate::{RateController, RateOptions, StepInput};
 use super::run::RsRequest;
 use crate::action::{Action, Actions, LogLevel};
 use crate::connection::Fence;
@@ -20,6 +20,8 @@ use crate::state::Kind;
 use crate::timers::Timer;
 use crate::wire::{BlockId, Command};
 
+/// How often the bitmap of a running resync is written.
+const BITMAP_WRITE_INTERVAL: Duration = Duration::from_secs(10);
 /// Time between two steps of the rate controller.
 pub(crate) const STEP: Duration = Duration::from_millis(100);
 
@@ -83,7 +85,8 @@ impl Resource {
         run.flushing_end = false;
         run.peer_done = false;
         run.bitmap_written_at = now;
-        run.marks.start(now, bits);
+        run.marks = Some(Progress::start(now, bits));
+        run.controller = None;
         self.resync_options_changed(v);
         self.timers.set_if_idle(Timer::Progress, now + Duration::from_secs(1));
     }
@@ -91,8 +94,20 @@ impl Resource {
     pub(crate) fn resync_options_changed(&mut self, v: usize) {
         let max_buffers = self.conn.net.as_ref().map_or(2048, |n| n.max_buffers);
         let vol = &mut self.vols[v];
-        if let Some(disk) = vol.disk.as_ref() {
-            vol.resync.controller.configure(&disk.cfg, max_buffers);
+        let Some(disk) = vol.disk.as_ref() else { return };
+        let c = &disk.cfg;
+        let options = RateOptions {
+            resync_rate_kib_per_s: c.resync_rate_kib_s,
+            plan_ahead_ds: c.c_plan_ahead_ds,
+            delay_target_ds: c.c_delay_target_ds,
+            fill_target_sectors: c.c_fill_target_sectors,
+            max_rate_kib_per_s: c.c_max_rate_kib_s,
+            min_rate_kib_per_s: c.c_min_rate_kib_s,
+            max_buffers,
+        };
+        match vol.resync.controller.as_mut() {
+            Some(controller) => controller.set_options(options),
+            None => vol.resync.controller = Some(RateController::new(options)),
         }
     }
 
@@ -121,12 +136,31 @@ impl Resource {
     }
 
     fn resync_step(&mut self, v: usize, out: &mut Actions) {
-        let run = &mut self.vols[v].resync;
+        let vol = &mut self.vols[v];
+        let moved = vol.app_sectors;
+        let run = &mut vol.resync;
         if !run.active || !run.may_request {
             return;
         }
-        let received = core::mem::take(&mut run.received_sectors);
-        run.budget_sectors = run.controller.step(received, run.in_flight_sectors);
+        let busy =
+            vol.state.role == Role::Primary && moved - run.app_sectors_seen > super::rate::BUSY_SECTORS;
+        run.app_sectors_seen = moved;
+        let input = StepInput {
+            received_sectors: core::mem::take(&mut run.received_sectors),
+            in_flight_sectors: run.in_flight_sectors,
+            application_busy: busy,
+        };
+        run.budget_sectors = run.controller.as_mut().expect("a run has a controller").step(input);
+        self.request_blocks(v, out);
+    }
+
+    /// Answers made room: what the step granted beyond the buffers may go out now.
+    fn top_up(&mut self, v: usize, out: &mut Actions) {
+        let run = &mut self.vols[v].resync;
+        let taken = run.in_flight_sectors + run.budget_sectors;
+        if let Some(c) = run.controller.as_mut() {
+            run.budget_sectors += c.top_up(taken);
+        }
         self.request_blocks(v, out);
     }
 
@@ -135,14 +169,13 @@ impl Resource {
         if self.vols[v].state.conn != ConnState::SyncTarget {
             return;
         }
-        let max_in_flight = self.vols[v].resync.controller.max_in_flight_sectors();
         loop {
             let vol = &mut self.vols[v];
             let run = &mut vol.resync;
             if !run.active || !run.may_request || run.ending {
                 return;
             }
-            if run.budget_sectors < SECTORS_PER_BIT || run.in_flight_sectors + SECTORS_PER_BIT > max_in_flight {
+            if run.budget_sectors < SECTORS_PER_BIT {
                 break;
             }
             let Some(bit) = vol.bitmap.next_set(run.cursor) else {
@@ -154,7 +187,7 @@ impl Resource {
                 }
                 break;
             };
-            let room = run.budget_sectors.min(max_in_flight - run.in_flight_sectors);
+            let room = run.budget_sectors;
             let range = self.request_at(v, bit, room);
             let primary = self.vols[v].state.role == Role::Primary;
             if primary && self.reqs.overlaps_unfinished(v as u8, range) {
@@ -180,11 +213,12 @@ impl Resource {
         let own_max = vol.disk.as_ref().map_or(MAX_BIO_BYTES, |d| d.max_bio_bytes.min(MAX_BIO_BYTES));
         let max_blocks = u64::from(own_max / BLOCK_BYTES).max(1).min((room_sectors / SECTORS_PER_BIT).max(1));
         let start = bit * SECTORS_PER_BIT;
-        let extent_end = (start / SECTORS_PER_RESYNC_EXTENT + 1) * (SECTORS_PER_RESYNC_EXTENT / SECTORS_PER_BIT);
+        let extent_end =
+            (start / SECTORS_PER_RESYNC_EXTENT + 1) * (SECTORS_PER_RESYNC_EXTENT / SECTORS_PER_BIT);
         let run_end = vol.bitmap.next_clear(bit).unwrap_or(u64::MAX);
         let mut blocks = 1;
         let mut align = 1;
-        while blocks < max_blocks && bit + blocks < run_end.min(extent_end).min(vol.bitmap.len()) {
+        while blocks < max_blocks && bit + blocks < run_end.min(extent_end).min(vol.bitmap.bits()) {
             if start & ((1 << (align + 3)) - 1) != 0 {
                 break;
             }
@@ -263,7 +297,7 @@ impl Resource {
             self.vols[v].resync.failed_bits += r.range.len_sectors().div_ceil(8);
             self.send_ack(Command::NegAck, v, id, out);
         }
-        self.request_blocks(v, out);
+        self.top_up(v, out);
     }
 
     /// The source cannot serve a block (`failed`), or it need not be sent.
@@ -280,15 +314,16 @@ impl Resource {
         let Some(slot) = found.map(|(slot, _)| slot) else { return };
         run.requests.remove(slot);
         run.in_flight_sectors -= range.len_sectors();
+        // Refused blocks count as answered, or the controller would wait for them for ever.
+        run.received_sectors += range.len_sectors();
         if failed {
             run.failed_bits += range.len_sectors().div_ceil(8);
         }
         if in_sync {
-            run.received_sectors += range.len_sectors();
             self.vols[v].set_in_sync(range);
         }
         self.vols[v].pump = true;
-        self.request_blocks(v, out);
+        self.top_up(v, out);
     }
 
     /// Nothing is left to request and nothing is outstanding: make the data stable, then fence the acks.
@@ -402,6 +437,59 @@ impl Resource {
         }
         self.vols[v].pump = true;
         let _ = out;
+    }
+
+    /// Pause, progress marks and the first step of a run follow the state (drbd-states 11.1).
+    pub(crate) fn resync_state_changed(
+        &mut self,
+        v: usize,
+        old: &VolumeState,
+        new: &VolumeState,
+        out: &mut Actions,
+    ) {
+        let paused = |s: &VolumeState| matches!(s.conn, ConnState::PausedSyncS | ConnState::PausedSyncT);
+        let at = Some(VolIdx(v as u8));
+        let now = self.now;
+        let run = &mut self.vols[v].resync;
+        if paused(old) && new.conn.is_resync() && !paused(new) {
+            out.log(LogLevel::Info, at, "Syncer continues.".into());
+            if let Some(p) = run.paused_at.take() {
+                run.paused_ns += now.0.saturating_sub(p.0);
+            }
+            if let Some(m) = run.marks.as_mut() {
+                m.resume(now);
+            }
+            self.timers.set_if_idle(Timer::ResyncStep, now);
+        } else if old.conn.is_resync() && !paused(old) && paused(new) {
+            out.log(LogLevel::Info, at, "Resync suspended".into());
+            run.paused_at = Some(now);
+            if let Some(m) = run.marks.as_mut() {
+                m.pause(now);
+            }
+        }
+    }
+
+    /// Every second while a resync runs: progress marks, and the bitmap now and then, so that a crash does not
+    /// throw a long resync back to its beginning.
+    pub(crate) fn progress_timer(&mut self, out: &mut Actions) {
+        let mut any = false;
+        for v in 0..self.vols.len() {
+            if !self.vols[v].resync.active {
+                continue;
+            }
+            any = true;
+            let (now, left) = (self.now, self.vols[v].bitmap.count());
+            if let Some(m) = self.vols[v].resync.marks.as_mut() {
+                m.advance(now, left);
+            }
+            if now.saturating_since(self.vols[v].resync.bitmap_written_at) >= BITMAP_WRITE_INTERVAL {
+                self.vols[v].resync.bitmap_written_at = now;
+                self.write_bitmap_dirty(v, out);
+            }
+        }
+        if any {
+            self.timers.set(Timer::Progress, self.now + Duration::from_secs(1));
+        }
     }
 }
 

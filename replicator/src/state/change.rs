@@ -181,8 +181,7 @@ impl Resource {
         if old.disk < DiskState::Consistent && new.disk >= DiskState::Consistent {
             self.vols[v].exposed_uuid = self.vols[v].uuids().current;
         }
-        let both_inconsistent =
-            old.disk == DiskState::Inconsistent && old.pdsk == DiskState::Inconsistent;
+        let both_inconsistent = old.disk == DiskState::Inconsistent && old.pdsk == DiskState::Inconsistent;
         if both_inconsistent && old.peer == Role::Secondary && new.peer == Role::Primary {
             self.vols[v].consider_resync = true;
         }

@@ -31,7 +31,10 @@ impl Resource {
         if now_source(&new) && !now_source(&old) {
             self.become_source(v, out);
         }
-        if old.pdsk == DiskState::Diskless && new.pdsk > DiskState::Diskless && new.pdsk != DiskState::DUnknown {
+        if old.pdsk == DiskState::Diskless
+            && new.pdsk > DiskState::Diskless
+            && new.pdsk != DiskState::DUnknown
+        {
             self.send_uuids(v, UuidFlags::NONE, out);
             self.send_state_as(v, &new, out);
         }
@@ -107,12 +110,10 @@ impl Resource {
         if new.disk != DiskState::UpToDate || !self.vols[v].uuids().bitmap.is_zero() {
             return;
         }
-        let had_data = matches!(
-            old.pdsk,
-            DiskState::Inconsistent | DiskState::Consistent | DiskState::UpToDate
-        );
-        let has_none =
-            new.pdsk < DiskState::Inconsistent || matches!(new.pdsk, DiskState::DUnknown | DiskState::Outdated);
+        let had_data =
+            matches!(old.pdsk, DiskState::Inconsistent | DiskState::Consistent | DiskState::UpToDate);
+        let has_none = new.pdsk < DiskState::Inconsistent
+            || matches!(new.pdsk, DiskState::DUnknown | DiskState::Outdated);
         let found_bad = old.pdsk == DiskState::DUnknown
             && matches!(new.pdsk, DiskState::Diskless | DiskState::Failed | DiskState::Outdated);
         let a_primary = new.role == Role::Primary || new.peer == Role::Primary;

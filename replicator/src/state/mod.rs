@@ -8,6 +8,8 @@
 //!
 //! Everything here is a pure function of the old state, the change and a [`Context`].
 
+pub(crate) mod change;
+pub(crate) mod effects;
 pub mod log_line;
 mod sanitize;
 #[cfg(test)]

@@ -122,7 +122,7 @@ impl Parser<'_> {
                     if !proxy.is_word("proxy") {
                         return self.expected("'proxy' behind via", &proxy);
                     }
-                    self.warn(token.span, "DRBD Proxy is not supported; its settings are ignored", None);
+                    self.warn_of_proxy(token.span);
                     host.proxy = Some(self.host_proxy()?);
                     // A proxy section ends the statement; the semicolon may be missing then.
                     if self.peek()?.is_punct(';') {
@@ -165,6 +165,9 @@ impl Parser<'_> {
             .collect();
         for span in wrong {
             self.error(span, "a connection or path has exactly two hosts", "write 'host NAME;' twice");
+        }
+        if connection.paths.len() + usize::from(!connection.hosts.is_empty()) > 1 {
+            self.warn(connection.span, "only the first path of this connection is used", None);
         }
         if connection.hosts.is_empty() && connection.paths.is_empty() {
             let message = "connection without a single path (maybe empty?) not allowed";

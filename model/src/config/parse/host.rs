@@ -7,6 +7,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::super::ast::{Address, Family, Host, HostKind, HostProxy};
 use super::super::lexer::{Token, TokenKind};
+use super::super::source::Span;
 use super::resource::implicit_volume;
 use super::{P, Parser, Seen, describe};
 use crate::options::Section;
@@ -88,9 +89,8 @@ impl Parser<'_> {
                     }
                 }
                 Some("address") => {
-                    let mut address = self.address()?;
+                    let address = self.address()?;
                     self.semicolon()?;
-                    address.span = token.span;
                     if host.address.replace(address).is_some() {
                         let help = "a host has one address; more paths need 'connection' sections";
                         self.error(token.span, "conflicting use of address in this host section", help);
@@ -112,7 +112,7 @@ impl Parser<'_> {
                     self.add_entries(&mut host.options, entries);
                 }
                 Some("proxy") => {
-                    self.warn(token.span, "DRBD Proxy is not supported; its settings are ignored", None);
+                    self.warn_of_proxy(token.span);
                     host.proxy = Some(self.host_proxy()?);
                 }
                 Some("skip") => self.skip(&token, false)?,
@@ -171,8 +171,9 @@ impl Parser<'_> {
             let message = format!("expected ':' and a port, but got {}", describe(&colon));
             return self.stop(colon.span, message, format!("write '{text}:7789'"));
         }
-        let (port, _) = self.int("port", 1, 65_535)?;
-        Ok(Address { family, ip, text, port: port as u16, span: start })
+        let (port, end) = self.int("port", 1, 65_535)?;
+        let span = Span::new(start.file, start.start, end.start + end.len - start.start);
+        Ok(Address { family, ip, text, port: port as u16, span })
     }
 
     fn ipv4(&mut self, token: &Token) -> P<(IpAddr, String)> {

@@ -21,7 +21,7 @@ use super::diagnostic::{Diagnostic, EXIT_CANNOT, Severity, closest};
 use super::lexer::{Lexer, Token, TokenKind, is_number_token};
 use super::load::Loader;
 use super::source::{FILE_BYTES_MAX, FILES_MAX, Span};
-use crate::options::{self, Dialect, Section};
+use crate::options::{self, Dialect, OptionDef, Section};
 
 /// Includes may be nested that deep.
 const INCLUDE_DEPTH_MAX: u32 = 32;
@@ -46,8 +46,9 @@ pub(super) struct Parser<'a> {
     errors: Vec<Diagnostic>,
     files_read: BTreeSet<String>,
     seen: Seen,
-    only9_options: Vec<(&'static str, &'static str)>,
+    only9_options: Vec<&'static OptionDef>,
     only9_option_span: Span,
+    warned_of_proxy: bool,
     lexer: Lexer,
     peeked: Option<Token>,
     file: u16,
@@ -73,6 +74,7 @@ impl<'a> Parser<'a> {
             seen: Seen::new(),
             only9_options: Vec::new(),
             only9_option_span: Span::default(),
+            warned_of_proxy: false,
             lexer,
             peeked: None,
             file: nothing,
@@ -359,9 +361,7 @@ impl Parser<'_> {
 
     fn expected<T>(&mut self, what: &str, got: &Token) -> P<T> {
         let message = format!("expected {what}, but got {}", describe(got));
-        let diagnostic = Diagnostic::at(&self.config.sources, got.span, Severity::Error, message);
-        self.push_error(diagnostic);
-        Err(Stop)
+        self.stop(got.span, message, format!("write {what} here"))
     }
 
     fn expected_one_of<T>(&mut self, place: &str, words: &[&str], got: &Token) -> P<T> {
@@ -395,20 +395,34 @@ impl Parser<'_> {
         self.config.first_only9.get_or_insert(span);
     }
 
-    fn only9_option(&mut self, section: Section, name: &'static str, span: Span) {
+    fn only9_option(&mut self, def: &'static OptionDef, span: Span) {
         self.only9(span);
+        if def.has_effect {
+            return;
+        }
         if self.only9_options.is_empty() {
             self.only9_option_span = span;
         }
-        if !self.only9_options.contains(&(section.name(), name)) {
-            self.only9_options.push((section.name(), name));
+        if !self.only9_options.contains(&def) {
+            self.only9_options.push(def);
+        }
+    }
+
+    fn warn_of_proxy(&mut self, span: Span) {
+        if !core::mem::replace(&mut self.warned_of_proxy, true) {
+            let message = "DRBD Proxy is not supported: its options are ignored";
+            self.warn(
+                span,
+                message,
+                Some("connections go to the 'inside' address, where a proxy has to run"),
+            );
         }
     }
 
     /// One warning for all options of 9, not one for each place.
     fn warn_of_only9_options(&mut self) {
         let list: Vec<String> =
-            self.only9_options.iter().map(|(section, name)| format!("{section} {name}")).collect();
+            self.only9_options.iter().map(|def| format!("{} {}", def.section, def.name)).collect();
         if !list.is_empty() {
             let message = format!("options of DRBD 9 without effect here: {}", list.join(", "));
             self.warn(self.only9_option_span, message, Some("they are kept for dump"));

@@ -83,7 +83,7 @@ impl Parser<'_> {
         self.once_in(seen, &format!("{section} section"), &format!("{owner}:{section}"), token.span);
         self.open_brace()?;
         if section == Section::Proxy {
-            self.warn(token.span, "DRBD Proxy is not supported; its settings are ignored", None);
+            self.warn_of_proxy(token.span);
             sections.proxy = self.proxy_options()?;
         } else {
             let entries = self.options_block(section)?;
@@ -192,7 +192,8 @@ impl Parser<'_> {
         let name = token.word().unwrap_or_default();
         let elsewhere = options::OPTIONS.iter().find(|d| d.is_called(name));
         let suggestion = closest(name, known.iter().map(|d| d.name));
-        let names: Vec<&str> = known.iter().filter(|d| d.dialect != Dialect::Only9).map(|d| d.name).collect();
+        let useful = |d: &&&OptionDef| d.dialect != Dialect::Only9 && d.kind != Kind::Dropped;
+        let names: Vec<&str> = known.iter().filter(useful).map(|d| d.name).collect();
         let place_name = place.trim_start_matches("the ").trim_start_matches("section ");
         let list = format!("Options of {place_name}: {}", names.join(", "));
         let help = match (suggestion, elsewhere) {
@@ -245,7 +246,7 @@ impl Parser<'_> {
             }
         }
         if def.dialect == Dialect::Only9 {
-            self.only9_option(def.section, def.name, span);
+            self.only9_option(def, span);
         }
         Ok((def.kind != Kind::Dropped).then_some(entry))
     }
@@ -253,16 +254,20 @@ impl Parser<'_> {
     fn flag_value(&mut self, entry: &mut Entry) -> P<()> {
         let token = self.next()?;
         let name = entry.def.name;
+        let help = format!("write '{name} yes;', '{name} no;' or '{name};'");
         let value = match token.text() {
             None if token.is_punct(';') => {
                 entry.values = vec!["yes".to_owned()];
                 return Ok(());
             }
-            None => return self.expected(&format!("yes, no or ';' behind {name}"), &token),
+            None => {
+                let message = format!("expected yes, no or ';' behind {name}, but got {}", describe(&token));
+                return self.stop(token.span, message, help);
+            }
             Some(value @ ("yes" | "no")) => value.to_owned(),
             Some(_) => {
                 let message = format!("{} is not a value of {name}", describe(&token));
-                self.error(token.span, message, format!("write '{name} yes;', '{name} no;' or '{name};'"));
+                self.error(token.span, message, help);
                 "yes".to_owned()
             }
         };

@@ -1,0 +1,254 @@
+//! What follows from the peer's state packet: the handshake decision and the resulting state (drbd-wire 3.7).
+
+use alloc::format;
+use model::ids::DataUuid;
+use model::state::{ConnState, DiskState, Role, VolumeState};
+use model::state_word::{StateChange, StateWord, mask};
+
+use crate::action::{Actions, LogLevel};
+use crate::event::VolIdx;
+use crate::handshake::decide::{self, AfterRefusal, Decision, Step};
+use crate::handshake::peer_state::{Circumstances, Conclusion, Proceed, conclude, must_answer};
+use crate::handshake::split_brain::Policies;
+use crate::handshake::uuid_rules::{self, UuidSet};
+use crate::meta::uuids::Uuids;
+use crate::meta_io::FullSyncStep;
+use crate::resource::Resource;
+use crate::state::Kind;
+use crate::state::log_line::Level;
+use crate::wire::{Features, UuidFlags};
+
+fn to_set(u: &Uuids) -> UuidSet {
+    UuidSet { current: u.current, bitmap: u.bitmap, history: u.history }
+}
+
+fn from_set(s: &UuidSet) -> Uuids {
+    Uuids { current: s.current, bitmap: s.bitmap, history: s.history }
+}
+
+impl Resource {
+    /// P_STATE.
+    pub(crate) fn receive_state(&mut self, v: usize, word: StateWord, out: &mut Actions) {
+        let Some(received) = word.decode() else {
+            self.protocol_error("P_STATE with impossible values", out);
+            return;
+        };
+        let own = self.vols[v].state;
+        let vol = &self.vols[v];
+        let circumstances = Circumstances {
+            peer_uuid_flags: vol.peer_uuids.map(|p| p.flags),
+            resync_noted: vol.consider_resync,
+            dirty_bits: vol.bitmap.count(),
+            failed_bits: vol.resync.failed_bits,
+        };
+        match conclude(&own, &received, &circumstances) {
+            Conclusion::ConnectionFailing => self.lose_connection(ConnState::NetworkFailure, out),
+            Conclusion::Nonsense(_) => self.protocol_error("P_STATE that no peer can have", out),
+            Conclusion::FinishResync => self.finish_as_source(v, out),
+            Conclusion::ResyncLeftovers => self.vols[v].resync.peer_done = true,
+            Conclusion::FinishVerify => {}
+            Conclusion::Proceed(p) => self.apply_peer_state(v, own, &received, p, out),
+        }
+    }
+
+    fn apply_peer_state(
+        &mut self,
+        v: usize,
+        own: VolumeState,
+        received: &VolumeState,
+        p: Proceed,
+        out: &mut Actions,
+    ) {
+        let at = Some(VolIdx(v as u8));
+        let mut peer_disk = p.peer_disk;
+        if p.was_negotiating {
+            out.log(LogLevel::Info, at, format!("real peer disk state = {peer_disk}"));
+        }
+        let mut conn = p.conn;
+        let mut full = None;
+        let both_have_disks = own.disk >= DiskState::Negotiating && received.disk >= DiskState::Negotiating;
+        if both_have_disks && own.conn < ConnState::Connected && self.vols[v].peer_uuids.is_none() {
+            // spec: drbd-wire trap 7, two disks that never compared their generations must not be Connected
+            self.protocol_error("P_STATE with a disk, but no P_UUIDS before it", out);
+            return;
+        }
+        if p.consider_resync {
+            self.vols[v].consider_resync = false;
+            match self.handshake_decision(v, &own, received, peer_disk, out) {
+                Decision::Connected => conn = ConnState::Connected,
+                Decision::Source { full: f } => {
+                    conn = ConnState::WFBitMapS;
+                    full = f.then_some(FullSyncStep::SendBitmap);
+                }
+                Decision::Target { full: f } => {
+                    conn = ConnState::WFBitMapT;
+                    full = f.then_some(FullSyncStep::Nothing);
+                }
+                Decision::Refuse(why) => {
+                    match decide::on_refusal(own.disk, received.disk, self.conn.peer_tentative) {
+                        AfterRefusal::FailAttach => {
+                            self.force_detach(v, out);
+                            return;
+                        }
+                        AfterRefusal::PeerDiskless => {
+                            let text = "Disk attach process on the peer node was aborted.";
+                            out.log(LogLevel::Error, at, text.into());
+                            peer_disk = DiskState::Diskless;
+                        }
+                        AfterRefusal::Reconnect => {
+                            self.conn.retry_slowly = true;
+                            self.lose_connection(ConnState::NetworkFailure, out);
+                            return;
+                        }
+                        AfterRefusal::StandAlone => {
+                            self.end_in_standalone(refusal_text(why), out);
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(step) = full {
+            let text = "Writing the whole bitmap, full sync required after drbd_sync_handshake.";
+            out.log(LogLevel::Info, at, text.into());
+            self.set_all_bits(v, step, out);
+        }
+        let mut change = StateChange::NONE.peer(p.peer_role).pdsk(peer_disk).flag(mask::PEER_ISP, p.peer_isp);
+        if conn != own.conn {
+            change = change.conn(conn);
+        }
+        let settles = matches!(conn, ConnState::Connected | ConnState::WFBitMapS);
+        if settles && own.disk == DiskState::Negotiating {
+            change = change.disk(self.vols[v].attach_states.0);
+        }
+        let kind = if own.conn < ConnState::Connected { Kind::Soft } else { Kind::Hard };
+        if let Err(e) = self.change_volume(v, change, kind, out) {
+            self.log_refusal(v, change, e, out);
+            let why = format!("the state resulting from the handshake is refused: {}", e.text());
+            self.end_in_standalone(&why, out);
+            return;
+        }
+        if self.conn.state == ConnState::WFReportParams
+            && self.vols.iter().all(|o| o.state.conn != ConnState::WFReportParams)
+        {
+            // spec: drbd-wire 8.8, discarding own data is asked for once
+            if let Some(net) = self.conn.net.as_mut() {
+                net.discard_my_data = false;
+            }
+            self.conn.standalone_reason = None;
+        }
+        if must_answer(&own, conn, received) {
+            self.send_uuids(v, UuidFlags::NONE, out);
+            self.send_state(v, out);
+        }
+        self.md_sync(v, out);
+    }
+
+    /// Compares the data generations and takes the decision of drbd-wire 8.7.
+    fn handshake_decision(
+        &mut self,
+        v: usize,
+        own: &VolumeState,
+        received: &VolumeState,
+        peer_disk: DiskState,
+        out: &mut Actions,
+    ) -> Decision {
+        let net = self.conn.net.as_ref().expect("connected");
+        let vol = &self.vols[v];
+        let peer = vol.peer_uuids.expect("a decision needs the peer's generations");
+        let input = decide::Input {
+            uuids: uuid_rules::Input {
+                own: to_set(&vol.uuids()),
+                peer: to_set(&peer.set),
+                own_crashed: vol.crashed_primary,
+                peer_crashed: peer.flags & UuidFlags::CRASHED_PRIMARY.0 != 0,
+                role: own.role,
+                peer_role: received.role,
+                conflict_flag: self.conn.conflict_flag,
+                write_same_agreed: self.conn.features.contains(Features::WSAME),
+                agreed_version: self.conn.agreed_version,
+            },
+            peer_flags: peer.flags,
+            own_changes: vol.sent_dirty_bits,
+            peer_changes: peer.dirty_bits,
+            dirty_bits: vol.bitmap.count(),
+            disk: own.disk,
+            attach_disk: vol.attach_states.0,
+            peer_disk,
+            policies: Policies {
+                none_primary: net.after_sb_0pri,
+                one_primary: net.after_sb_1pri,
+                both_primary: net.after_sb_2pri,
+            },
+            always_asbp: net.always_asbp,
+            rr_conflict: net.rr_conflict,
+            discard_my_data: self.conn.discard_my_data,
+            dry_run: net.tentative || self.conn.peer_tentative,
+            can_demote: own.role == Role::Primary && self.open_volumes & (1 << v) == 0,
+        };
+        let outcome = decide::decide(&input);
+        let vol = &mut self.vols[v];
+        if let Some(p) = vol.peer_uuids.as_mut() {
+            p.set = from_set(&outcome.comparison.peer);
+        }
+        let own_set = from_set(&outcome.comparison.own);
+        if let Some(disk) = vol.disk.as_mut()
+            && disk.sb.uuids != own_set
+        {
+            disk.sb.uuids = own_set;
+            disk.md.mark_dirty();
+        }
+        let mut decision = outcome.decision;
+        for step in outcome.steps {
+            match step {
+                Step::Log(level, text) => {
+                    let level = match level {
+                        Level::Alert => LogLevel::Alert,
+                        Level::Err => LogLevel::Error,
+                        Level::Warn => LogLevel::Warn,
+                        Level::Info => LogLevel::Info,
+                    };
+                    out.log(level, Some(VolIdx(v as u8)), text);
+                }
+                Step::Handler(_) => {}
+                Step::Demote => {
+                    let change = StateChange::NONE.role(Role::Secondary);
+                    if self.change_volume(v, change, Kind::Soft, out).is_err() {
+                        decision = Decision::Refuse(decide::Refusal::SplitBrain);
+                    } else if let Some(disk) = self.vols[v].disk.as_mut() {
+                        disk.sb.uuids.set_primary(false);
+                        disk.md.mark_dirty();
+                    }
+                }
+            }
+        }
+        decision
+    }
+
+    /// Starts a new data generation and holds back completions until it is stable: a write that is acknowledged
+    /// after the peer was lost must not disappear into the generation that the peer also has.
+    pub(crate) fn new_current_uuid(&mut self, v: usize, out: &mut Actions) {
+        let random = DataUuid(self.rng.uuid());
+        let primary = self.vols[v].state.role == Role::Primary;
+        let vol = &mut self.vols[v];
+        let Some(disk) = vol.disk.as_mut() else { return };
+        disk.sb.uuids.new_current(random, primary);
+        disk.md.mark_dirty();
+        vol.exposed_uuid = disk.sb.uuids.current;
+        let line = format!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
+        vol.completion_gate = Some(disk.md.sb_latest);
+        out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
+        self.when_super_block_stable(v, crate::meta_io::Then::OpenGate, out);
+    }
+}
+
+fn refusal_text(r: decide::Refusal) -> &'static str {
+    match r {
+        decide::Refusal::Unrelated => "Unrelated data, aborting!",
+        decide::Refusal::NeedsNewer => "the data generations need a newer protocol on both nodes",
+        decide::Refusal::SplitBrain => "Split-Brain detected but unresolved, dropping connection!",
+        decide::Refusal::SourceInconsistent => "I shall become SyncSource, but I am inconsistent!",
+        decide::Refusal::TargetIsPrimary => "I shall become SyncTarget, but I am primary!",
+        decide::Refusal::DryRun => "dry run: the connection was only tried",
+    }
+}

@@ -1,0 +1,298 @@
+//! Life of the local disk: attach, errors, detach (drbd-metadata 8, drbd-states 10, 14.2).
+
+use alloc::boxed::Box;
+use alloc::format;
+
+use model::policy::{Fencing, OnIoError};
+use model::result_code::ConfigError;
+use model::state::{ConnState, DiskState, Role};
+use model::state_word::StateChange;
+use model::time::Duration;
+use model::units::bits_of;
+
+use crate::action::{Actions, LogLevel};
+use crate::activity_log::extents::ActivityLog;
+use crate::bitmap::Bitmap;
+use crate::command::CommandResult;
+use crate::connection::params::{human_size, wanted_size};
+use crate::event::VolIdx;
+use crate::meta::superblock::MetaFlags;
+use crate::meta_io::{MetaIo, Then};
+use crate::requests::flag;
+use crate::resource::Resource;
+use crate::state::Kind;
+use crate::timers::Timer;
+use crate::volume::{AttachedDisk, LocalDisk};
+
+impl Resource {
+    /// Attaches a disk. Ok: the super block write that finishes it is under way; the command is answered then.
+    pub(crate) fn attach(
+        &mut self,
+        v: usize,
+        disk: Box<AttachedDisk>,
+        out: &mut Actions,
+    ) -> Result<(), CommandResult> {
+        let refuse = |e| Err(CommandResult::Config(e));
+        let d = *disk;
+        let vol = &self.vols[v];
+        let s = vol.state;
+        let uuid_must_match = s.role == Role::Primary || s.peer == Role::Primary;
+        let other_data = uuid_must_match
+            && !vol.exposed_uuid.is_zero()
+            && s.pdsk != DiskState::UpToDate
+            && !vol.exposed_uuid.same_as(d.super_block.uuids.current);
+        if other_data {
+            return refuse(ConfigError::DataNotCurrent);
+        }
+        if d.capacity_sectors < d.config.size_sectors || d.capacity_sectors == 0 {
+            return refuse(ConfigError::DiskTooSmall);
+        }
+        let la = d.super_block.la_size_sectors;
+        let flags = d.super_block.flags;
+        let size = wanted_size(d.capacity_sectors, vol.peer_capacity_sectors, la, d.config.size_sectors);
+        let configured = d.config.size_sectors != 0 && size == d.config.size_sectors;
+        if flags.has(MetaFlags::CONSISTENT) && size < la && !configured {
+            return refuse(ConfigError::ImplicitShrink);
+        }
+        if vol.size_sectors != 0 && s.pdsk == DiskState::UpToDate && size < vol.size_sectors {
+            return refuse(ConfigError::DiskTooSmall);
+        }
+        let attaching = StateChange::NONE.disk(DiskState::Attaching);
+        self.change_volume(v, attaching, Kind::Soft, out).map_err(CommandResult::State)?;
+        self.install(v, d, size, out);
+        self.finish_attach(v, out)
+    }
+
+    /// Takes over metadata and bitmap.
+    fn install(&mut self, v: usize, d: AttachedDisk, size: u64, out: &mut Actions) {
+        let at = Some(VolIdx(v as u8));
+        self.next_disk_epoch = (self.next_disk_epoch + 1) & 0xff_ffff;
+        let epoch = self.next_disk_epoch;
+        let role = self.vols[v].state.role;
+        let flags = d.super_block.flags;
+        let la = d.super_block.la_size_sectors;
+        let vol = &mut self.vols[v];
+        vol.crashed_primary = flags.has(MetaFlags::CRASHED_PRIMARY)
+            || flags.has(MetaFlags::PRIMARY_IND) && role != Role::Primary;
+        let distrust =
+            flags.has(MetaFlags::FULL_SYNC) || vol.crashed_primary && flags.has(MetaFlags::AL_DISABLED);
+        let mut bitmap = Bitmap::new(bits_of(la));
+        let words = d.bitmap_words.len().min(bitmap.words().len());
+        bitmap.merge_words(0, &d.bitmap_words[..words]);
+        for page in 0..bitmap.pages() {
+            bitmap.mark_page_clean(page);
+        }
+        // A bitmap shorter than the device it describes says nothing about the rest.
+        let short = words < bitmap.words().len();
+        let mut sb = d.super_block;
+        sb.unclean_magic = true;
+        sb.flags = sb.flags.without(MetaFlags::AL_CLEAN).set(MetaFlags::AL_DISABLED, !d.config.al_updates);
+        let slots = d.layout.ring().clamp_slots(u32::from(d.config.al_extents));
+        sb.al_nr_extents = u32::from(slots);
+        sb.uuids.set_primary(role == Role::Primary);
+        let mut md = MetaIo::default();
+        md.mark_dirty();
+        vol.bitmap = bitmap;
+        vol.size_sectors = la;
+        vol.counters = Default::default();
+        vol.last_error = None;
+        vol.disk = Some(LocalDisk {
+            cfg: d.config,
+            sb,
+            layout: d.layout,
+            al: ActivityLog::new(slots, d.layout.ring()),
+            capacity_sectors: d.capacity_sectors,
+            max_bio_bytes: d.max_bio_bytes,
+            io_pending: 0,
+            md,
+            epoch,
+        });
+        if distrust || short {
+            let text = "Assuming that all blocks are out of sync (aka FullSync)";
+            out.log(LogLevel::Info, at, text.into());
+            self.vols[v].bitmap.set_all();
+            self.vols[v].bitmap.mark_all_pages();
+            let disk = self.vols[v].disk.as_mut().expect("just attached");
+            disk.sb.flags = disk.sb.flags.with(MetaFlags::FULL_SYNC);
+        }
+        if size != la {
+            self.set_size(v, size, false, out);
+        }
+        let dirty = self.vols[v].bitmap.count();
+        let text = format!("{} ({dirty} bits) marked out-of-sync by on disk bit-map.", human_size(dirty * 8));
+        out.log(LogLevel::Info, at, text);
+    }
+
+    /// Chooses the disk state, makes the metadata say "in use", answers when that is stable.
+    fn finish_attach(&mut self, v: usize, out: &mut Actions) -> Result<(), CommandResult> {
+        let vol = &mut self.vols[v];
+        let conn = vol.state.conn;
+        let disk = vol.disk.as_ref().expect("just attached");
+        let flags = disk.sb.flags;
+        if vol.bitmap.count() == vol.bitmap.bits() && vol.bitmap.bits() > 0 && conn < ConnState::Connected {
+            vol.al_suspended = true;
+            out.log(LogLevel::Info, Some(VolIdx(v as u8)), "Suspended AL updates".into());
+        }
+        let outdated_peer = flags.has(MetaFlags::PEER_OUT_DATED);
+        let pdsk = if outdated_peer { DiskState::Outdated } else { DiskState::DUnknown };
+        let own = match (flags.has(MetaFlags::CONSISTENT), flags.has(MetaFlags::WAS_UP_TO_DATE)) {
+            (false, _) => DiskState::Inconsistent,
+            (true, false) => DiskState::Outdated,
+            (true, true) if outdated_peer || disk.cfg.fencing == Fencing::DontCare => DiskState::UpToDate,
+            (true, true) => DiskState::Consistent,
+        };
+        vol.attach_states = (own, pdsk);
+        let change = if conn >= ConnState::Connected {
+            StateChange::NONE.disk(DiskState::Negotiating)
+        } else {
+            StateChange::NONE.disk(own).pdsk(pdsk)
+        };
+        if let Err(e) = self.change_volume(v, change, Kind::Soft, out) {
+            let gone = StateChange::NONE.disk(DiskState::Diskless);
+            let _ = self.change_volume(v, gone, Kind::Hard, out);
+            return Err(CommandResult::State(e));
+        }
+        self.write_bitmap_dirty(v, out);
+        let full = self.vols[v].disk.as_ref().is_some_and(|d| d.sb.flags.has(MetaFlags::FULL_SYNC));
+        if full {
+            self.set_all_bits(v, crate::meta_io::FullSyncStep::Nothing, out);
+        }
+        Ok(())
+    }
+
+    /// A data operation of the volume's disk ended, however.
+    pub(crate) fn local_io_ended(&mut self, v: usize, out: &mut Actions) {
+        let Some(disk) = self.vols[v].disk.as_mut() else { return };
+        assert!(disk.io_pending > 0, "every operation is counted");
+        disk.io_pending -= 1;
+        if self.vols[v].state.disk == DiskState::Failed {
+            self.finish_detach_if_idle(v, out);
+        }
+    }
+
+    /// An I/O error on data: the policy decides (drbd-states 14.2).
+    pub(crate) fn local_io_failed(&mut self, v: usize, what: &str, out: &mut Actions) {
+        if self.vols[v].state.disk <= DiskState::Failed {
+            return;
+        }
+        let Some(disk) = self.vols[v].disk.as_ref() else { return };
+        let policy = disk.cfg.on_io_error;
+        let text = format!("Local IO failed ({what})");
+        self.vols[v].last_error = Some(text.clone());
+        match policy {
+            OnIoError::PassOn => {
+                if self.io_error_lines.allow(self.now) {
+                    out.log(LogLevel::Error, Some(VolIdx(v as u8)), format!("{text}."));
+                }
+                if self.vols[v].state.disk > DiskState::Inconsistent {
+                    let change = StateChange::NONE.disk(DiskState::Inconsistent);
+                    let _ = self.change_volume(v, change, Kind::Hard, out);
+                }
+            }
+            OnIoError::Detach | OnIoError::CallLocalIoError => {
+                self.force_detach(v, out);
+                out.log(LogLevel::Error, Some(VolIdx(v as u8)), format!("{text}. Detaching..."));
+            }
+        }
+    }
+
+    /// The disk fails now; it is gone when its operations have ended.
+    pub(crate) fn force_detach(&mut self, v: usize, out: &mut Actions) {
+        if self.vols[v].state.disk > DiskState::Failed {
+            let change = StateChange::NONE.disk(DiskState::Failed);
+            let _ = self.change_volume(v, change, Kind::Hard, out);
+        }
+        self.finish_detach_if_idle(v, out);
+    }
+
+    /// Failed and nothing under way any more: Diskless.
+    pub(crate) fn finish_detach_if_idle(&mut self, v: usize, out: &mut Actions) {
+        let vol = &self.vols[v];
+        if vol.state.disk != DiskState::Failed {
+            return;
+        }
+        let Some(disk) = vol.disk.as_ref() else { return };
+        let md_done = disk.md.is_idle() && (disk.md.failed || disk.md.page_queue.is_empty());
+        let sb_done = disk.md.failed || disk.md.sb_stable >= disk.md.sb_wanted;
+        if disk.io_pending > 0 || !md_done || !sb_done {
+            return;
+        }
+        let dirty = vol.bitmap.dirty_page_count(crate::bitmap::DirtyKind::Any) > 0;
+        if dirty && !disk.md.failed {
+            self.write_bitmap_dirty(v, out);
+            return;
+        }
+        let change = StateChange::NONE.disk(DiskState::Diskless);
+        let _ = self.change_volume(v, change, Kind::Hard, out);
+    }
+
+    /// Diskless was entered: nothing refers to the disk any more.
+    pub(crate) fn disk_is_gone(&mut self, v: usize, out: &mut Actions) {
+        self.cancel_resync(v, out);
+        let slots: alloc::vec::Vec<u32> = self
+            .reqs
+            .table
+            .iter()
+            .filter(|(_, r)| r.vol as usize == v && r.has(flag::IN_AL))
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in slots {
+            self.reqs.table[slot].clear(flag::IN_AL);
+        }
+        let peers: alloc::vec::Vec<u32> =
+            self.peer.writes.iter().filter(|(_, w)| w.vol as usize == v).map(|(s, _)| s).collect();
+        for slot in peers {
+            self.peer.writes[slot].in_al = false;
+        }
+        let Some(disk) = self.vols[v].disk.take() else { return };
+        for (_, then) in disk.md.waiters {
+            match then {
+                Then::AnswerCommand(id) => {
+                    self.finish_command(id, CommandResult::Config(ConfigError::IoMdDisk), out);
+                }
+                Then::OpenGate => {
+                    self.vols[v].completion_gate = None;
+                    self.release_held(v, out);
+                }
+                Then::ReplyTearDown => self.reply_tear_down(out),
+                Then::FullSyncWritten(_) | Then::SendSyncUuid { .. } | Then::StartRequests { .. } => {}
+            }
+        }
+        self.vols[v].al_suspended = false;
+        self.vols[v].pump = true;
+        self.peer_pump = true;
+        out.push(crate::action::Action::CloseDisk { vol: VolIdx(v as u8) });
+        self.command_detached(v, out);
+    }
+
+    /// Watches the age of local requests, if disk-timeout asks for it.
+    pub(crate) fn arm_disk_timeout(&mut self) {
+        let timeout = self.vols.iter().filter_map(|v| v.disk.as_ref()).map(|d| d.cfg.disk_timeout);
+        if timeout.into_iter().any(|t| !t.is_zero()) {
+            self.timers.set_if_idle(Timer::DiskTimeout, self.now + Duration::from_millis(100));
+        }
+    }
+
+    pub(crate) fn disk_timeout_timer(&mut self, out: &mut Actions) {
+        for v in 0..self.vols.len() {
+            let Some(timeout) = self.vols[v].disk.as_ref().map(|d| d.cfg.disk_timeout) else { continue };
+            if timeout.is_zero() {
+                continue;
+            }
+            let late = self.reqs.table.iter().any(|(_, r)| {
+                r.vol as usize == v
+                    && r.has(flag::LOCAL_PENDING)
+                    && self.now.saturating_since(r.local_at) > timeout
+            });
+            if late {
+                let text = "Local backing device failed to meet the disk-timeout";
+                out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text.into());
+                self.vols[v].last_error = Some(text.into());
+                self.force_detach(v, out);
+            }
+        }
+        if self.reqs.table.iter().any(|(_, r)| r.has(flag::LOCAL_PENDING)) {
+            self.arm_disk_timeout();
+        }
+    }
+}

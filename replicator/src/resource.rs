@@ -1,0 +1,366 @@
+//! The resource: dispatch of events, the end of a batch, deadlines.
+
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use model::state::{ConnState, Role};
+use model::time::{Duration, Instant};
+
+use crate::action::{Actions, LogLevel};
+use crate::command::{Command, CommandId};
+use crate::commands::Commands;
+use crate::config::{Config, NetConfig};
+use crate::connection::{Connection, Phase};
+use crate::event::{Event, IoResult, IoTag, SockId, VolIdx};
+use crate::io_tag::{IoKind, unpack};
+use crate::peer_requests::PeerSide;
+use crate::requests::Requests;
+use crate::rng::Rng;
+use crate::state::change::Transition;
+use crate::timers::{Timer, Timers};
+use crate::volume::Volume;
+use crate::wire::{Features, HeaderForm, Sock};
+
+/// How the next header on a socket looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Framing {
+    /// Form of the header.
+    pub form: HeaderForm,
+    /// Which packets may come.
+    pub sock: Sock,
+    /// Agreed features.
+    pub features: Features,
+}
+
+/// At most so many log lines of I/O errors in a window, as the kernel limits them.
+#[derive(Default)]
+pub(crate) struct LineLimit {
+    window_start: Instant,
+    used: u32,
+}
+
+impl LineLimit {
+    pub(crate) fn allow(&mut self, now: Instant) -> bool {
+        if now.saturating_since(self.window_start) >= Duration::from_secs(5) {
+            self.window_start = now;
+            self.used = 0;
+        }
+        self.used += 1;
+        self.used <= 5
+    }
+}
+
+/// One resource on one node, with its volumes and its connection.
+pub struct Resource {
+    pub(crate) cfg: Config,
+    pub(crate) now: Instant,
+    pub(crate) rng: Rng,
+    pub(crate) conn: Connection,
+    pub(crate) vols: Vec<Volume>,
+    pub(crate) reqs: Requests,
+    pub(crate) peer: PeerSide,
+    pub(crate) timers: Timers,
+    pub(crate) cmds: Commands,
+    pub(crate) effects: VecDeque<Transition>,
+    pub(crate) effects_running: bool,
+    /// Volumes that a client holds open, one bit each.
+    pub(crate) open_volumes: u64,
+    pub(crate) io_error_lines: LineLimit,
+    /// Events that named something the core had given up.
+    pub(crate) stale_events: u64,
+    /// A state changed since the last batch: commands that wait may go on.
+    pub(crate) something_changed: bool,
+    pub(crate) peer_pump: bool,
+    pub(crate) flush_now: bool,
+    pub(crate) pump_all: bool,
+    /// Counts state changes, for those who publish snapshots.
+    pub(crate) state_changes: u64,
+    pub(crate) next_disk_epoch: u32,
+    /// Reused body of bitmap packets.
+    pub(crate) piece: Vec<u8>,
+}
+
+impl Resource {
+    /// A resource whose volumes are Diskless and StandAlone. `seed` makes its random numbers.
+    ///
+    /// # Panics
+    /// If there is no volume, or more than 64.
+    pub fn new(config: Config, seed: [u8; 32]) -> Resource {
+        assert!(!config.volumes.is_empty() && config.volumes.len() <= 64, "1 to 64 volumes");
+        let ascending = config.volumes.windows(2).all(|w| w[0].vnr < w[1].vnr);
+        assert!(ascending, "volumes are given in ascending order");
+        Resource {
+            vols: config.volumes.iter().map(Volume::new).collect(),
+            cfg: config,
+            now: Instant(0),
+            rng: Rng::new(seed),
+            conn: Connection::new(),
+            reqs: Requests::new(),
+            peer: PeerSide::new(),
+            timers: Timers::default(),
+            cmds: Commands::default(),
+            effects: VecDeque::new(),
+            effects_running: false,
+            open_volumes: 0,
+            io_error_lines: LineLimit::default(),
+            stale_events: 0,
+            something_changed: false,
+            peer_pump: false,
+            flush_now: false,
+            pump_all: false,
+            state_changes: 0,
+            next_disk_epoch: 0,
+            piece: Vec::new(),
+        }
+    }
+
+    /// Takes one event. Never blocks; never panics on what comes from outside.
+    pub fn handle(&mut self, now: Instant, event: Event<'_>, out: &mut Actions) {
+        self.advance(now);
+        match event {
+            Event::Request(r) => self.submit(r, out),
+            Event::DiskDone { tag, result, buf } => self.disk_done(tag, result, buf, out),
+            Event::MetaDone { tag, result } => {
+                if let Some((kind, slot, generation)) = unpack(tag) {
+                    self.meta_done(kind, slot, generation, result.is_ok(), out);
+                }
+            }
+            Event::Connected { attempt, sock } => self.connected(attempt, sock, out),
+            Event::ConnectFailed { attempt } => self.connect_failed(attempt),
+            Event::Accepted { sock } => self.accepted(sock, out),
+            Event::SocketDown { sock, .. } => self.socket_down(sock, out),
+            Event::Frame { sock, header, body, payload } => self.receive(sock, &header, body, payload, out),
+            Event::BadFrame { sock, error } => self.bad_frame(sock, &error, out),
+            Event::Sent { sock, total_bytes } => self.bytes_sent(sock, total_bytes, out),
+            Event::Deadline => self.run_timers(out),
+        }
+    }
+
+    /// Takes an administrator's command; `Action::CommandDone` answers, now or later.
+    pub fn command(&mut self, now: Instant, id: CommandId, command: Command, out: &mut Actions) {
+        self.advance(now);
+        self.take_command(id, command, out);
+    }
+
+    /// To be called after a batch of events, before the actions are drained: starts what the batch made possible.
+    pub fn end_batch(&mut self, now: Instant, out: &mut Actions) {
+        self.advance(now);
+        // Each round may free what another volume or request waits for; what is left then waits for an event.
+        for _ in 0..8 {
+            let mut again = false;
+            if core::mem::take(&mut self.peer_pump) {
+                self.pump_peer_al(out);
+                self.pump_peer_writes(out);
+                again = true;
+            }
+            let all = core::mem::take(&mut self.pump_all);
+            for v in 0..self.vols.len() {
+                self.release_held(v, out);
+                if core::mem::take(&mut self.vols[v].pump) || all {
+                    self.pump_waiting_al(v, out);
+                    self.pump_waiting(v, out);
+                    self.pump_resync_reads(v, out);
+                    if self.vols[v].resync.wanted.is_some() {
+                        self.request_blocks(v, out);
+                    }
+                    again = true;
+                }
+                self.pump_activity_log(v, out);
+            }
+            if core::mem::take(&mut self.something_changed) {
+                self.state_changes += 1;
+                self.drive_commands(out);
+                again = true;
+            }
+            if !again {
+                break;
+            }
+        }
+        self.reconnect_if_clean(out);
+        self.arm_md_sync();
+    }
+
+    /// When to call [`Resource::handle`] with [`Event::Deadline`].
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// How the next header on a socket looks; None: keep its bytes for now.
+    pub fn framing(&self, sock: SockId) -> Option<Framing> {
+        let initial = Framing { form: HeaderForm::H80, sock: Sock::Data, features: Features::NONE };
+        if self.conn.newcomers.contains(&sock) {
+            return Some(initial);
+        }
+        let which = self.conn.role_of(sock)?;
+        let hundred = Framing { form: HeaderForm::H100, sock: which, features: self.conn.features };
+        match (self.conn.phase, which) {
+            (Phase::Features, Sock::Data) => Some(initial),
+            (Phase::Challenge | Phase::Response, Sock::Data) => Some(hundred),
+            (Phase::Established, _) => Some(hundred),
+            _ => None,
+        }
+    }
+
+    /// Tells whether a client has a volume open; a Secondary must not be.
+    pub fn set_open(&mut self, vol: VolIdx, open: bool) {
+        let bit = 1u64 << vol.0;
+        self.open_volumes = if open { self.open_volumes | bit } else { self.open_volumes & !bit };
+    }
+
+    /// Number of state changes so far: publish a new snapshot when it moved.
+    pub fn state_changes(&self) -> u64 {
+        self.state_changes
+    }
+
+    /// Requests, disk operations or received writes are under way.
+    pub fn is_busy(&self) -> bool {
+        !self.reqs.table.is_empty() || !self.peer.writes.is_empty() || !self.reqs.epochs.is_empty()
+    }
+
+    fn advance(&mut self, now: Instant) {
+        debug_assert!(now >= self.now, "time does not run backwards");
+        self.now = self.now.max(now);
+    }
+
+    pub(crate) fn net(&self) -> &NetConfig {
+        self.conn.net.as_ref().expect("only called with a network configuration")
+    }
+
+    pub(crate) fn log_conn(&self, level: LogLevel, text: String, out: &mut Actions) {
+        out.log(level, None, text);
+    }
+
+    /// An application write ended: what overlapped it may start.
+    pub(crate) fn after_active_ended(&mut self, v: usize) {
+        self.vols[v].pump = true;
+    }
+
+    /// Writes became known to be on the peer's disk: resync reads that waited for them may go on.
+    pub(crate) fn resync_conflicts_changed(&mut self) {
+        for vol in &mut self.vols {
+            if vol.resync.active {
+                vol.pump = true;
+            }
+        }
+    }
+
+    fn disk_done(&mut self, tag: IoTag, result: IoResult, buf: Option<model::ids::BufId>, out: &mut Actions) {
+        let ok = result.is_ok();
+        let Some((kind, slot, generation)) = unpack(tag) else {
+            self.stale_events += 1;
+            return;
+        };
+        let v = (slot >> 24) as usize;
+        let low = slot & 0xff_ffff;
+        match kind {
+            IoKind::AppWrite if self.reqs.table.is_live(slot, generation) => {
+                self.local_write_done(slot, ok, out);
+            }
+            IoKind::AppRead if self.reqs.table.is_live(slot, generation) => {
+                self.local_read_done(slot, ok, buf, out);
+                return;
+            }
+            IoKind::AppFlush if self.reqs.table.is_live(slot, generation) => {
+                self.local_flush_done(slot, ok, out);
+            }
+            IoKind::PeerWrite if self.peer.writes.is_live(slot, generation) => {
+                self.peer_write_done(slot, ok, out);
+            }
+            IoKind::PeerRead if self.peer.reads.is_live(slot, generation) => {
+                self.peer_read_done(slot, ok, buf, out);
+                return;
+            }
+            IoKind::RsRead if v < self.vols.len() && self.vols[v].resync.reads.is_live(low, generation) => {
+                self.resync_read_done(v, low, ok, buf, out);
+                return;
+            }
+            IoKind::RsWrite
+                if v < self.vols.len() && self.vols[v].resync.requests.is_live(low, generation) =>
+            {
+                self.resync_write_done(v, low, ok, out);
+            }
+            IoKind::EpochFlush => self.epoch_flush_done(slot as usize, generation, ok, out),
+            IoKind::RsFlush if (slot as usize) < self.vols.len() => {
+                self.resync_flush_done(slot as usize, generation, ok, out);
+            }
+            IoKind::BitmapFlush if (slot as usize) < self.vols.len() => {
+                self.bitmap_flush_done(slot as usize, generation, ok, out);
+            }
+            _ => self.stale_events += 1,
+        }
+        if let Some(buf) = buf {
+            out.push(crate::action::Action::Release { buf });
+        }
+    }
+
+    fn run_timers(&mut self, out: &mut Actions) {
+        while let Some(t) = self.timers.expired(self.now) {
+            match t {
+                Timer::Connect => self.connect_timer(out),
+                Timer::Settle => self.settled(out),
+                Timer::Handshake => self.handshake_timer(out),
+                Timer::Newcomer => self.newcomer_timer(out),
+                Timer::PingIdle => self.ping_idle_timer(out),
+                Timer::PingAck => self.ping_ack_timer(out),
+                Timer::SendStallData => self.send_stalled(true, out),
+                Timer::SendStallMeta => self.send_stalled(false, out),
+                Timer::RequestAge => self.request_age_timer(out),
+                Timer::ResyncStep => self.resync_step_timer(out),
+                Timer::Barrier => self.send_closed_barrier(out),
+                Timer::EpochFlush => self.epoch_flush_timer(out),
+                Timer::MdSync => self.md_sync_timer(out),
+                Timer::Progress => self.progress_timer(out),
+                Timer::Command => self.drive_commands(out),
+                Timer::DiskTimeout => self.disk_timeout_timer(out),
+            }
+        }
+    }
+
+    fn md_sync_timer(&mut self, out: &mut Actions) {
+        for v in 0..self.vols.len() {
+            self.md_sync(v, out);
+        }
+    }
+
+    /// The role of the resource: that of its volumes, which change together.
+    pub(crate) fn role(&self) -> Role {
+        self.vols[0].state.role
+    }
+
+    /// No connection, and none wanted.
+    pub(crate) fn is_standalone(&self) -> bool {
+        self.conn.state == ConnState::StandAlone
+    }
+
+    /// Checks the invariants that span the parts; for the simulator and for tests.
+    ///
+    /// # Panics
+    /// If one is violated.
+    pub fn check_invariants(&self) {
+        assert!(!self.effects_running && self.effects.is_empty(), "effects are run to the end");
+        for slot in &self.reqs.log {
+            let r = &self.reqs.table[*slot];
+            assert!(r.has(crate::requests::flag::IN_LOG), "the log holds logged writes only");
+        }
+        let logged: u32 = self.reqs.epochs.iter().map(|e| e.writes).sum();
+        assert_eq!(logged as usize, self.reqs.log.len(), "epochs count the writes of the log");
+        let counted: u32 = self.peer.epochs.iter().map(|e| e.active).sum();
+        let held = self.peer.writes.iter().filter(|(_, w)| !w.orphan).count();
+        assert_eq!(counted as usize, held, "every received write is counted in its epoch");
+        for vol in &self.vols {
+            vol.bitmap.check_invariants();
+            if let Some(d) = &vol.disk {
+                d.al.check_invariants();
+            }
+            let flying: u64 = vol
+                .resync
+                .requests
+                .iter()
+                .filter(|(_, r)| !r.writing && !r.orphan)
+                .map(|(_, r)| r.range.len_sectors())
+                .sum();
+            assert_eq!(flying, vol.resync.in_flight_sectors, "sectors in flight are those requested");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! A copy of everything people may want to see.
+
+use alloc::string::String;
+
+use model::state::{ConnState, DiskState, Role};
+use model::status::snapshot::{
+    Counters, Direction, MetaFlags, Progress, ProgressKind, RateLimit, ResourceSnapshot, VolumeSnapshot,
+};
+use model::time::Instant;
+
+use crate::event::VolIdx;
+use crate::meta::superblock::MetaFlags as Flags;
+use crate::requests::flag;
+use crate::resource::Resource;
+use crate::resync::rate::LimitedBy;
+
+/// Whether clients may open a volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ExportState {
+    /// Clients may read and write.
+    pub primary: bool,
+    /// Size in sectors; 0 while unknown.
+    pub size_sectors: u64,
+    /// Why not, for the client; empty if they may.
+    pub reason: String,
+}
+
+impl Resource {
+    /// Whether clients may open a volume now, and how large it is.
+    pub fn export_state(&self, vol: VolIdx) -> ExportState {
+        let v = &self.vols[vol.0 as usize];
+        let primary = v.state.role == Role::Primary;
+        let name = &self.cfg.name;
+        let reason = if !primary {
+            alloc::format!("resource {name} is Secondary on this node (run 'lockstep primary {name}' first)")
+        } else if v.size_sectors == 0 {
+            alloc::format!("resource {name}: the size of volume {} is not known yet", v.vnr)
+        } else {
+            String::new()
+        };
+        ExportState { primary: primary && v.size_sectors > 0, size_sectors: v.size_sectors, reason }
+    }
+
+    /// Everything people may want to see, as of `now`.
+    pub fn snapshot(&self, now: Instant) -> ResourceSnapshot {
+        let s0 = &self.vols[0].state;
+        let mut r = ResourceSnapshot::new(&self.cfg.name);
+        r.role = s0.role;
+        r.protocol = self.conn.net.as_ref().and_then(|n| n.protocol.name().chars().next());
+        r.suspended_user = s0.susp;
+        r.suspended_no_data = s0.susp_nod;
+        r.suspended_fencing = s0.susp_fen;
+        let flushes = self.vols.iter().all(|v| v.disk.as_ref().is_none_or(|d| d.cfg.disk_flushes));
+        r.write_ordering = if flushes { 'f' } else { 'd' };
+        r.connection = self.conn.state;
+        r.peer_role = s0.peer;
+        r.standalone_reason = self.conn.standalone_reason.clone();
+        r.volumes = (0..self.vols.len()).map(|v| self.volume_snapshot(v, now)).collect();
+        r
+    }
+
+    fn volume_snapshot(&self, v: usize, now: Instant) -> VolumeSnapshot {
+        let vol = &self.vols[v];
+        let mut s = VolumeSnapshot::new(vol.vnr.0, vol.minor.0);
+        s.state = vol.state;
+        s.size_sectors = vol.size_sectors;
+        s.al_suspended = vol.al_suspended;
+        s.counters = self.counters(v);
+        let u = vol.uuids();
+        s.uuids = [u.current.0, u.bitmap.0, u.history[0].0, u.history[1].0];
+        if let Some(d) = &vol.disk {
+            let f = d.sb.flags;
+            s.meta_flags = MetaFlags {
+                consistent: f.has(Flags::CONSISTENT),
+                was_up_to_date: f.has(Flags::WAS_UP_TO_DATE),
+                primary: f.has(Flags::PRIMARY_IND),
+                connected: f.has(Flags::CONNECTED_IND),
+                full_sync: f.has(Flags::FULL_SYNC),
+                peer_outdated: f.has(Flags::PEER_OUT_DATED),
+                crashed_primary: f.has(Flags::CRASHED_PRIMARY),
+            };
+        }
+        s.progress = self.progress(v, now);
+        s.last_error = vol.last_error.clone();
+        s.disk_error = vol.last_error.clone().filter(|_| vol.state.disk == DiskState::Diskless);
+        s.open_count = u32::from(self.open_volumes & (1 << v) != 0);
+        s
+    }
+
+    fn counters(&self, v: usize) -> Counters {
+        let vol = &self.vols[v];
+        let mine = self.reqs.table.iter().filter(|(_, r)| r.vol as usize == v);
+        let (mut app, mut pending) = (0, 0);
+        for (_, r) in mine {
+            app += u64::from(!r.has(flag::COMPLETED));
+            pending += u64::from(r.has(flag::NET_PENDING));
+        }
+        let kib = |sectors: u64| sectors / 2;
+        let c = &vol.counters;
+        Counters {
+            sent_kib: kib(c.sent_sectors),
+            received_kib: kib(c.received_sectors),
+            disk_written_kib: kib(c.written_sectors),
+            disk_read_kib: kib(c.read_sectors),
+            al_writes: c.al_writes,
+            bm_writes: c.bm_writes,
+            local_pending: vol.disk.as_ref().map_or(0, |d| u64::from(d.io_pending)),
+            pending: pending + vol.resync.requests.iter().filter(|(_, r)| !r.writing).count() as u64,
+            unacked: self.peer.writes.iter().filter(|(_, w)| w.vol as usize == v).count() as u64
+                + vol.resync.reads.len() as u64,
+            app_pending: app,
+            epochs: (self.peer.epochs.len() as u64).max(1),
+            out_of_sync_kib: vol.bitmap.count() * 4,
+        }
+    }
+
+    fn progress(&self, v: usize, now: Instant) -> Option<Progress> {
+        let vol = &self.vols[v];
+        let run = &vol.resync;
+        if !vol.state.conn.is_resync() || !run.active {
+            return None;
+        }
+        let marks = run.marks.as_ref()?;
+        let source = matches!(vol.state.conn, ConnState::SyncSource | ConnState::PausedSyncS);
+        let controller = run.controller.as_ref().filter(|_| !source);
+        let (running, paused) = marks.running_and_paused(now);
+        let fill = vol.disk.as_ref().is_some_and(|d| d.cfg.c_fill_target_sectors > 0);
+        Some(Progress {
+            direction: if source { Direction::ToPeer } else { Direction::FromPeer },
+            kind: ProgressKind::Resync,
+            total_blocks: run.total_bits,
+            left_blocks: vol.bitmap.count(),
+            failed_blocks: run.failed_bits,
+            elapsed_ms: running.as_millis() as u64,
+            paused_ms: paused.as_millis() as u64,
+            rate_now_kib_s: marks.current_kib_per_s(now),
+            rate_mean_kib_s: marks.mean_kib_per_s(now),
+            wanted_kib_s: controller.map(|c| c.wanted_kib_per_s()),
+            limited_by: controller.map(|c| match c.limited_by() {
+                LimitedBy::Controller if fill => RateLimit::FillTarget,
+                LimitedBy::Controller => RateLimit::DelayTarget,
+                LimitedBy::FixedRate => RateLimit::ResyncRate,
+                LimitedBy::MaxRate => RateLimit::MaxRate,
+                LimitedBy::MaxBuffers => RateLimit::MaxBuffers,
+                LimitedBy::Throttled => RateLimit::MinRate,
+            }),
+            eta_s: marks.seconds_left(now),
+            stalled: marks.is_stalled(now),
+        })
+    }
+}

@@ -1,0 +1,156 @@
+//! One node: the core, its simulated disk, and the buffers its driver would own.
+
+use std::collections::BTreeMap;
+
+use model::ids::{BufId, Minor, VolumeNo};
+use model::policy::OnNoData;
+use replicator::activity_log::replay::replay;
+use replicator::activity_log::transaction::{AlRing, encode_initialized};
+use replicator::meta::layout::{Layout, MetaKind};
+use replicator::meta::superblock::{MetaFlags, SuperBlock};
+use replicator::{Actions, AttachedDisk, Config, DiskConfig, Resource, VolumeConfig};
+
+use crate::disk::Disk;
+
+/// A buffer of versions, counted like the driver's.
+#[derive(Clone, Debug)]
+pub struct Buffer {
+    /// One version per sector.
+    pub versions: Vec<u64>,
+    refs: u32,
+}
+
+/// A node of the world.
+pub struct Node {
+    /// The core; None while the process is down.
+    pub core: Option<Resource>,
+    /// Actions of the current batch.
+    pub out: Actions,
+    /// Backing disk; outlives the process.
+    pub disk: Disk,
+    /// Where its metadata is.
+    pub layout: Layout,
+    /// Buffers of the process.
+    pub buffers: BTreeMap<u32, Buffer>,
+    next_buffer: u32,
+    /// Grows with every start; events of earlier lives are dropped.
+    pub incarnation: u32,
+    /// The listener is open.
+    pub listening: bool,
+    /// Disk options of its volume.
+    pub disk_config: DiskConfig,
+}
+
+impl Node {
+    /// A node with fresh metadata on a disk of `sectors` data sectors.
+    pub fn new(sectors: u64, disk_config: DiskConfig) -> Node {
+        // External metadata keeps data and metadata addresses apart.
+        let layout =
+            Layout::new(MetaKind::FlexibleExternal, 4096, AlRing::DEFAULT).expect("a layout for 2 MiB");
+        let mut disk = Disk::new(sectors);
+        let mut block = [0u8; 4096];
+        for i in 0..layout.ring().blocks() {
+            encode_initialized(&mut block);
+            disk.write_md(layout.al_block_sector(i), &block, true);
+        }
+        SuperBlock::just_created(&layout, 0).encode(&mut block);
+        disk.write_md(layout.superblock_sector(), &block, true);
+        Node {
+            core: None,
+            out: Actions::new(),
+            disk,
+            layout,
+            buffers: BTreeMap::new(),
+            next_buffer: 1,
+            incarnation: 0,
+            listening: false,
+            disk_config,
+        }
+    }
+
+    /// Starts the process.
+    pub fn start(&mut self, seed: u64) {
+        assert!(self.core.is_none(), "started once");
+        self.incarnation += 1;
+        let config = Config {
+            name: "r0".into(),
+            volumes: vec![VolumeConfig { vnr: VolumeNo(0), minor: Minor(0), disk: self.disk_config.clone() }],
+            on_no_data: OnNoData::IoError,
+        };
+        let mut bytes = [0u8; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.incarnation.to_le_bytes());
+        self.core = Some(Resource::new(config, bytes));
+    }
+
+    /// The process is gone.
+    pub fn stop(&mut self) {
+        self.core = None;
+        self.out.clear();
+        self.buffers.clear();
+        self.listening = false;
+    }
+
+    /// What `apply-al` and reading the metadata give an attach.
+    pub fn load(&mut self) -> AttachedDisk {
+        let raw = self.disk.read_md(self.layout.superblock_sector(), 8);
+        let raw: [u8; 4096] = raw.try_into().expect("eight sectors");
+        let mut sb = SuperBlock::decode(&raw).expect("the super block always decodes");
+        let pages = self.disk.durable.len().div_ceil(8).div_ceil(32768) as u64;
+        let mut bitmap = self.disk.read_md(self.layout.bitmap_sector(), pages * 8);
+        let ring = self.layout.ring();
+        let area = self.disk.read_md(self.layout.al_sector(), u64::from(ring.blocks()) * 8);
+        let al = replay(ring, &area).expect("the activity log always replays");
+        if sb.flags.has(MetaFlags::PRIMARY_IND) {
+            for extent in &al.hot {
+                let first = *extent as usize * 128;
+                let end = (first + 128).min(bitmap.len());
+                if first < end {
+                    bitmap[first..end].fill(0xff);
+                }
+            }
+        }
+        self.disk.write_md(self.layout.bitmap_sector(), &bitmap, true);
+        let mut block = [0u8; 4096];
+        for i in 0..ring.blocks() {
+            encode_initialized(&mut block);
+            self.disk.write_md(self.layout.al_block_sector(i), &block, true);
+        }
+        sb.unclean_magic = false;
+        sb.flags = sb.flags.with(MetaFlags::AL_CLEAN);
+        sb.encode(&mut block);
+        self.disk.write_md(self.layout.superblock_sector(), &block, true);
+        let words =
+            bitmap.chunks(8).map(|c| u64::from_le_bytes(c.try_into().expect("whole words"))).collect();
+        AttachedDisk {
+            super_block: sb,
+            layout: self.layout,
+            capacity_sectors: self.disk.durable.len() as u64,
+            bitmap_words: words,
+            config: self.disk_config.clone(),
+            max_bio_bytes: 1 << 20,
+        }
+    }
+
+    /// A new buffer with one reference.
+    pub fn alloc(&mut self, versions: Vec<u64>) -> BufId {
+        let id = self.next_buffer;
+        self.next_buffer += 1;
+        self.buffers.insert(id, Buffer { versions, refs: 1 });
+        BufId(id)
+    }
+
+    /// Content of a buffer.
+    pub fn versions(&self, buf: BufId, sectors: u64) -> Vec<u64> {
+        self.buffers.get(&buf.0).expect("a live buffer").versions[..sectors as usize].to_vec()
+    }
+
+    /// Gives up a reference.
+    pub fn release(&mut self, buf: BufId) {
+        let b = self.buffers.get_mut(&buf.0).expect("a live buffer is released");
+        b.refs -= 1;
+        if b.refs == 0 {
+            self.buffers.remove(&buf.0);
+        }
+    }
+}

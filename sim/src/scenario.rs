@@ -1,0 +1,133 @@
+//! Named situations, each a short script on the world.
+
+use model::time::Duration;
+use replicator::{Command, CommandResult, DiskConfig, NetConfig};
+
+use crate::world::{SimOp, World};
+
+/// Network options with short times, so that virtual minutes suffice.
+pub fn net() -> NetConfig {
+    NetConfig {
+        connect_int: Duration::from_secs(1),
+        ping_int: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+        ..NetConfig::default()
+    }
+}
+
+/// A pair after its first full sync, node 1 Primary.
+pub fn fresh_pair(seed: u64, sectors: u64) -> World {
+    let mut w = World::new(seed, sectors, DiskConfig::default());
+    w.start(0);
+    w.start(1);
+    w.connect(0, &net());
+    w.connect(1, &net());
+    let connected = w.run_until(Duration::from_secs(30), |w| {
+        (0..2).all(|n| w.state(n).0 == model::state::ConnState::Connected)
+    });
+    assert!(connected, "two nodes find each other");
+    assert_eq!(w.command_and_wait(0, Command::Primary { force: true }), CommandResult::Ok);
+    let synced = w.run_until(Duration::from_secs(120), World::in_sync);
+    assert!(synced, "the first sync ends: {:?} {:?}", w.state(0), w.state(1));
+    w
+}
+
+/// Issues `n` random writes (and now and then a read or a flush) on the Primary `node`.
+pub fn scribble(w: &mut World, node: usize, n: u64, sectors: u64) {
+    for _ in 0..n {
+        let count = 1 + w.rng.below(16);
+        let sector = w.rng.below(sectors - count);
+        let op = match w.rng.below(10) {
+            0 => SimOp::Flush,
+            1 => SimOp::Read { sector, count },
+            _ => SimOp::Write { sector, count, fua: w.rng.one_in(8) },
+        };
+        w.request(node, op);
+        let pause = w.rng.below(300);
+        w.run_for(Duration::from_micros(pause));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::state::{ConnState, DiskState};
+
+    const SECTORS: u64 = 40_000;
+
+    #[test]
+    fn first_sync_makes_the_copies_equal() {
+        let mut w = fresh_pair(1, SECTORS);
+        w.check_disks();
+    }
+
+    #[test]
+    fn writes_are_on_both_copies() {
+        let mut w = fresh_pair(2, SECTORS);
+        scribble(&mut w, 0, 300, SECTORS);
+        w.run_for(Duration::from_secs(2));
+        assert!(w.in_sync());
+        assert!(w.ledger.acknowledged > 200);
+        w.check_disks();
+    }
+
+    #[test]
+    fn secondary_killed_comes_back_by_bitmap() {
+        let mut w = fresh_pair(3, SECTORS);
+        scribble(&mut w, 0, 100, SECTORS);
+        w.crash(1, false);
+        scribble(&mut w, 0, 100, SECTORS);
+        w.run_for(Duration::from_secs(3));
+        w.start(1);
+        w.connect(1, &net());
+        assert!(w.run_until(Duration::from_secs(60), World::in_sync), "{:?} {:?}", w.state(0), w.state(1));
+        w.run_for(Duration::from_secs(1));
+        w.check_disks();
+    }
+
+    #[test]
+    fn primary_killed_and_the_other_promoted() {
+        let mut w = fresh_pair(4, SECTORS);
+        scribble(&mut w, 0, 200, SECTORS);
+        w.crash(0, true);
+        w.run_for(Duration::from_secs(5));
+        assert_eq!(w.command_and_wait(1, Command::Primary { force: false }), CommandResult::Ok);
+        for s in 0..SECTORS {
+            let v = w.nodes[1].disk.read(s);
+            assert!(w.ledger.allows(s, v), "sector {s} holds {v}");
+        }
+        scribble(&mut w, 1, 50, SECTORS);
+        w.start(0);
+        w.connect(0, &net());
+        assert!(w.run_until(Duration::from_secs(60), World::in_sync), "{:?} {:?}", w.state(0), w.state(1));
+        w.run_for(Duration::from_secs(1));
+        w.check_disks();
+    }
+
+    #[test]
+    fn link_cut_and_healed() {
+        let mut w = fresh_pair(5, SECTORS);
+        scribble(&mut w, 0, 50, SECTORS);
+        w.cut(true);
+        scribble(&mut w, 0, 50, SECTORS);
+        w.run_for(Duration::from_secs(20));
+        assert_eq!(w.state(0).1, DiskState::UpToDate);
+        assert!(w.state(0).0 < ConnState::Connected);
+        scribble(&mut w, 0, 50, SECTORS);
+        w.cut(false);
+        assert!(w.run_until(Duration::from_secs(60), World::in_sync), "{:?} {:?}", w.state(0), w.state(1));
+        w.run_for(Duration::from_secs(1));
+        w.check_disks();
+    }
+
+    #[test]
+    fn same_seed_same_run() {
+        let run = |seed| {
+            let mut w = fresh_pair(seed, SECTORS);
+            scribble(&mut w, 0, 50, SECTORS);
+            w.run_for(Duration::from_secs(1));
+            (w.steps, w.now, w.ledger.acknowledged)
+        };
+        assert_eq!(run(7), run(7));
+    }
+}
