@@ -78,8 +78,8 @@ impl HostConfig {
 
 /// Name of this node, as `uname -n` prints it.
 pub fn node_name() -> String {
-    match nix::unistd::gethostname() {
-        Ok(name) => name.to_string_lossy().into_owned(),
+    match nix::sys::utsname::uname() {
+        Ok(system) => system.nodename().to_string_lossy().into_owned(),
         Err(_) => "localhost".to_owned(),
     }
 }
