@@ -25,7 +25,13 @@ const EXIT_NO_DATA: u8 = 17;
 const EXIT_LOWER: u8 = 5;
 
 /// `invalidate`, `get-gi`, `show-gi`, `dstate`: the daemon's answer if it is one, else that of the metadata.
-pub fn run_or_meta(site: &Site, run_dir: &Path, action: Action, meta: MetaCommand, names: &[String]) -> Outcome {
+pub fn run_or_meta(
+    site: &Site,
+    run_dir: &Path,
+    action: Action,
+    meta: MetaCommand,
+    names: &[String],
+) -> Outcome {
     let asked = run(run_dir, action, names);
     if matches!(asked.exit_code, 0 | EXIT_REFUSED | EXIT_NO_DATA) {
         return asked;

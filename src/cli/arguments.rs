@@ -44,7 +44,8 @@ fn options_with_value(command: &Command) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for arg in all.filter(|arg| takes_value(arg)) {
         names.extend(arg.get_short().map(|c| format!("-{c}")));
-        names.extend(arg.get_long_and_visible_aliases().into_iter().flatten().map(|name| format!("--{name}")));
+        names
+            .extend(arg.get_long_and_visible_aliases().into_iter().flatten().map(|name| format!("--{name}")));
     }
     names
 }
@@ -62,7 +63,9 @@ mod tests {
     fn command() -> Command {
         Command::new("lockstep")
             .arg(Arg::new("config").short('c').long("config").global(true))
-            .subcommand(Command::new("primary").arg(Arg::new("force").long("force").action(ArgAction::SetTrue)))
+            .subcommand(
+                Command::new("primary").arg(Arg::new("force").long("force").action(ArgAction::SetTrue)),
+            )
             .subcommand(Command::new("demo").arg(Arg::new("size").long("size")))
     }
 
@@ -83,7 +86,10 @@ mod tests {
 
     #[test]
     fn the_old_form_means_the_same() {
-        assert_eq!(normal("x -- --overwrite-data-of-peer primary r0"), "x primary --overwrite-data-of-peer r0");
+        assert_eq!(
+            normal("x -- --overwrite-data-of-peer primary r0"),
+            "x primary --overwrite-data-of-peer r0"
+        );
         assert_eq!(normal("x -W--force primary r0"), "x primary --force r0");
         assert_eq!(normal("x primary -- --force r0"), "x primary --force r0");
     }

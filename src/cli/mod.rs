@@ -50,7 +50,14 @@ struct Cli {
 #[derive(Args, Debug)]
 struct Global {
     /// Configuration file (default: /etc/drbd.conf)
-    #[arg(short, long, visible_alias = "config-file", env = "LOCKSTEP_CONFIG", global = true, value_name = "FILE")]
+    #[arg(
+        short,
+        long,
+        visible_alias = "config-file",
+        env = "LOCKSTEP_CONFIG",
+        global = true,
+        value_name = "FILE"
+    )]
     config: Option<String>,
     /// Name of the host whose sections count (default: the node name)
     #[arg(long, env = "LOCKSTEP_HOST", global = true, value_name = "NAME")]

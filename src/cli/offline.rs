@@ -50,11 +50,14 @@ fn is_here(config: &Config, name: &str, site: &Site, ips: &[std::net::IpAddr]) -
 
 /// `sh-nop`: only checks the configuration.
 pub fn check(site: &Site) -> Outcome {
-    site.read().map_or_else(|refused| refused, |read| {
-        let mut outcome = Outcome::default();
-        warn(&read.config, &mut outcome);
-        outcome
-    })
+    site.read().map_or_else(
+        |refused| refused,
+        |read| {
+            let mut outcome = Outcome::default();
+            warn(&read.config, &mut outcome);
+            outcome
+        },
+    )
 }
 
 /// `sh-resources`: names on one line.
@@ -80,7 +83,12 @@ pub fn volumes(site: &Site, names: &[String], field: VolumeField) -> Outcome {
     })
 }
 
-fn print_field(one: &Selected, volume: &VolumeConfig, field: VolumeField, out: &mut String) -> std::fmt::Result {
+fn print_field(
+    one: &Selected,
+    volume: &VolumeConfig,
+    field: VolumeField,
+    out: &mut String,
+) -> std::fmt::Result {
     let disk = volume.disk.as_deref().unwrap_or("none");
     match (field, &volume.meta_disk) {
         (VolumeField::Device, _) => writeln!(out, "{}", volume.device),

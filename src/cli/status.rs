@@ -86,7 +86,11 @@ fn follow(run_dir: &Path, names: &[String], options: StatusOptions) -> Outcome {
 }
 
 /// Shows each picture that differs from the one before, until `show` fails (nobody reads) or the daemon goes.
-fn pictures(client: &mut Client, names: &[String], mut show: impl FnMut(&[ResourceSnapshot]) -> bool) -> Outcome {
+fn pictures(
+    client: &mut Client,
+    names: &[String],
+    mut show: impl FnMut(&[ResourceSnapshot]) -> bool,
+) -> Outcome {
     let mut reply = client.ask(Request::Watch { targets: names.to_vec() });
     let mut last = None;
     loop {
@@ -100,7 +104,10 @@ fn pictures(client: &mut Client, names: &[String], mut show: impl FnMut(&[Resour
             Ok(Reply::Done(refused)) => return refused,
             Ok(_) => return Outcome::failed(EXIT_NO_DAEMON, "the daemon gave an unexpected answer"),
             Err(ClientError::Broken { socket, .. }) => {
-                return Outcome::failed(EXIT_NO_DAEMON, format!("the daemon at {} has gone", socket.display()));
+                return Outcome::failed(
+                    EXIT_NO_DAEMON,
+                    format!("the daemon at {} has gone", socket.display()),
+                );
             }
             Err(e) => return e.outcome(),
         }

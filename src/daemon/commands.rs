@@ -342,10 +342,10 @@ fn not_up(action: Action, one: &Selected) -> Outcome {
             resources::outcome(error, "??", Some("unknown connection"))
         }
         Action::Connect { .. } | Action::NewMinor => unknown_resource(&one.resource.name),
-        _ => one.volumes().next().map_or_else(
-            || unknown_resource(&one.resource.name),
-            |(_, volume)| unknown_minor(volume),
-        ),
+        _ => one
+            .volumes()
+            .next()
+            .map_or_else(|| unknown_resource(&one.resource.name), |(_, volume)| unknown_minor(volume)),
     }
 }
 
@@ -385,7 +385,8 @@ async fn wait(
     loop {
         changes.borrow_and_update();
         let state = running.volume_snapshot(volume).state;
-        let connected = if sync { state.conn == ConnState::Connected } else { state.conn >= ConnState::Connected };
+        let connected =
+            if sync { state.conn == ConnState::Connected } else { state.conn >= ConnState::Connected };
         if connected {
             return outcome;
         }
@@ -432,9 +433,8 @@ struct Limits {
 impl Limits {
     /// None of them may be longer than the one before it (0 = for ever).
     fn new(given: WaitLimits, startup: &StartupOptions, outcome: &mut Outcome) -> Limits {
-        let seconds = |given: Option<u32>, configured: Duration| {
-            given.map_or(configured.as_secs(), u64::from)
-        };
+        let seconds =
+            |given: Option<u32>, configured: Duration| given.map_or(configured.as_secs(), u64::from);
         let wfc = seconds(given.wfc_s, startup.wfc_timeout);
         let mut degr = seconds(given.degr_wfc_s, startup.degr_wfc_timeout);
         let mut outdated = seconds(given.outdated_wfc_s, startup.outdated_wfc_timeout);
@@ -448,7 +448,9 @@ impl Limits {
         if degr > 0 && (degr < outdated || outdated == 0) {
             if outdated != 0 {
                 outcome.error_line("outdated-wfc-timeout has to be shorter than degr-wfc-timeout");
-                outcome.error_line(&format!("outdated-wfc-timeout implicitly set to degr-wfc-timeout ({degr}s)"));
+                outcome.error_line(&format!(
+                    "outdated-wfc-timeout implicitly set to degr-wfc-timeout ({degr}s)"
+                ));
             }
             outdated = degr;
         }

@@ -73,7 +73,8 @@ pub fn open(volume: &VolumeConfig, target: &MetaTarget) -> Result<(OpenedDisk, O
 }
 
 /// In use, cannot be opened, neither device nor file.
-const DATA_ERRORS: [ConfigError; 3] = [ConfigError::BdclaimDisk, ConfigError::OpenDisk, ConfigError::DiskNotBdev];
+const DATA_ERRORS: [ConfigError; 3] =
+    [ConfigError::BdclaimDisk, ConfigError::OpenDisk, ConfigError::DiskNotBdev];
 const META_ERRORS: [ConfigError; 3] =
     [ConfigError::BdclaimMdDisk, ConfigError::OpenMdDisk, ConfigError::MdNotBdev];
 

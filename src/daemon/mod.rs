@@ -71,7 +71,8 @@ pub fn run(config: DaemonConfig) -> anyhow::Result<()> {
 
 async fn serve(config: &DaemonConfig) -> anyhow::Result<()> {
     let socket = config.run_dir.join(SOCKET_NAME);
-    let listener = server::listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    let listener =
+        server::listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let resources = Rc::new(Resources::new(config.settings.clone(), &config.run_dir));

@@ -17,9 +17,9 @@ use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 
 use super::control::Outcome;
+use super::disk;
 use super::settings::Settings;
 use super::translate::{self, Translated};
-use super::disk;
 use crate::dataplane::{WorkerConfig, WorkerHandle};
 
 /// A resource with its data-plane thread.
@@ -111,7 +111,11 @@ impl Resources {
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
     }
 
-    fn worker_config(&self, config: &ResourceConfig, translated: &Translated) -> Result<WorkerConfig, Outcome> {
+    fn worker_config(
+        &self,
+        config: &ResourceConfig,
+        translated: &Translated,
+    ) -> Result<WorkerConfig, Outcome> {
         let name = &config.name;
         let lowest_minor = config.volumes.iter().map(|v| v.minor.0).min().unwrap_or(0);
         let nbd_tcp = self.settings.nbd_tcp(name, lowest_minor).map_err(|e| Outcome::failed(10, e))?;
@@ -223,7 +227,9 @@ impl Running {
         let (opened, mut outcome) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(refused)) => return refused,
-            Err(e) => return Outcome::failed(20, format!("{}: reading the metadata failed: {e}", volume.minor)),
+            Err(e) => {
+                return Outcome::failed(20, format!("{}: reading the metadata failed: {e}", volume.minor));
+            }
         };
         let flags = opened.attached.super_block.flags;
         if flags.has(MetaFlags::PRIMARY_IND) && !flags.has(MetaFlags::CONNECTED_IND) {
@@ -384,7 +390,8 @@ fn needs_restart(present: &ResourceConfig, wanted: &ResourceConfig) -> Option<&'
     let volumes = |r: &ResourceConfig| -> Vec<_> {
         r.volumes.iter().map(|v| (v.volume, v.minor, v.device.clone())).collect()
     };
-    let addresses = |r: &ResourceConfig| (r.own_address, r.peer_address, r.net.sndbuf_bytes, r.net.rcvbuf_bytes);
+    let addresses =
+        |r: &ResourceConfig| (r.own_address, r.peer_address, r.net.sndbuf_bytes, r.net.rcvbuf_bytes);
     let checks = [
         (volumes(present) != volumes(wanted), "the volumes"),
         (addresses(present) != addresses(wanted), "the addresses or socket buffers"),

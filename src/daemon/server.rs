@@ -112,7 +112,9 @@ fn objection(envelope: &Envelope) -> Option<String> {
     }
     let targets = match &envelope.request {
         Request::Hello => 0,
-        Request::Run { targets, .. } | Request::Status { targets } | Request::Watch { targets } => targets.len(),
+        Request::Run { targets, .. } | Request::Status { targets } | Request::Watch { targets } => {
+            targets.len()
+        }
     };
     (targets > TARGETS_MAX).then(|| format!("{targets} names in one request, more than {TARGETS_MAX}"))
 }

@@ -126,7 +126,8 @@ impl Settings {
 
     fn parse(path: &Path, text: &str) -> Result<Settings, SettingsError> {
         let wrong = |message: String| SettingsError::Parse { path: path.to_path_buf(), message };
-        let settings: Settings = toml::from_str(text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
+        let settings: Settings =
+            toml::from_str(text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
         if settings.pool_bytes() < POOL_BYTES_MIN {
             return Err(wrong(format!("pool-size: at least {} MiB are needed", POOL_BYTES_MIN >> 20)));
         }

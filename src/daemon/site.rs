@@ -180,9 +180,10 @@ pub fn select(resources: &[ResourceConfig], names: &[String], host: &str) -> Res
             }
             Target::Volume(name, number) => {
                 let resource = resources.iter().find(|r| r.name == name).ok_or_else(unknown)?;
-                let volume = resource.volumes.iter().position(|v| v.volume.0 == number).ok_or_else(|| {
-                    Outcome::failed(1, format!("Resource '{name}' has no volume {number}"))
-                })?;
+                let volume =
+                    resource.volumes.iter().position(|v| v.volume.0 == number).ok_or_else(|| {
+                        Outcome::failed(1, format!("Resource '{name}' has no volume {number}"))
+                    })?;
                 Selected { resource: resource.clone(), volume: Some(volume) }
             }
             Target::Minor(minor) => resources

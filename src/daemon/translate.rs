@@ -52,8 +52,14 @@ pub fn translate(resource: &ResourceConfig) -> Result<Translated, Vec<Refusal>> 
         });
     };
     // The name becomes the name of a socket.
-    if resource.name.contains(['/', '\0']) || resource.name.starts_with('.') || resource.name.len() > NAME_BYTES_MAX {
-        refuse("the name cannot be used for a file".into(), "use letters, digits, '-' and '_', at most 64 of them");
+    if resource.name.contains(['/', '\0'])
+        || resource.name.starts_with('.')
+        || resource.name.len() > NAME_BYTES_MAX
+    {
+        refuse(
+            "the name cannot be used for a file".into(),
+            "use letters, digits, '-' and '_', at most 64 of them",
+        );
     }
     check_net(&resource.net, &mut refuse);
     for volume in &resource.volumes {

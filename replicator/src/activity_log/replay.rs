@@ -71,7 +71,13 @@ pub fn replay(ring: AlRing, area: &[u8]) -> Result<Replay, ReplayError> {
         }
         position = (position + 1) % ring.blocks();
     }
-    Ok(Replay { hot: sorted(table), has_updates: true, newest: Some(newest.number), corrupt_blocks, bad_slots })
+    Ok(Replay {
+        hot: sorted(table),
+        has_updates: true,
+        newest: Some(newest.number),
+        corrupt_blocks,
+        bad_slots,
+    })
 }
 
 /// The log of DRBD 8.3: `area` is the log area, `slot_count` the `al_nr_extents` of the super block. Every extent
