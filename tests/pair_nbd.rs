@@ -39,7 +39,11 @@ fn writes_of_a_client_are_on_both_disks() {
     for (n, replies) in [Replies::Simple, Replies::Structured].into_iter().enumerate() {
         let mut client = Client::open(&a.socket, "r0", replies).unwrap();
         assert_eq!(client.size_bytes, a.worker().snapshot().volumes[0].size_sectors * 512);
-        assert_eq!(client.flags & 0x1ff & !0x80, 0x16d, "flush, FUA, trim, zeroes and multi-conn are offered");
+        assert_eq!(
+            client.flags & 0x1ff & !0x80,
+            0x16d,
+            "flush, FUA, trim, zeroes and multi-conn are offered"
+        );
         let base = (n as u64) << 23;
         // A sector, a block, an odd range, and one that is cut into pieces.
         for (i, len) in [512usize, 4096, 5 * 512, 3 << 20].into_iter().enumerate() {

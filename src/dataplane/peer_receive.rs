@@ -4,8 +4,8 @@
 use blockdev::pool::{BufSpan, BufferPool};
 use blockdev::ring::{RecvUntil, Ring};
 use model::ids::BufId;
-use replicator::wire::{FrameShape, Header, frame_shape, parse_header};
 use replicator::Event;
+use replicator::wire::{Command, FrameShape, Header, frame_shape, parse_header};
 
 use super::core_side::Core;
 use super::peer_sockets::PeerSocket;
@@ -104,7 +104,13 @@ impl PeerSocket {
         };
         let parsed = parse_header(framing.form, bytes).and_then(|found| {
             let Some((header, header_bytes)) = found else { return Ok(None) };
-            Ok(Some((header, header_bytes, frame_shape(&header, framing.sock, framing.features)?)))
+            // The first packet is what tells which of the two sockets this is; it has no body.
+            let shape = if matches!(header.command, Command::InitialData | Command::InitialMeta) {
+                FrameShape::default()
+            } else {
+                frame_shape(&header, framing.sock, framing.features)?
+            };
+            Ok(Some((header, header_bytes, shape)))
         });
         match parsed {
             Ok(None) => Parsed::Incomplete,

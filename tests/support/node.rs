@@ -15,9 +15,7 @@ use model::ids::{Minor, VolumeNo};
 use model::policy::OnNoData;
 use model::status::snapshot::ResourceSnapshot;
 use replicator::meta::layout::MetaKind;
-use replicator::{
-    AttachedDisk, Command, CommandResult, Config, DiskConfig, NetConfig, VolIdx, VolumeConfig,
-};
+use replicator::{AttachedDisk, Command, CommandResult, Config, DiskConfig, NetConfig, VolIdx, VolumeConfig};
 
 /// One node: where its things are, and its worker while it runs.
 pub struct Node {
@@ -33,6 +31,9 @@ pub const V0: VolIdx = VolIdx(0);
 impl Node {
     /// A node that runs, with fresh metadata and no disk attached yet.
     pub fn new(dir: &Path, name: &str, size_bytes: u64, own: SocketAddr, peer: SocketAddr) -> Node {
+        // RUST_LOG=debug shows what the nodes say; the second node finds it set up already.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_thread_names(true).try_init();
         let image = dir.join(format!("{name}.img"));
         std::fs::File::create(&image).unwrap().set_len(size_bytes).unwrap();
         let target = target(&image);
@@ -117,7 +118,8 @@ impl Node {
                 changes.changed().await.unwrap();
             }
         };
-        let waited = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), wait).await });
+        let waited =
+            self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), wait).await });
         assert!(waited.is_ok(), "{} never was {what}: {:#?}", self.config.node_name, worker.snapshot());
     }
 
@@ -156,7 +158,12 @@ fn net_config() -> NetConfig {
 }
 
 fn disk_config() -> DiskConfig {
-    DiskConfig { resync_rate_kib_s: 400_000, c_plan_ahead_ds: 0, c_min_rate_kib_s: 0, ..DiskConfig::default() }
+    DiskConfig {
+        resync_rate_kib_s: 400_000,
+        c_plan_ahead_ds: 0,
+        c_min_rate_kib_s: 0,
+        ..DiskConfig::default()
+    }
 }
 
 fn target(image: &Path) -> MetaTarget {
