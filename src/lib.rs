@@ -1,8 +1,8 @@
 //! The parts of lockstep's daemon and tools, as a library so that tests can drive them.
 #![forbid(unsafe_code)]
 
-/// The command line.
-pub mod cli {
-    pub mod meta;
-}
+pub mod cli;
+pub mod config_files;
+pub mod daemon;
 pub mod dataplane;
+pub mod demo;

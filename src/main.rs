@@ -1,2 +1,8 @@
 //! lockstep: one binary for the daemon and every command that runs it.
-fn main() {}
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(lockstep::cli::main(std::env::args().collect()))
+}

@@ -1,0 +1,131 @@
+//! From a volume's configuration to an opened disk: apply the activity log, read the metadata, claim the
+//! devices (drbd-admin 3.6, `attach`).
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use blockdev::backing::{Backing, BackingError, OpenOptions};
+use model::config::settings::{MetaDisk, VolumeConfig};
+use model::result_code::{self, ConfigError};
+use replicator::AttachedDisk;
+use replicator::meta::layout::MetaKind;
+
+use super::control::Outcome;
+use super::translate;
+use crate::cli::meta::{MetaError, MetaTarget, Prompt, apply};
+use crate::dataplane::OpenedDisk;
+
+/// Largest request a disk is given; the kernel splits further where it has to.
+const MAX_BIO_BYTES: u32 = 1 << 20;
+
+/// Where the metadata of a volume is; none for a volume without a disk.
+pub fn meta_target(volume: &VolumeConfig) -> Option<MetaTarget> {
+    let data = PathBuf::from(volume.disk.as_ref()?);
+    let (meta, kind) = match &volume.meta_disk {
+        MetaDisk::Internal => (data.clone(), MetaKind::Internal),
+        MetaDisk::FlexibleExternal(device) => (device.into(), MetaKind::FlexibleExternal),
+        MetaDisk::Indexed(device, index) => (device.into(), MetaKind::Indexed(*index)),
+    };
+    Some(MetaTarget { data, meta, kind })
+}
+
+/// Applies the activity log and opens the disk of `volume`, which has one. Blocks; the outcome is what the
+/// command prints, also in the good case.
+///
+/// # Errors
+/// What failed, with the exit status of drbdmeta for the activity log and of drbdsetup for the rest.
+pub fn open(volume: &VolumeConfig, target: &MetaTarget) -> Result<(OpenedDisk, Outcome), Outcome> {
+    let mut said = Captured::default();
+    let applied = apply::apply_al(target, &mut said);
+    let mut outcome = said.into_outcome();
+    match applied {
+        Ok(0) => {}
+        Ok(exit_code) => {
+            outcome.exit_code = exit_code;
+            return Err(outcome);
+        }
+        Err(e) => {
+            outcome.absorb(Outcome::failed(e.exit_code(), e.to_string()));
+            return Err(outcome);
+        }
+    }
+    let loaded = apply::load_for_attach(target).map_err(|e| meta_refused(volume, &e))?;
+    let attached = AttachedDisk {
+        super_block: loaded.superblock,
+        layout: loaded.layout,
+        capacity_sectors: loaded.usable_sectors,
+        bitmap_words: loaded.bitmap,
+        config: translate::disk_config(&volume.disk_options),
+        max_bio_bytes: MAX_BIO_BYTES,
+    };
+    // The claim of the metadata reader ends here, for the disk is claimed once more and for good. Should
+    // another process slip in between, it holds the claim and this open fails.
+    drop(loaded.claim);
+    let claim = |path| OpenOptions::default().open(path);
+    let data = claim(&target.data).map_err(|e| disk_refused(volume, &e, DATA_ERRORS))?;
+    let meta: Option<Backing> = match target.kind {
+        MetaKind::Internal => None,
+        MetaKind::FlexibleExternal | MetaKind::Indexed(_) => {
+            Some(claim(&target.meta).map_err(|e| disk_refused(volume, &e, META_ERRORS))?)
+        }
+    };
+    Ok((OpenedDisk { attached, data, meta }, outcome))
+}
+
+/// In use, cannot be opened, neither device nor file.
+const DATA_ERRORS: [ConfigError; 3] =
+    [ConfigError::BdclaimDisk, ConfigError::OpenDisk, ConfigError::DiskNotBdev];
+const META_ERRORS: [ConfigError; 3] =
+    [ConfigError::BdclaimMdDisk, ConfigError::OpenMdDisk, ConfigError::MdNotBdev];
+
+fn disk_refused(volume: &VolumeConfig, e: &BackingError, [in_use, open, kind]: [ConfigError; 3]) -> Outcome {
+    let code = match e {
+        BackingError::InUse { .. } => in_use,
+        BackingError::WrongKind { .. } => kind,
+        BackingError::Io { .. } => open,
+    };
+    refused(volume, code.number(), &e.to_string())
+}
+
+fn meta_refused(volume: &VolumeConfig, e: &MetaError) -> Outcome {
+    refused(volume, i32::from(e.attach_error()), &e.to_string())
+}
+
+fn refused(volume: &VolumeConfig, number: i32, info: &str) -> Outcome {
+    let object = volume.minor.to_string();
+    let text = result_code::message(number, &object, Some(info)).unwrap_or_default();
+    Outcome::failed(result_code::exit_code(number), text)
+}
+
+/// Collects what a metadata command prints; nobody is there to answer.
+#[derive(Default)]
+pub(crate) struct Captured {
+    out: Vec<u8>,
+    err: Vec<u8>,
+}
+
+impl Captured {
+    /// What was printed.
+    pub(crate) fn into_outcome(self) -> Outcome {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Outcome { exit_code: 0, out: text(self.out), err: text(self.err) }
+    }
+}
+
+impl Prompt for Captured {
+    fn out(&mut self) -> &mut dyn Write {
+        &mut self.out
+    }
+
+    fn err(&mut self) -> &mut dyn Write {
+        &mut self.err
+    }
+
+    fn is_terminal(&self) -> bool {
+        false
+    }
+
+    fn read_line(&mut self) -> io::Result<String> {
+        Ok(String::new())
+    }
+}

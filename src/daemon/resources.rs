@@ -1,0 +1,444 @@
+//! The resources that are up, and what is done to one of them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::config::settings::{ResourceConfig, VolumeConfig};
+use model::result_code::{self, ConfigError, StateResult};
+use model::state::{ConnState, DiskState};
+use model::status::{ResourceSnapshot, VolumeSnapshot};
+use replicator::meta::superblock::MetaFlags;
+use replicator::{Command, CommandResult, VolIdx};
+use tokio::sync::{Mutex, watch};
+use tracing::{info, warn};
+
+use super::control::Outcome;
+use super::disk;
+use super::settings::Settings;
+use super::translate::{self, Translated};
+use crate::dataplane::{WorkerConfig, WorkerHandle};
+
+/// A resource with its data-plane thread.
+pub struct Running {
+    /// What it runs with. Replaced as a whole by `adjust`.
+    config: RefCell<Rc<ResourceConfig>>,
+    handle: WorkerHandle,
+    /// The cluster was degraded when a disk was attached, and no peer was seen since (drbd-states 18).
+    degraded: Cell<bool>,
+}
+
+/// Everything that is up on this node.
+pub struct Resources {
+    settings: Settings,
+    run_dir: PathBuf,
+    running: RefCell<BTreeMap<String, Rc<Running>>>,
+    /// One lock per name: bringing up, taking down and adjusting exclude each other.
+    locks: RefCell<BTreeMap<String, Rc<Mutex<()>>>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Resources {
+    /// Nothing is up.
+    pub fn new(settings: Settings, run_dir: &Path) -> Resources {
+        Resources {
+            settings,
+            run_dir: run_dir.to_path_buf(),
+            running: RefCell::default(),
+            locks: RefCell::default(),
+            changed: watch::Sender::new(0),
+        }
+    }
+
+    /// The resource of that name, if it is up.
+    pub fn get(&self, name: &str) -> Option<Rc<Running>> {
+        self.running.borrow().get(name).cloned()
+    }
+
+    /// Every resource that is up, by name.
+    pub fn all(&self) -> Vec<Rc<Running>> {
+        self.running.borrow().values().cloned().collect()
+    }
+
+    /// Bumped whenever the state of anything may have changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The lock that `up`, `down`, `adjust` and `attach` of that resource hold.
+    pub fn lock(&self, name: &str) -> Rc<Mutex<()>> {
+        self.locks.borrow_mut().entry(name.to_owned()).or_default().clone()
+    }
+
+    /// Starts the thread of a resource, without disks and connection; nothing happens if it is there.
+    ///
+    /// # Errors
+    /// What this version cannot run (exit 10), or the thread does not start (exit 20).
+    pub fn create(self: &Rc<Self>, config: &ResourceConfig) -> Result<Rc<Running>, Outcome> {
+        if let Some(running) = self.get(&config.name) {
+            return Ok(running);
+        }
+        let translated = translated(config)?;
+        let worker = self.worker_config(config, &translated)?;
+        let handle = WorkerHandle::spawn(worker)
+            .map_err(|e| Outcome::failed(20, format!("{}: cannot start the resource: {e:#}", config.name)))?;
+        let running = Rc::new(Running {
+            config: RefCell::new(Rc::new(config.clone())),
+            handle,
+            degraded: Cell::new(false),
+        });
+        self.running.borrow_mut().insert(config.name.clone(), running.clone());
+        self.bump();
+        tokio::task::spawn_local(forward_changes(Rc::downgrade(self), Rc::downgrade(&running)));
+        info!(resource = config.name, "created");
+        Ok(running)
+    }
+
+    /// Ends the thread of a resource and forgets it.
+    pub async fn remove(&self, name: &str) {
+        let removed = self.running.borrow_mut().remove(name);
+        if let Some(running) = removed {
+            running.handle.shutdown().await;
+            info!(resource = name, "removed");
+        }
+        self.bump();
+    }
+
+    fn bump(&self) {
+        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    fn worker_config(
+        &self,
+        config: &ResourceConfig,
+        translated: &Translated,
+    ) -> Result<WorkerConfig, Outcome> {
+        let name = &config.name;
+        let lowest_minor = config.volumes.iter().map(|v| v.minor.0).min().unwrap_or(0);
+        let nbd_tcp = self.settings.nbd_tcp(name, lowest_minor).map_err(|e| Outcome::failed(10, e))?;
+        Ok(WorkerConfig {
+            core: translated.core.clone(),
+            own_address: config.own_address,
+            peer_address: config.peer_address,
+            sndbuf_bytes: config.net.sndbuf_bytes,
+            rcvbuf_bytes: config.net.rcvbuf_bytes,
+            node_name: config.host.clone(),
+            peer_name: config.peer_host.clone(),
+            devices: config.volumes.iter().map(|v| v.device.clone()).collect(),
+            nbd_unix: config.volumes.iter().map(|v| nbd_socket(&self.run_dir, name, v.volume.0)).collect(),
+            nbd_tcp,
+            pool_cap_bytes: self.settings.pool_bytes(),
+            spin: self.settings.spin(),
+        })
+    }
+}
+
+/// The NBD socket of a volume in the run directory.
+pub fn nbd_socket(run_dir: &Path, resource: &str, volume: u16) -> PathBuf {
+    match volume {
+        0 => run_dir.join(format!("{resource}.nbd")),
+        n => run_dir.join(format!("{resource}-{n}.nbd")),
+    }
+}
+
+async fn forward_changes(resources: std::rc::Weak<Resources>, running: std::rc::Weak<Running>) {
+    let Some(mut changes) = running.upgrade().map(|r| r.handle.changes()) else { return };
+    while changes.changed().await.is_ok() {
+        let (Some(resources), Some(running)) = (resources.upgrade(), running.upgrade()) else { return };
+        if running.snapshot().connection >= ConnState::Connected {
+            running.degraded.set(false);
+        }
+        resources.bump();
+    }
+}
+
+/// Checks and translates; all that is wrong at once.
+pub fn translated(config: &ResourceConfig) -> Result<Translated, Outcome> {
+    translate::translate(config).map_err(|refusals| {
+        let mut outcome = Outcome { exit_code: 10, ..Outcome::default() };
+        for refusal in refusals {
+            outcome.error_line(&format!("error: {refusal}"));
+        }
+        outcome
+    })
+}
+
+/// What the user sees of a result; `object` is the minor or the resource.
+pub fn outcome(result: CommandResult, object: &str, info: Option<&str>) -> Outcome {
+    let number = match result {
+        CommandResult::Ok => return Outcome::default(),
+        CommandResult::State(state) => state.number(),
+        CommandResult::Config(error) => error.number(),
+    };
+    let exit_code = result_code::exit_code(number);
+    let info = info.filter(|_| exit_code != 0);
+    let err = result_code::message(number, object, info).map_or(String::new(), |text| text + "\n");
+    Outcome { exit_code, out: String::new(), err }
+}
+
+impl Running {
+    /// What it runs with.
+    pub fn config(&self) -> Rc<ResourceConfig> {
+        self.config.borrow().clone()
+    }
+
+    /// Its state as last published.
+    pub fn snapshot(&self) -> Arc<ResourceSnapshot> {
+        self.handle.snapshot()
+    }
+
+    /// Bumped with every publication.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.handle.changes()
+    }
+
+    /// The cluster was degraded at attach, and no peer was seen since.
+    pub fn is_degraded(&self) -> bool {
+        self.degraded.get()
+    }
+
+    /// State of one volume.
+    pub fn volume_snapshot(&self, volume: &VolumeConfig) -> VolumeSnapshot {
+        let found = self.snapshot().volumes.iter().find(|v| v.vnr == volume.volume.0).cloned();
+        found.unwrap_or_else(|| VolumeSnapshot::new(volume.volume.0, volume.minor.0))
+    }
+
+    /// Gives the core a command and says how it ended.
+    pub async fn command(&self, command: Command, object: &str, info: Option<&str>) -> Outcome {
+        match self.handle.command(command).await {
+            Ok(result) => outcome(result, object, info),
+            Err(e) => Outcome::failed(20, format!("{object}: the thread of the resource has ended: {e:#}")),
+        }
+    }
+
+    /// Applies the activity log and attaches the disk of a volume.
+    pub async fn attach(&self, index: usize) -> Outcome {
+        let config = self.config();
+        let volume = &config.volumes[index];
+        let Some(target) = disk::meta_target(volume) else { return Outcome::default() };
+        if self.volume_snapshot(volume).state.disk != DiskState::Diskless {
+            return Outcome::failed(20, format!("Device '{}' is configured!", volume.minor));
+        }
+        let settings = volume.clone();
+        let opened = tokio::task::spawn_blocking(move || disk::open(&settings, &target)).await;
+        let (opened, mut outcome) = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(refused)) => return refused,
+            Err(e) => {
+                return Outcome::failed(20, format!("{}: reading the metadata failed: {e}", volume.minor));
+            }
+        };
+        let flags = opened.attached.super_block.flags;
+        if flags.has(MetaFlags::PRIMARY_IND) && !flags.has(MetaFlags::CONNECTED_IND) {
+            self.degraded.set(true);
+        }
+        let object = volume.minor.to_string();
+        match self.handle.attach(vol_idx(index), opened).await {
+            Ok(result) => outcome.absorb(self::outcome(result, &object, None)),
+            Err(e) => outcome.absorb(Outcome::failed(20, format!("{object}: the resource has ended: {e:#}"))),
+        }
+        outcome
+    }
+
+    /// Starts connecting with the configured options.
+    pub async fn connect(&self, discard_my_data: bool, tentative: bool) -> Outcome {
+        let config = self.config();
+        let net = match translated(&config) {
+            Ok(t) => replicator::NetConfig { discard_my_data, tentative, ..t.net },
+            Err(refused) => return refused,
+        };
+        self.command(Command::Connect(Box::new(net)), &config.name, None).await
+    }
+
+    /// Ends the connection.
+    // spec: drbd-states 15: the addresses are forgotten with the connection
+    pub async fn disconnect(&self, force: bool) -> Outcome {
+        if self.snapshot().connection == ConnState::StandAlone {
+            let error = CommandResult::Config(ConfigError::InvalidRequest);
+            return outcome(error, "??", Some("unknown connection"));
+        }
+        let name = self.config().name.clone();
+        match self.handle.command(Command::Disconnect { force }).await {
+            Ok(CommandResult::State(StateResult::AlreadyStandalone)) => Outcome::default(),
+            Ok(result) => outcome(result, &name, None),
+            Err(e) => Outcome::failed(20, format!("{name}: the thread of the resource has ended: {e:#}")),
+        }
+    }
+
+    /// Becomes Secondary unless a client has a volume open.
+    pub async fn secondary(&self, object: &str, info: Option<&str>) -> Outcome {
+        let snapshot = self.snapshot();
+        let open = snapshot.volumes.iter().enumerate().filter(|(_, v)| v.open_count > 0);
+        let open = open.fold(0u64, |mask, (index, _)| mask | 1u64.checked_shl(index as u32).unwrap_or(0));
+        self.command(Command::Secondary { open }, object, info).await
+    }
+
+    /// Everything up to the removal of the resource: demotes, disconnects, detaches. Stops at the first refusal.
+    // spec: drbd-states 15, down
+    pub async fn take_down(&self) -> Outcome {
+        let config = self.config();
+        let demoted = self.secondary(&config.name, Some("failed to demote")).await;
+        if demoted.exit_code != 0 {
+            return demoted;
+        }
+        if self.snapshot().connection != ConnState::StandAlone {
+            let ended = self.disconnect(false).await;
+            if ended.exit_code != 0 && self.snapshot().connection != ConnState::StandAlone {
+                return ended;
+            }
+        }
+        for (index, volume) in config.volumes.iter().enumerate() {
+            if self.volume_snapshot(volume).state.disk == DiskState::Diskless {
+                continue;
+            }
+            let detach = Command::Detach { vol: vol_idx(index), force: false };
+            let detached = self.command(detach, &config.name, Some("failed to detach")).await;
+            if detached.exit_code != 0 {
+                return detached;
+            }
+        }
+        Outcome::default()
+    }
+
+    /// Makes a resource that is up equal to `wanted`. What cannot be changed while it is up needs a restart,
+    /// which is done if nobody uses the resource here; see [`Adjusted`].
+    // spec: drbd-admin 3.8
+    pub async fn adjust(&self, wanted: &ResourceConfig) -> Result<Adjusted, Outcome> {
+        let translated = translated(wanted)?;
+        let present = self.config();
+        if let Some(what) = needs_restart(&present, wanted) {
+            return Ok(Adjusted::NeedsRestart(what));
+        }
+        *self.config.borrow_mut() = Rc::new(wanted.clone());
+        let mut all = Outcome::default();
+        for (index, volume) in wanted.volumes.iter().enumerate() {
+            all.absorb(self.adjust_volume(index, &present.volumes[index], volume).await);
+        }
+        if all.exit_code != 0 {
+            all.exit_code = 1;
+            return Err(all);
+        }
+        if self.snapshot().connection == ConnState::StandAlone {
+            all.absorb(self.connect(false, false).await);
+        } else if present.net != wanted.net {
+            let options = Command::NetOptions(Box::new(translated.net));
+            all.absorb(self.command(options, &wanted.name, None).await);
+        }
+        if all.exit_code != 0 {
+            all.exit_code = 1;
+            return Err(all);
+        }
+        Ok(Adjusted::Done(all))
+    }
+
+    async fn adjust_volume(&self, index: usize, present: &VolumeConfig, wanted: &VolumeConfig) -> Outcome {
+        let object = wanted.minor.to_string();
+        let mut all = Outcome::default();
+        let moved = present.disk != wanted.disk || present.meta_disk != wanted.meta_disk;
+        if self.volume_snapshot(wanted).state.disk != DiskState::Diskless {
+            if !moved {
+                if present.disk_options != wanted.disk_options {
+                    let options = Box::new(translate::disk_config(&wanted.disk_options));
+                    let command = Command::DiskOptions(vol_idx(index), options);
+                    all.absorb(self.command(command, &object, None).await);
+                }
+                return all;
+            }
+            let detach = Command::Detach { vol: vol_idx(index), force: false };
+            all.absorb(self.command(detach, &object, None).await);
+            if all.exit_code != 0 {
+                return all;
+            }
+        }
+        all.absorb(self.attach(index).await);
+        all
+    }
+
+    /// Ends it when the daemon stops: cleanly if possible, in any case soon.
+    pub async fn stop(&self) {
+        let name = self.config().name.clone();
+        match tokio::time::timeout(STOP_MAX, self.take_down()).await {
+            Ok(outcome) if outcome.exit_code != 0 => {
+                warn!(resource = name, "stopping without a clean end: {}", outcome.err.trim_end());
+            }
+            Ok(_) => {}
+            Err(_) => warn!(resource = name, "stopping without a clean end: it takes too long"),
+        }
+        if tokio::time::timeout(STOP_MAX, self.handle.shutdown()).await.is_err() {
+            warn!(resource = name, "the thread of the resource does not end");
+        }
+    }
+}
+
+/// How an adjustment ended.
+pub enum Adjusted {
+    /// Equal now.
+    Done(Outcome),
+    /// This cannot be changed while the resource is up.
+    NeedsRestart(&'static str),
+}
+
+/// The core's index of a volume.
+pub fn vol_idx(index: usize) -> VolIdx {
+    VolIdx(u8::try_from(index).expect("translate allows at most 64 volumes"))
+}
+
+fn needs_restart(present: &ResourceConfig, wanted: &ResourceConfig) -> Option<&'static str> {
+    let volumes = |r: &ResourceConfig| -> Vec<_> {
+        r.volumes.iter().map(|v| (v.volume, v.minor, v.device.clone())).collect()
+    };
+    let addresses =
+        |r: &ResourceConfig| (r.own_address, r.peer_address, r.net.sndbuf_bytes, r.net.rcvbuf_bytes);
+    let checks = [
+        (volumes(present) != volumes(wanted), "the volumes"),
+        (addresses(present) != addresses(wanted), "the addresses or socket buffers"),
+        (present.options != wanted.options, "the options of the resource"),
+        ((&present.host, &present.peer_host) != (&wanted.host, &wanted.peer_host), "the names of the hosts"),
+    ];
+    checks.into_iter().find(|(differs, _)| *differs).map(|(_, what)| what)
+}
+
+/// The answer about a resource that is configured but not up.
+pub fn unknown_resource(name: &str) -> Outcome {
+    outcome(CommandResult::Config(ConfigError::ResNotKnown), name, Some("unknown resource"))
+}
+
+/// The answer about a volume of a resource that is not up.
+pub fn unknown_minor(volume: &VolumeConfig) -> Outcome {
+    let object = volume.minor.to_string();
+    outcome(CommandResult::Config(ConfigError::MinorInvalid), &object, Some("unknown minor"))
+}
+
+/// A clean end and the end of a thread may each take this long when the daemon stops.
+const STOP_MAX: Duration = Duration::from_secs(8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_are_named_after_resource_and_volume() {
+        let dir = Path::new("/run/lockstep");
+        assert_eq!(nbd_socket(dir, "r0", 0), dir.join("r0.nbd"));
+        assert_eq!(nbd_socket(dir, "r0", 3), dir.join("r0-3.nbd"));
+    }
+
+    #[test]
+    fn results_become_texts_and_exit_codes() {
+        let fine = outcome(CommandResult::State(StateResult::NothingToDo), "0", Some("x"));
+        assert_eq!(fine, Outcome::default());
+        let refused = outcome(CommandResult::State(StateResult::NoUpToDateDisk), "0", None);
+        assert_eq!(
+            (refused.exit_code, refused.err.as_str()),
+            (17, "0: State change failed: (-2) Need access to UpToDate data\n")
+        );
+        let wrong = unknown_resource("r0");
+        assert_eq!(
+            (wrong.exit_code, wrong.err.as_str()),
+            (10, "r0: Failure: (158) Unknown resource\nadditional info from kernel:\nunknown resource\n")
+        );
+    }
+}
