@@ -155,6 +155,27 @@ fn many_requests_at_once_keep_their_answers_apart() {
     assert!(a.data() == b.data(), "both disks hold the same");
 }
 
+/// Frames around the size of the staging buffers, at every offset inside them.
+#[test]
+fn requests_of_awkward_lengths_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = synced_pair(dir.path());
+    let mut client = Client::open(&a.socket, "r0", Replies::Simple).unwrap();
+    let lengths: Vec<usize> = (0..48).map(|i| (128 << 10) - 16 * 512 + i * 1024 + (i % 3) * 512).collect();
+    for (i, len) in lengths.iter().enumerate() {
+        client.start(WRITE, 0, (i as u64 * 160 * 1024, *len as u32), &pattern(i as u8, *len));
+    }
+    for _ in &lengths {
+        let mut header = [0; 16];
+        std::io::Read::read_exact(&mut client.socket, &mut header).unwrap();
+        assert_eq!(header[..8], [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0]);
+    }
+    for (i, len) in lengths.iter().enumerate() {
+        assert!(client.read(i as u64 * 160 * 1024, *len as u32).unwrap() == pattern(i as u8, *len));
+    }
+    assert!(a.data() == b.data(), "both disks hold the same");
+}
+
 #[test]
 fn a_clean_end_and_a_new_start_keep_the_data() {
     let dir = tempfile::tempdir().unwrap();
