@@ -163,7 +163,7 @@ fn requests_of_awkward_lengths_pass() {
     let mut client = Client::open(&a.socket, "r0", Replies::Simple).unwrap();
     let lengths: Vec<usize> = (0..48).map(|i| (128 << 10) - 16 * 512 + i * 1024 + (i % 3) * 512).collect();
     for (i, len) in lengths.iter().enumerate() {
-        client.start(WRITE, 0, (i as u64 * 160 * 1024, *len as u32), &pattern(i as u8, *len));
+        client.start(WRITE, 0, (i as u64 * 192 * 1024, *len as u32), &pattern(i as u8, *len));
     }
     for _ in &lengths {
         let mut header = [0; 16];
@@ -171,7 +171,7 @@ fn requests_of_awkward_lengths_pass() {
         assert_eq!(header[..8], [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0]);
     }
     for (i, len) in lengths.iter().enumerate() {
-        assert!(client.read(i as u64 * 160 * 1024, *len as u32).unwrap() == pattern(i as u8, *len));
+        assert!(client.read(i as u64 * 192 * 1024, *len as u32).unwrap() == pattern(i as u8, *len));
     }
     assert!(a.data() == b.data(), "both disks hold the same");
 }
