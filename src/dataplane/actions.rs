@@ -11,6 +11,7 @@ impl Worker {
         let mut out = std::mem::take(&mut self.core.out);
         for i in 0..out.list.len() {
             let action = out.list[i];
+            tracing::trace!(?action);
             self.carry_out(action, &out);
         }
         out.clear();

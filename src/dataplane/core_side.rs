@@ -28,6 +28,7 @@ impl Core {
         {
             self.data_events += 1;
         }
+        tracing::trace!(?event);
         self.resource.handle(self.now, event, &mut self.out);
     }
 }

@@ -299,11 +299,8 @@ impl Disks {
         let index = index as usize;
         let op = &mut self.ops[index];
         match op.advance(result) {
-            None => return,
-            Some(Err(())) => {
-                self.submit_step(ring, index);
-                return;
-            }
+            None => {}
+            Some(Err(())) => self.submit_step(ring, index),
             Some(Ok(result)) => {
                 let op = self.ops.remove(index);
                 self.deliver(ring, core, &op, result);

@@ -315,7 +315,7 @@ impl NbdServer {
         if write.piece.is_none() {
             let staged = session.recv.bytes().len().min(piece_bytes as usize);
             let missing = piece_bytes as usize - staged;
-            if missing > 0 && missing <= STAGED_REST_BYTES_MAX {
+            if missing > 0 && missing <= STAGED_REST_BYTES_MAX.min(session.recv.room_bytes()) {
                 return Next::Receive;
             }
             let Some(buf) = ring.pool_mut().alloc(piece_bytes as usize) else {
@@ -354,7 +354,7 @@ const REQUESTS_MAX: u32 = 128;
 const SESSION_BYTES_MAX: u64 = 32 << 20;
 /// Unsent answers of a negotiation beyond which no more options are read.
 const REPLIES_BYTES_MAX: usize = 32 << 10;
-/// A piece that lacks no more than this is completed in the staging buffer.
+/// A piece that lacks no more than this, and fits, is completed in the staging buffer.
 const STAGED_REST_BYTES_MAX: usize = 16 << 10;
 /// Slots that sessions can have.
 const SLOTS_MAX: usize = 4096;

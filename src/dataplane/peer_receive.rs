@@ -145,7 +145,7 @@ impl PeerSocket {
         }
         let staged = (bytes.len() - body_end).min(payload_bytes);
         let missing = payload_bytes - staged;
-        if missing > 0 && missing <= STAGED_REST_BYTES_MAX {
+        if missing > 0 && missing <= STAGED_REST_BYTES_MAX.min(self.recv.room_bytes()) {
             // One more receive brings it, and probably the frames behind it.
             return Parsed::Incomplete;
         }
@@ -197,5 +197,5 @@ impl PeerSocket {
 
 /// Longest body and digest in front of block data: P_WSAME and the longest digest.
 const BULK_BODY_BYTES_MAX: usize = 28 + 64;
-/// A payload that lacks no more than this is completed in the staging buffer.
+/// A payload that lacks no more than this, and fits, is completed in the staging buffer.
 const STAGED_REST_BYTES_MAX: usize = 16 << 10;

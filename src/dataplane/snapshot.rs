@@ -77,7 +77,7 @@ impl Publisher {
 
     /// Publishes if it is time. `open_counts` has one entry per volume.
     pub(super) fn publish(&mut self, now: Instant, resource: &Resource, open_counts: &[u32]) {
-        if !self.urgent && !(self.moved && now >= self.last + INTERVAL) {
+        if !self.urgent && (!self.moved || now < self.last + INTERVAL) {
             return;
         }
         let mut snapshot = resource.snapshot(now);
