@@ -1,7 +1,10 @@
 //! Metadata exchanged with the real `drbdmeta` on loop devices, in both directions: one creates, the other reads,
 //! restores, applies the log and changes it; the device must come out the same byte for byte.
 //!
-//! Needs root, losetup (Debian package mount), drbdmeta (drbd-utils) and zstd (zstd).
+//! Needs root, losetup (Debian package mount), drbdmeta (drbd-utils), zstd (zstd), mkfs.ext4 (e2fsprogs) and mkswap
+//! (util-linux).
+
+#![allow(clippy::unwrap_used)]
 
 #[allow(dead_code)]
 #[path = "../src/cli/meta/mod.rs"]
@@ -12,6 +15,7 @@ mod support;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use meta::apply::apply_al;
 use meta::commands::{dump_md, get_gi, invalidate, outdate, set_gi, write_dev_uuid};
@@ -21,6 +25,13 @@ use meta::{MetaTarget, Opts};
 use replicator::meta::layout::MetaKind;
 use support::*;
 use tempfile::TempDir;
+
+/// One test at a time: a child process of another one holds an exclusive open device until its exec.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A loop device over a file; detached when dropped.
 struct Loop {
@@ -131,6 +142,7 @@ const SHAPES: &[(u64, MetaKind, u32, u32)] = &[
 
 #[test]
 fn both_create_the_same_and_read_each_other() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     for &(bytes, kind, stripes, kib) in SHAPES {
         let what = format!("{bytes} {kind:?} {stripes}x{kib}");
@@ -161,6 +173,7 @@ fn both_create_the_same_and_read_each_other() {
 
 #[test]
 fn dumps_restore_on_the_other_side() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     for (name, bytes) in [("int-16m-bits", 16u64 << 20), ("int-200m-al-applied", 200 << 20)] {
         let kind = MetaKind::Internal;
@@ -189,6 +202,7 @@ fn dumps_restore_on_the_other_side() {
 
 #[test]
 fn random_bitmaps_dump_alike() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let kind = MetaKind::Internal;
     let device = Loop::blank(&dir, "device", 200 << 20);
@@ -217,6 +231,7 @@ fn random_bitmaps_dump_alike() {
 
 #[test]
 fn the_log_is_applied_alike() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     for row in rows().iter().filter(|row| row.get("dump_needs_force") == "yes") {
         let (name, kind) = (row.get("name"), row.kind());
@@ -231,6 +246,7 @@ fn the_log_is_applied_alike() {
 /// Every single block of the ring rotten in turn, and pairs of them: both must agree on outcome and bytes.
 #[test]
 fn damaged_logs_are_judged_alike() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let kind = MetaKind::FlexibleExternal;
     for (name, blocks) in [("flexext-4m-striped-al-torn", 16u32), ("flexext-4m-striped-fresh", 16)] {
@@ -263,6 +279,7 @@ fn damaged_logs_are_judged_alike() {
 
 #[test]
 fn changes_of_the_super_block_are_alike() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let kind = MetaKind::Internal;
     let (ours, theirs) = (Loop::blank(&dir, "ours", 16 << 20), Loop::blank(&dir, "theirs", 16 << 20));
@@ -297,6 +314,7 @@ fn changes_of_the_super_block_are_alike() {
 #[test]
 fn a_block_device_in_use_is_not_changed() {
     use std::os::unix::fs::OpenOptionsExt;
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     let device = Loop::new(&unpack(&dir, "int-16m-bits"));
     let t = device.target(MetaKind::Internal);
@@ -316,6 +334,44 @@ fn a_block_device_in_use_is_not_changed() {
     drop(holder);
     assert!(device.bytes() == before);
     assert_eq!(run(|_| invalidate(&t)).0, 0);
+}
+
+/// File systems and swap space of the real makers: same verdict, same text, and nothing written.
+#[test]
+fn used_devices_are_judged_alike() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    for (maker, package, args, exit) in [
+        ("mkfs.ext4", "e2fsprogs", &["-q", "-F"][..], 40),
+        ("mkfs.ext4", "e2fsprogs", &["-q", "-F", "-O", "64bit"], 40),
+        ("mkfs.ext4", "e2fsprogs", &["-q", "-F", "-b", "1024"], 40),
+        ("mkswap", "util-linux", &["-q"], 40),
+    ] {
+        let device = Loop::blank(&dir, "device", 64 << 20);
+        let made = tool(maker, package).args(args).arg(&device.device).output().unwrap();
+        assert!(made.status.success(), "{maker}: {}", String::from_utf8_lossy(&made.stderr));
+        let before = device.bytes();
+        for kind in [MetaKind::Internal, MetaKind::FlexibleExternal] {
+            let (our_exit, our_out, _) = run(|io| create_md(&device.target(kind), &force(), io));
+            let (their_exit, their_out, _) = drbdmeta(&device, kind, &["create-md"]);
+            assert_eq!((i32::from(our_exit), their_exit), (exit, exit), "{maker} {kind:?}");
+            let their_out = their_out.strip_suffix("Operation refused.\n\n").unwrap();
+            assert_eq!(our_out, their_out, "{maker} {kind:?}");
+            assert!(device.bytes() == before, "{maker} {kind:?}");
+        }
+    }
+    // room for the metadata behind the file system: both ask
+    let device = Loop::blank(&dir, "device", 64 << 20);
+    let made =
+        tool("mkfs.ext4", "e2fsprogs").args(["-q", "-F"]).arg(&device.device).arg("40960k").output().unwrap();
+    assert!(made.status.success());
+    let (exit, out, _) = run_as(Operator::typing("no"), |io| {
+        create_md(&device.target(MetaKind::Internal), &Opts::default(), io)
+    });
+    assert_eq!(exit, 1);
+    let theirs = drbdmeta_ok(&device, MetaKind::Internal, &["create-md"]);
+    let text = out.strip_suffix("Operation canceled.\n").unwrap();
+    assert!(theirs.starts_with(text), "{theirs}\n{out}");
 }
 
 fn rename(from: PathBuf, name: &str) -> PathBuf {

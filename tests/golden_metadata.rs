@@ -2,6 +2,8 @@
 //!
 //! Needs the program `zstd` (Debian package zstd).
 
+#![allow(clippy::unwrap_used)]
+
 #[allow(dead_code)]
 #[path = "../src/cli/meta/mod.rs"]
 mod meta;
@@ -19,6 +21,8 @@ use meta::commands::{
 use meta::create::{create_md, wipe_md};
 use meta::restore::{restore_md, verify_dump};
 use meta::{MetaError, MetaTarget, Opts};
+use replicator::activity_log::extents::ActivityLog;
+use replicator::activity_log::transaction::AlRing;
 use replicator::meta::layout::MetaKind;
 use replicator::meta::superblock::{SUPERBLOCK_BYTES, SuperBlock};
 use support::*;
@@ -170,6 +174,24 @@ fn applying_the_log_gives_the_recorded_images() {
         assert_same(&target.meta, &unpack(&dir, after), before);
         assert!(apply_al_if_needed(&target).unwrap().was_clean);
         assert_same(&target.meta, &unpack(&dir, after), "a second time");
+    }
+}
+
+/// Table A of the recorded images: the first two transactions come out the same from the runtime log.
+#[test]
+fn the_runtime_log_writes_the_recorded_blocks() {
+    let dir = dir();
+    let image = fs::read(unpack(&dir, "int-200m-al-unclean")).unwrap();
+    let mut log = ActivityLog::new(1237, AlRing::DEFAULT);
+    for (number, extents) in [(0, &[0, 7][..]), (1, &[49])] {
+        for extent in extents {
+            log.stage(*extent, *extent).unwrap();
+        }
+        let mut block = [0; 4096];
+        let pending = log.begin_transaction(&mut block, &mut Vec::new()).unwrap();
+        let at = 209678336 + 4096 * pending.ring_block as usize;
+        assert!(block == image[at..at + 4096], "transaction {number}");
+        log.transaction_done(pending.number);
     }
 }
 

@@ -313,6 +313,7 @@ impl Resource {
                 Timer::Progress => self.progress_timer(out),
                 Timer::Command => self.drive_commands(out),
                 Timer::DiskTimeout => self.disk_timeout_timer(out),
+                Timer::Throttle => self.pump_all = true,
             }
         }
     }

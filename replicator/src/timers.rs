@@ -38,9 +38,11 @@ pub(crate) enum Timer {
     Command,
     /// A local request exceeded disk-timeout.
     DiskTimeout,
+    /// Resync reads that stepped back for application I/O are looked at again.
+    Throttle,
 }
 
-const COUNT: usize = Timer::DiskTimeout as usize + 1;
+const COUNT: usize = Timer::Throttle as usize + 1;
 
 const ALL: [Timer; COUNT] = [
     Timer::Connect,
@@ -59,6 +61,7 @@ const ALL: [Timer; COUNT] = [
     Timer::Progress,
     Timer::Command,
     Timer::DiskTimeout,
+    Timer::Throttle,
 ];
 
 /// Deadlines by timer.

@@ -282,6 +282,13 @@ fn checksum(block: &[u8; AL_BLOCK_BYTES]) -> u32 {
     !crc32c::crc32c_append(field, &block[OFFSET_CRC + 4..])
 }
 
+/// Makes the checksum right after a test changed something.
+#[cfg(test)]
+pub(super) fn seal(block: &mut [u8; AL_BLOCK_BYTES]) {
+    let crc = checksum(block);
+    put32(block, OFFSET_CRC, crc);
+}
+
 fn be16(raw: &[u8; AL_BLOCK_BYTES], at: usize) -> u16 {
     u16::from_be_bytes([raw[at], raw[at + 1]])
 }

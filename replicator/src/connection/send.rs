@@ -257,8 +257,7 @@ impl Resource {
         let vnr = self.vols[v].vnr.0;
         let mut sender = crate::bitmap::exchange::BitmapSender::new(&self.vols[v].bitmap, use_rle);
         let mut piece = core::mem::take(&mut self.piece);
-        loop {
-            let Some(packet) = sender.next_packet(&self.vols[v].bitmap, &mut piece) else { break };
+        while let Some(packet) = sender.next_packet(&self.vols[v].bitmap, &mut piece) {
             self.send_on(Sock::Data, vnr, &packet, None, out);
         }
         self.piece = piece;

@@ -580,4 +580,32 @@ mod tests {
             assert_eq!(MetaFlags(flags).disk_state(), state);
         }
     }
+
+    proptest::proptest! {
+        /// Hostile fields: errors, never a panic; and what passes lies on the device.
+        #[test]
+        fn any_fields_are_judged_without_a_panic(
+            fields: [u32; 23], offsets in (-200i32..200, -200i32..200), small: bool,
+            sectors in proptest::prop_oneof![0u64..100_000, 0..u64::MAX], index: u32,
+        ) {
+            let mut raw = [0; SUPERBLOCK_BYTES];
+            for (i, field) in fields.iter().enumerate() {
+                raw[4 * i..4 * i + 4].copy_from_slice(&field.to_be_bytes());
+            }
+            raw[60..64].copy_from_slice(&(Magic::V08 as u32).to_be_bytes());
+            let mut sb = SuperBlock::decode(&raw).unwrap();
+            sb.flags = sb.flags.with(MetaFlags::AL_CLEAN);
+            sb.bm_bytes_per_bit = BYTES_PER_BIT;
+            if small {
+                (sb.al_offset_sectors, sb.bm_offset_sectors) = (offsets.0 & !7, offsets.1 & !7);
+                (sb.al_stripes, sb.al_stripe_size_4k, sb.md_size_sectors) = (1, 8, fields[0] % 300);
+            }
+            for kind in [MetaKind::Internal, MetaKind::FlexibleExternal, MetaKind::Indexed(index)] {
+                let _ = sb.check_for_tools(kind, sectors);
+                if sb.check_for_attach(kind, sectors).is_ok() {
+                    proptest::prop_assert!(u64::from(sb.md_size_sectors) <= sectors);
+                }
+            }
+        }
+    }
 }

@@ -51,7 +51,7 @@ impl Resource {
     pub(crate) fn request_is_possible(&mut self, v: usize, r: &Request, out: &mut Actions) -> bool {
         let range = SectorRange::new(r.sector, r.size_bytes);
         let ok = r.size_bytes > 0
-            && r.size_bytes % SECTOR_BYTES == 0
+            && r.size_bytes.is_multiple_of(SECTOR_BYTES)
             && r.size_bytes <= MAX_BIO_BYTES
             && self.vols[v].range_is_inside(range);
         if !ok {

@@ -43,7 +43,7 @@ impl Resource {
         let limit = if is_data { MAX_BIO_BYTES } else { MAX_DISCARD_BYTES };
         let range = SectorRange::new(w.sector, w.len_bytes);
         let ok = w.len_bytes > 0
-            && w.len_bytes % SECTOR_BYTES == 0
+            && w.len_bytes.is_multiple_of(SECTOR_BYTES)
             && w.len_bytes <= limit
             && w.block_id != BlockId::RESYNC
             && self.vols[v].range_is_inside(range);

@@ -63,7 +63,7 @@ impl Resource {
         };
         let range = SectorRange::new(r.sector, r.len_bytes);
         let ok = r.len_bytes > 0
-            && r.len_bytes % SECTOR_BYTES == 0
+            && r.len_bytes.is_multiple_of(SECTOR_BYTES)
             && r.len_bytes <= limit
             && vol.range_is_inside(range);
         if ok { None } else { Some(ClientResult::Invalid) }

@@ -31,9 +31,13 @@ impl Resource {
             // Tells the peer not to be lazy about the flush behind the barrier.
             self.send_unplug(v as usize, out);
         } else if established {
-            // Nothing is under way to a copy that was flushed before, or the protocol does not wait for it.
-            self.reqs.flush_before_next |= self.net().protocol != Protocol::C;
-            flags |= flag::NET_OK;
+            let waits_for_peer = self.net().protocol == Protocol::C;
+            self.reqs.flush_before_next |= !waits_for_peer;
+            // In protocol C everything sent was flushed there too. In A and B only the local disk answers, and
+            // the peer's part counts only where there is no disk here.
+            if waits_for_peer || flags == 0 {
+                flags |= flag::NET_OK;
+            }
         }
         self.reqs.table[slot].set(flags);
         if flags == 0 {

@@ -39,6 +39,7 @@ impl Resource {
         out.push(Action::DiskRead { tag, vol: VolIdx(v), sector, len_bytes });
         let vol = &mut self.vols[v as usize];
         vol.counters.read_sectors += u64::from(len_bytes / 512);
+        vol.app_sectors += u64::from(len_bytes / 512);
         vol.disk.as_mut().expect("local reads need a disk").io_pending += 1;
         self.arm_disk_timeout();
     }

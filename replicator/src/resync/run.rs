@@ -72,6 +72,9 @@ pub(crate) struct ResyncRun {
     pub controller: Option<RateController>,
     /// Application sectors moved at the last look, for who yields to whom.
     pub app_sectors_seen: u64,
+    /// Source: until when requests are served without another look, or held back.
+    pub throttle_checked_at: Option<Instant>,
+    pub throttled: bool,
     /// Runs so far; tells stale completions apart.
     pub generation: u32,
 }
@@ -103,6 +106,8 @@ impl Default for ResyncRun {
             marks: None,
             controller: None,
             app_sectors_seen: 0,
+            throttle_checked_at: None,
+            throttled: false,
             generation: 0,
         }
     }

@@ -9,6 +9,7 @@ use model::state::{ConnState, DiskState, Role};
 use model::state_word::StateChange;
 use model::units::SectorRange;
 
+use super::rate::{ThrottleInput, should_throttle};
 use super::run::RsRead;
 use crate::action::{Action, Actions, LogLevel};
 use crate::connection::Fence;
@@ -17,6 +18,7 @@ use crate::io_tag::{IoKind, pack};
 use crate::meta_io::{FullSyncStep, Then, uuid_line};
 use crate::resource::Resource;
 use crate::state::Kind;
+use crate::timers::Timer;
 use crate::wire::{BlockId, Command, Request};
 
 impl Resource {
@@ -75,7 +77,7 @@ impl Resource {
 
     /// Reads what no unfinished application write overlaps (drbd-wire 6.6).
     pub(crate) fn pump_resync_reads(&mut self, v: usize, out: &mut Actions) {
-        if self.vols[v].resync.waiting_reads.is_empty() {
+        if self.vols[v].resync.waiting_reads.is_empty() || self.source_throttled(v) {
             return;
         }
         let list = mem::take(&mut self.vols[v].resync.waiting_reads);
@@ -96,6 +98,30 @@ impl Resource {
             let tag = pack(IoKind::RsRead, (v as u32) << 24 | slot, generation);
             self.read_disk(v, tag, r.range.start, (r.range.len_sectors() * 512) as u32, out);
         }
+    }
+
+    /// The application keeps the disk busy and the resync is fast enough: serve a step later.
+    fn source_throttled(&mut self, v: usize) -> bool {
+        let step = super::target::STEP;
+        let now = self.now;
+        let vol = &mut self.vols[v];
+        let run = &mut vol.resync;
+        if run.throttle_checked_at.is_none_or(|at| now.saturating_since(at) >= step) {
+            let application_sectors = vol.app_sectors - run.app_sectors_seen.min(vol.app_sectors);
+            run.app_sectors_seen = vol.app_sectors;
+            run.throttle_checked_at = Some(now);
+            run.throttled = should_throttle(&ThrottleInput {
+                min_rate_kib_per_s: vol.disk.as_ref().map_or(0, |d| d.cfg.c_min_rate_kib_s),
+                resync_kib_per_s: run.marks.as_ref().map_or(0, |m| m.current_kib_per_s(now)),
+                application_sectors,
+                peer_primary: vol.state.peer == Role::Primary,
+            });
+        }
+        if run.throttled {
+            let at = run.throttle_checked_at.map_or(now, |at| at + step);
+            self.timers.set_if_idle(Timer::Throttle, at);
+        }
+        run.throttled
     }
 
     pub(crate) fn resync_read_done(

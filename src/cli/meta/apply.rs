@@ -3,7 +3,7 @@
 use model::units::{SECTORS_PER_AL_EXTENT, bits_of};
 use replicator::activity_log::replay::{Replay, looks_legacy, replay, replay_legacy};
 use replicator::activity_log::transaction::{
-    AL_BLOCK_BYTES, AlRing, EXTENT_FREE, encode_initialized, encode_update,
+    AL_BLOCK_BYTES, AL_CONTEXT_SLOTS, AlRing, EXTENT_FREE, encode_initialized, encode_update,
 };
 use replicator::meta::gi::KibSize;
 use replicator::meta::layout::{Layout, bitmap_bytes};
@@ -193,7 +193,8 @@ fn renew_ring(dev: &MetaDevice, layout: &Layout, newest: Option<u32>) -> Result<
     let mut block = [0; AL_BLOCK_BYTES];
     let first = layout.ring().block_of_position(0);
     if let Some(newest) = newest {
-        encode_update(&mut block, newest.wrapping_add(1), 1, 0, &[], |_| EXTENT_FREE);
+        let slots = AL_CONTEXT_SLOTS as u16;
+        encode_update(&mut block, newest.wrapping_add(1), slots, 0, &[], |_| EXTENT_FREE);
         dev.write(layout.al_block_sector(first), &block)?;
         dev.sync()?;
     }

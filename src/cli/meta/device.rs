@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -25,12 +26,17 @@ pub enum Access {
 /// An open metadata device. The claim on it ends when it is dropped.
 #[derive(Debug)]
 pub struct MetaDevice {
-    file: File,
+    /// `None` only once the file was handed out.
+    file: Option<File>,
     path: PathBuf,
     kind: MetaKind,
     sectors: u64,
     in_use: bool,
 }
+
+/// How long to wait for a claim: drbdmeta waits a second for its lock.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
+const CLAIM_RETRY: Duration = Duration::from_millis(20);
 
 /// What is at the place of the super block.
 #[derive(Debug)]
@@ -50,7 +56,19 @@ impl MetaDevice {
     ///
     /// Block devices are opened with `O_EXCL`, regular files are locked with `flock`, and an index claims just its
     /// slot by a lock on that range: a daemon that has the device attached must hold the same.
+    ///
+    /// To change something, waits up to a second for another command to finish.
     pub fn open(target: &MetaTarget, access: Access) -> Result<MetaDevice, MetaError> {
+        let give_up = Instant::now() + CLAIM_PATIENCE;
+        loop {
+            match MetaDevice::try_open(target, access) {
+                Err(MetaError::Busy(_)) if Instant::now() < give_up => std::thread::sleep(CLAIM_RETRY),
+                result => return result,
+            }
+        }
+    }
+
+    fn try_open(target: &MetaTarget, access: Access) -> Result<MetaDevice, MetaError> {
         let path = target.meta.clone();
         let open = |exclusive| open_file(&path, access, exclusive);
         let shared = matches!(target.kind, MetaKind::Indexed(_));
@@ -68,7 +86,7 @@ impl MetaDevice {
             return Err(MetaError::Busy(path));
         }
         let bytes = file.seek(SeekFrom::End(0)).map_err(|source| open_error(&path, source))?;
-        Ok(MetaDevice { file, path, kind: target.kind, sectors: bytes / 512, in_use })
+        Ok(MetaDevice { file: Some(file), path, kind: target.kind, sectors: bytes / 512, in_use })
     }
 
     /// Somebody else has the device: what is read may be old.
@@ -92,8 +110,8 @@ impl MetaDevice {
     }
 
     /// Hands out the file with the claim on it, for a daemon that goes on using the device.
-    pub fn into_file(self) -> File {
-        self.file
+    pub fn into_file(mut self) -> File {
+        self.file.take().expect("the file is handed out once, by value")
     }
 
     /// Reads the place of the super block; the inner error says why there is none of this version.
@@ -131,7 +149,7 @@ impl MetaDevice {
     /// Fills `buffer` from `sector` on.
     pub fn read(&self, sector: u64, buffer: &mut [u8]) -> Result<(), MetaError> {
         let byte = sector * 512;
-        self.file.read_exact_at(buffer, byte).map_err(|source| self.io("read", byte, source))
+        self.file().read_exact_at(buffer, byte).map_err(|source| self.io("read", byte, source))
     }
 
     /// Writes `bytes` from `sector` on; stable after [`sync`](Self::sync).
@@ -139,12 +157,16 @@ impl MetaDevice {
         let byte = sector * 512;
         let end_sector = sector.saturating_add(bytes.len().div_ceil(512) as u64);
         assert!(end_sector <= self.sectors, "write behind the end of the device");
-        self.file.write_all_at(bytes, byte).map_err(|source| self.io("write", byte, source))
+        #[cfg(test)]
+        journal::record(journal::Op::Write { byte, bytes: bytes.to_vec() });
+        self.file().write_all_at(bytes, byte).map_err(|source| self.io("write", byte, source))
     }
 
     /// Everything written is on stable storage.
     pub fn sync(&self) -> Result<(), MetaError> {
-        self.file.sync_all().map_err(|source| self.io("flush", 0, source))
+        #[cfg(test)]
+        journal::record(journal::Op::Sync);
+        self.file().sync_all().map_err(|source| self.io("flush", 0, source))
     }
 
     /// Writes the super block and makes it stable. What it refers to must be stable already.
@@ -162,8 +184,24 @@ impl MetaDevice {
         self.sync()
     }
 
+    fn file(&self) -> &File {
+        self.file.as_ref().expect("the file is handed out by value only")
+    }
+
     fn io(&self, what: &'static str, byte: u64, source: io::Error) -> MetaError {
         MetaError::Io { path: self.path.clone(), what, byte, source }
+    }
+}
+
+impl Drop for MetaDevice {
+    /// Gives locks up at once: a child process between fork and exec shares the open file and would keep them.
+    fn drop(&mut self) {
+        let Some(file) = &self.file else { return };
+        // Nothing is left to be done about a failure: closing the file ends the lock too.
+        let _ = match self.kind {
+            MetaKind::Indexed(n) => set_slot_lock(file, n, libc::F_UNLCK).map(|_| ()),
+            MetaKind::Internal | MetaKind::FlexibleExternal => file.unlock(),
+        };
     }
 }
 
@@ -204,11 +242,16 @@ fn lock(file: &File, kind: MetaKind, access: Access) -> io::Result<bool> {
             Err(TryLockError::Error(e)) => Err(e),
         };
     };
+    set_slot_lock(file, n, if access == Access::Write { libc::F_WRLCK } else { libc::F_RDLCK })
+}
+
+/// Locks or unlocks the range of one slot. `false`: somebody else has it.
+fn set_slot_lock(file: &File, slot: u32, lock_type: libc::c_int) -> io::Result<bool> {
     let slot_bytes = INDEXED_SLOT_SECTORS * 512;
     let range = libc::flock {
-        l_type: if access == Access::Write { libc::F_WRLCK } else { libc::F_RDLCK } as libc::c_short,
+        l_type: lock_type as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: (u64::from(n) * slot_bytes) as libc::off_t,
+        l_start: (u64::from(slot) * slot_bytes) as libc::off_t,
         l_len: slot_bytes as libc::off_t,
         l_pid: 0,
     };
@@ -224,4 +267,43 @@ fn open_error(path: &Path, source: io::Error) -> MetaError {
         return MetaError::Busy(path.to_path_buf());
     }
     MetaError::Open { path: path.to_path_buf(), source }
+}
+
+/// What was written and made stable, in order, so that tests can rebuild what a crash leaves.
+#[cfg(test)]
+pub mod journal {
+    use std::cell::RefCell;
+
+    /// One operation on the device.
+    #[derive(Clone, Debug)]
+    pub enum Op {
+        /// Bytes written at a position.
+        Write {
+            /// Position on the device.
+            byte: u64,
+            /// What was written.
+            bytes: Vec<u8>,
+        },
+        /// Everything before is stable.
+        Sync,
+    }
+
+    thread_local! {
+        static OPS: RefCell<Option<Vec<Op>>> = const { RefCell::new(None) };
+    }
+
+    /// Runs `work` on this thread and returns the operations it did.
+    pub fn of<T>(work: impl FnOnce() -> T) -> (T, Vec<Op>) {
+        OPS.set(Some(Vec::new()));
+        let result = work();
+        (result, OPS.take().unwrap_or_default())
+    }
+
+    pub(super) fn record(op: Op) {
+        OPS.with_borrow_mut(|ops| {
+            if let Some(ops) = ops {
+                ops.push(op);
+            }
+        });
+    }
 }

@@ -63,7 +63,7 @@ impl Opts {
         let stripes = self.al_stripes.unwrap_or(default.stripes());
         let kib = self.al_stripe_size_kib.unwrap_or(default.stripe_size_4k() * 4);
         let total_kib = u64::from(stripes) * u64::from(kib);
-        if kib % 4 != 0 || !(32..=AL_KIB_MAX).contains(&total_kib) {
+        if !kib.is_multiple_of(4) || !(32..=AL_KIB_MAX).contains(&total_kib) {
             let size = if total_kib > AL_KIB_MAX { "large" } else { "small" };
             return Err(MetaError::Value(format!("invalid (too {size}) al-stripe* settings")));
         }

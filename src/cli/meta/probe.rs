@@ -34,8 +34,10 @@ pub fn probe(head: &[u8]) -> Probe {
     }
 }
 
+type Detector = fn(&[u8]) -> Option<Content>;
+
 /// File systems come first: they tell their size, and leave room for a boot sector that looks like a table.
-const DETECTORS: &[fn(&[u8]) -> Option<Content>] =
+const DETECTORS: &[Detector] =
     &[ext, xfs, btrfs, reiserfs, jfs, ntfs, swap, lvm, luks, raid, gpt, boot_sector];
 
 fn ext(head: &[u8]) -> Option<Content> {

@@ -124,6 +124,23 @@ fn context_covers_every_slot_within_a_cycle() {
 }
 
 #[test]
+fn context_holds_what_was_before_the_transaction() {
+    let mut log = ActivityLog::new(67, AlRing::DEFAULT);
+    make_hot(&mut log, 0, 63);
+    make_hot(&mut log, 64, 66);
+    log.put(0, 63);
+    log.stage(100, 100).unwrap();
+    let mut evicted = Vec::new();
+    let (_, block) = begin(&mut log, &mut evicted).unwrap();
+    let decoded = super::super::transaction::AlBlock::decode(&block).unwrap();
+    let update = decoded.updates().next().unwrap();
+    assert_eq!((update.extent, evicted.as_slice()), (100, &[0][..]));
+    let before = decoded.context().find(|(slot, _)| *slot == u32::from(update.slot));
+    assert_eq!(before, Some((u32::from(update.slot), 0)));
+    assert_eq!(decoded.context().count(), 67);
+}
+
+#[test]
 fn filler_transactions_fill_the_ring() {
     let ring = AlRing::new(4, 4).unwrap();
     let mut log = ActivityLog::new(67, ring);

@@ -1,0 +1,253 @@
+//! Two nodes on this machine, each with its own daemon process, driven by the command line as an operator would.
+
+#![allow(dead_code)] // each test uses its part
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Where a node lives and how its daemon is reached.
+pub struct Node {
+    pub name: &'static str,
+    pub run_dir: PathBuf,
+    pub disk: PathBuf,
+    /// Network namespace the daemon runs in, if any.
+    pub netns: Option<String>,
+    daemon: Option<Child>,
+}
+
+/// The pair.
+pub struct Pair {
+    pub dir: PathBuf,
+    pub config: PathBuf,
+    pub nodes: [Node; 2],
+    binary: PathBuf,
+}
+
+/// What a pair is made with.
+pub struct Options<'a> {
+    pub disk_bytes: u64,
+    /// Lines inside `net { }` and `disk { }`.
+    pub net: &'a str,
+    pub disk: &'a str,
+    /// Addresses of the two nodes.
+    pub addresses: [String; 2],
+    pub netns: [Option<String>; 2],
+}
+
+impl Pair {
+    /// Writes the configuration and creates disks and metadata; nothing runs yet.
+    pub fn create(binary: &Path, dir: &Path, options: &Options<'_>) -> Pair {
+        let _ = fs::remove_dir_all(dir);
+        fs::create_dir_all(dir).expect("a directory for the pair");
+        let dir = dir.canonicalize().expect("the directory exists");
+        let node = |i: usize, name| Node {
+            name,
+            run_dir: dir.join(name).join("run"),
+            disk: dir.join(name).join("r0.img"),
+            netns: options.netns[i].clone(),
+            daemon: None,
+        };
+        let nodes = [node(0, "n1"), node(1, "n2")];
+        for n in &nodes {
+            fs::create_dir_all(&n.run_dir).expect("a run directory");
+            let f = fs::File::create(&n.disk).expect("a backing file");
+            f.set_len(options.disk_bytes).expect("its size");
+            // Allocated, so that no write has to find space first; as a real disk would be.
+            let status = Command::new("fallocate")
+                .args(["-l", &options.disk_bytes.to_string()])
+                .arg(&n.disk)
+                .status()
+                .expect("fallocate (package util-linux)");
+            assert!(status.success());
+        }
+        let on = |i: usize| {
+            format!(
+                "    on {} {{ disk {}; address {}; }}\n",
+                nodes[i].name,
+                nodes[i].disk.display(),
+                options.addresses[i]
+            )
+        };
+        let text = format!(
+            "global {{ usage-count no; disable-ip-verification; }}\nresource r0 {{\n    net {{ protocol C; \
+             cram-hmac-alg sha1; shared-secret \"pair\"; {} }}\n    disk {{ {} }}\n    device /dev/drbd0;\n    \
+             meta-disk internal;\n{}{}}}\n",
+            options.net,
+            options.disk,
+            on(0),
+            on(1)
+        );
+        let config = dir.join("r0.conf");
+        fs::write(&config, text).expect("the configuration");
+        let pair = Pair { dir: dir.clone(), config, nodes, binary: binary.to_path_buf() };
+        for i in 0..2 {
+            pair.ok(i, &["create-md", "--force", "r0"]);
+        }
+        pair
+    }
+
+    fn command(&self, i: usize) -> Command {
+        let n = &self.nodes[i];
+        let mut c = match &n.netns {
+            Some(ns) => {
+                let mut c = Command::new("ip");
+                c.args(["netns", "exec", ns]).arg(&self.binary);
+                c
+            }
+            None => Command::new(&self.binary),
+        };
+        c.env("LOCKSTEP_CONFIG", &self.config)
+            .env("LOCKSTEP_HOST", n.name)
+            .env("LOCKSTEP_RUN_DIR", &n.run_dir)
+            .env("LOCKSTEP_TOML", self.dir.join("lockstep.toml"));
+        c
+    }
+
+    /// Runs a command of a node and returns what it said.
+    pub fn run(&self, i: usize, args: &[&str]) -> Output {
+        self.command(i).args(args).output().expect("lockstep runs")
+    }
+
+    /// Runs a command that has to succeed; returns its output.
+    pub fn ok(&self, i: usize, args: &[&str]) -> String {
+        let o = self.run(i, args);
+        let text = String::from_utf8_lossy(&o.stdout).into_owned();
+        let err = String::from_utf8_lossy(&o.stderr);
+        assert!(o.status.success(), "{} {args:?}: {}\n{text}{err}", self.nodes[i].name, o.status);
+        text.trim_end().to_owned()
+    }
+
+    /// Starts the daemon of a node and waits for its socket.
+    pub fn start(&mut self, i: usize) {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.join(self.nodes[i].name).join("log"))
+            .expect("a log file");
+        let err = log.try_clone().expect("the same log");
+        let child = self
+            .command(i)
+            .arg("daemon")
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(err)
+            .spawn()
+            .expect("the daemon starts");
+        self.nodes[i].daemon = Some(child);
+        let socket = self.nodes[i].run_dir.join("control.sock");
+        let until = Instant::now() + Duration::from_secs(10);
+        while !self.run(i, &["status"]).status.success() {
+            assert!(Instant::now() < until, "no daemon at {}", socket.display());
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts the daemon and brings the resource up.
+    pub fn up(&mut self, i: usize) {
+        self.start(i);
+        self.ok(i, &["up", "r0"]);
+    }
+
+    /// Kills the daemon without a word.
+    pub fn kill(&mut self, i: usize) {
+        let mut child = self.nodes[i].daemon.take().expect("a running daemon");
+        // `ip netns exec` replaces itself by the daemon, so this is the daemon's own process.
+        child.kill().expect("the daemon is killed");
+        child.wait().expect("and reaped");
+    }
+
+    /// Ends the daemon cleanly.
+    pub fn stop(&mut self, i: usize) {
+        let Some(mut child) = self.nodes[i].daemon.take() else { return };
+        let _ = Command::new("kill").arg(child.id().to_string()).status();
+        let until = Instant::now() + Duration::from_secs(20);
+        while child.try_wait().expect("its state").is_none() {
+            if Instant::now() > until {
+                let _ = child.kill();
+                panic!("{} does not stop", self.nodes[i].name);
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until a command of a node prints what is wanted.
+    pub fn wait_for(&self, i: usize, args: &[&str], wanted: &str, limit: Duration) {
+        let until = Instant::now() + limit;
+        loop {
+            let got = self.run(i, args);
+            let text = String::from_utf8_lossy(&got.stdout).trim().to_owned();
+            if got.status.success() && text == wanted {
+                return;
+            }
+            assert!(
+                Instant::now() < until,
+                "{} {args:?}: wanted {wanted:?}, got {text:?}\n{}",
+                self.nodes[i].name,
+                self.logs()
+            );
+            sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Both connected with current disks.
+    pub fn wait_in_sync(&self, i: usize, limit: Duration) {
+        self.wait_for(i, &["dstate", "r0"], "UpToDate/UpToDate", limit);
+        self.wait_for(i, &["cstate", "r0"], "Connected", limit);
+    }
+
+    /// The last lines of both logs.
+    pub fn logs(&self) -> String {
+        let tail = |n: &Node| {
+            let text = fs::read_to_string(self.dir.join(n.name).join("log")).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            format!("--- {}\n{}\n", n.name, lines[lines.len().saturating_sub(25)..].join("\n"))
+        };
+        self.nodes.iter().map(tail).collect()
+    }
+
+    /// Unix socket of a node's export.
+    pub fn nbd_socket(&self, i: usize) -> PathBuf {
+        self.nodes[i].run_dir.join("r0.nbd")
+    }
+
+    /// URI of a node's export.
+    pub fn nbd_uri(&self, i: usize) -> String {
+        format!("nbd+unix:///r0?socket={}", self.nbd_socket(i).display())
+    }
+
+    /// Bytes of the replicated device, from the metadata.
+    pub fn device_bytes(&self, i: usize) -> u64 {
+        let dump = self.ok(i, &["dump-md", "--force", "r0"]);
+        let line = dump.lines().find(|l| l.starts_with("la-size-sect")).expect("a size in the dump");
+        let n: String = line.chars().filter(char::is_ascii_digit).collect();
+        n.parse::<u64>().expect("a number") * 512
+    }
+
+    /// Compares both backing files over the data area; the daemons must be stopped.
+    pub fn assert_disks_equal(&self) {
+        let bytes = self.device_bytes(0);
+        assert_eq!(bytes, self.device_bytes(1), "both agree on the size");
+        let status = Command::new("cmp")
+            .arg("-n")
+            .arg(bytes.to_string())
+            .arg(&self.nodes[0].disk)
+            .arg(&self.nodes[1].disk)
+            .status()
+            .expect("cmp (package diffutils)");
+        assert!(status.success(), "the backing disks differ");
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for n in &mut self.nodes {
+            if let Some(mut child) = n.daemon.take() {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+}
