@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use super::ledger::{BLOCK_BYTES, Entry, fill, next_random, version_of};
 use super::nbd_client::{NbdClient, NbdError};
@@ -26,6 +26,7 @@ const FLUSH_EVERY: u64 = 64;
 pub struct Workload {
     run: u64,
     export: String,
+    size_bytes: u64,
     stride_blocks: u64,
     /// Block `slot * stride` belongs to writer `slot % WRITERS`; index is the slot.
     slots: Arc<Mutex<Vec<Entry>>>,
@@ -66,6 +67,7 @@ impl Workload {
         Workload {
             run,
             export: export.to_owned(),
+            size_bytes,
             stride_blocks: blocks / slots,
             slots: Arc::new(Mutex::new(vec![Entry::default(); slots as usize])),
             counts: Arc::default(),
@@ -87,6 +89,12 @@ impl Workload {
         for index in 0..WRITERS {
             let client = NbdClient::open(socket, &self.export)
                 .with_context(|| format!("cannot open the device at {}", socket.display()))?;
+            ensure!(
+                client.size_bytes() == self.size_bytes,
+                "the device has {} bytes now, not {}",
+                client.size_bytes(),
+                self.size_bytes
+            );
             let writer = Writer {
                 client,
                 index,
