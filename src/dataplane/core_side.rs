@@ -24,7 +24,8 @@ impl Core {
     /// Hands one event to the core.
     pub(super) fn event(&mut self, event: Event<'_>) {
         self.pending = true;
-        if matches!(event, Event::Request(_) | Event::DiskDone { .. } | Event::Frame { payload: Some(_), .. }) {
+        if matches!(event, Event::Request(_) | Event::DiskDone { .. } | Event::Frame { payload: Some(_), .. })
+        {
             self.data_events += 1;
         }
         self.resource.handle(self.now, event, &mut self.out);

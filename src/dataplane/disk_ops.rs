@@ -54,7 +54,17 @@ pub(super) struct DiskOp {
 
 impl DiskOp {
     pub(super) fn new(tag: IoTag, disk: usize, work: Work, offset_bytes: u64, len_bytes: u32) -> DiskOp {
-        DiskOp { tag, disk, work, offset_bytes, len_bytes, done_bytes: 0, fua: false, outstanding: 0, error: None }
+        DiskOp {
+            tag,
+            disk,
+            work,
+            offset_bytes,
+            len_bytes,
+            done_bytes: 0,
+            fua: false,
+            outstanding: 0,
+            error: None,
+        }
     }
 
     pub(super) fn is_meta(&self) -> bool {

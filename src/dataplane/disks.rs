@@ -81,7 +81,6 @@ impl Disks {
         self.ops.len() + self.reads_waiting.len()
     }
 
-
     /// Takes a disk for a volume without one; `attach` is the command it came with. Returns what the core needs.
     pub(super) fn open(
         &mut self,
@@ -183,7 +182,10 @@ impl Disks {
 
     fn start_read(&mut self, ring: &mut Ring<Token>, read: WaitingRead) -> bool {
         let Some(buf) = ring.pool_mut().alloc(read.len_bytes as usize) else { return false };
-        self.start(ring, DiskOp::new(read.tag, read.disk, Work::Read(buf), read.offset_bytes, read.len_bytes));
+        self.start(
+            ring,
+            DiskOp::new(read.tag, read.disk, Work::Read(buf), read.offset_bytes, read.len_bytes),
+        );
         true
     }
 
@@ -265,7 +267,8 @@ impl Disks {
         let step = if flush_before { Step::FlushFirst } else { Step::Write };
         let mut op = DiskOp::new(tag, disk, Work::Meta(buf, step), offset_bytes, block.len() as u32);
         op.fua = fua;
-        let same_block = |other: &DiskOp| other.is_meta() && other.disk == disk && other.offset_bytes == offset_bytes;
+        let same_block =
+            |other: &DiskOp| other.is_meta() && other.disk == disk && other.offset_bytes == offset_bytes;
         if self.ops.iter().any(|(_, other)| same_block(other)) {
             self.disks[disk].in_flight += 1;
             let index = self.ops.insert(op);

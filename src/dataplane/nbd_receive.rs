@@ -4,8 +4,8 @@
 use blockdev::nbd::handshake::State;
 use blockdev::nbd::reply::{self, ReplyStyle};
 use blockdev::nbd::request::{
-    self, Command, FLAG_NO_HOLE, Fatal, MAX_DATA_PIECE_BYTES, MAX_DISCARD_PIECE_BYTES, REQUEST_BYTES, Request,
-    split,
+    self, Command, FLAG_NO_HOLE, Fatal, MAX_DATA_PIECE_BYTES, MAX_DISCARD_PIECE_BYTES, REQUEST_BYTES,
+    Request, split,
 };
 use blockdev::pool::{BufSpan, BufferPool};
 use blockdev::ring::{RecvUntil, Ring};
@@ -214,7 +214,13 @@ impl NbdServer {
         self.sessions[slot as usize].stage = Stage::Finishing;
         if let Fatal::PayloadTooLong { cookie, .. } = error {
             let mut out = Vec::new();
-            reply::put_failed(&mut out, self.style(slot), *cookie, reply::Errno::Invalid, "the write is too long");
+            reply::put_failed(
+                &mut out,
+                self.style(slot),
+                *cookie,
+                reply::Errno::Invalid,
+                "the write is too long",
+            );
             self.reply(ring, slot, &out);
         } else if self.sessions[slot as usize].requests == 0 {
             self.close_connection(ring, slot);

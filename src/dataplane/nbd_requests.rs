@@ -79,7 +79,13 @@ impl Requests {
 impl NbdServer {
     /// Enters a request; pieces follow by [`submit_piece`](Self::submit_piece) until
     /// [`complete_request`](Self::complete_request).
-    pub(super) fn new_request(&mut self, slot: u32, command: Command, cookie: Cookie, charge_bytes: u32) -> u32 {
+    pub(super) fn new_request(
+        &mut self,
+        slot: u32,
+        command: Command,
+        cookie: Cookie,
+        charge_bytes: u32,
+    ) -> u32 {
         let session = &mut self.sessions[slot as usize];
         let style = session.negotiated.as_ref().expect("requests follow the handshake").style;
         session.requests += 1;
@@ -181,7 +187,14 @@ impl NbdServer {
     }
 
     /// Data of a structured read.
-    fn put_chunk(&mut self, ring: &mut Ring<Token>, request: u32, offset_bytes: u64, data: BufSpan, done: bool) {
+    fn put_chunk(
+        &mut self,
+        ring: &mut Ring<Token>,
+        request: u32,
+        offset_bytes: u64,
+        data: BufSpan,
+        done: bool,
+    ) {
         let (slot, cookie) = {
             let request = &self.requests.table[request as usize];
             (request.slot, request.cookie)

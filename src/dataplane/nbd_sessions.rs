@@ -95,7 +95,8 @@ impl NbdServer {
         tcp: Option<SocketAddr>,
     ) -> anyhow::Result<NbdServer> {
         let limit_bytes = ring.pool().cap_bytes() as u64 / CLIENTS_SHARE;
-        let max_block_bytes = prev_power_of_two(limit_bytes / 4).clamp(1 << 20, u64::from(MAX_PAYLOAD_BYTES)) as u32;
+        let max_block_bytes =
+            prev_power_of_two(limit_bytes / 4).clamp(1 << 20, u64::from(MAX_PAYLOAD_BYTES)) as u32;
         let mut server = NbdServer {
             names: ExportNames {
                 resource: core.name.clone(),
@@ -112,7 +113,8 @@ impl NbdServer {
             stopped: false,
         };
         for (v, path) in unix.iter().enumerate() {
-            let fd = listen_unix(path).map_err(|e| anyhow::anyhow!("listening on {}: {e}", path.display()))?;
+            let fd =
+                listen_unix(path).map_err(|e| anyhow::anyhow!("listening on {}: {e}", path.display()))?;
             server.add_listener(ring, fd, Some(VolIdx(v as u8)), Some(path.clone()));
         }
         if let Some(address) = tcp {
@@ -123,7 +125,13 @@ impl NbdServer {
         Ok(server)
     }
 
-    fn add_listener(&mut self, ring: &mut Ring<Token>, fd: OwnedFd, volume: Option<VolIdx>, path: Option<PathBuf>) {
+    fn add_listener(
+        &mut self,
+        ring: &mut Ring<Token>,
+        fd: OwnedFd,
+        volume: Option<VolIdx>,
+        path: Option<PathBuf>,
+    ) {
         let token = Token::NbdAccept { listener: self.listeners.len() as u32 };
         let accept = ring.accept(token, FileRef::of(&fd));
         self.listeners.push(Listener { fd, accept, volume, path });
@@ -218,13 +226,21 @@ impl NbdServer {
     /// Starts sends wherever something is queued and none is in flight.
     pub(super) fn flush(&mut self, ring: &mut Ring<Token>) {
         while let Some(slot) = self.to_flush.pop() {
-            let Some(session) = self.sessions.get_mut(slot as usize).filter(|s| s.fd.is_some()) else { continue };
+            let Some(session) = self.sessions.get_mut(slot as usize).filter(|s| s.fd.is_some()) else {
+                continue;
+            };
             ring.send(Token::NbdSend(session.key), session.file, &mut session.queue);
         }
     }
 
     /// A send ended.
-    pub(super) fn send_completed(&mut self, ring: &mut Ring<Token>, core: &mut Core, key: SessionKey, result: i32) {
+    pub(super) fn send_completed(
+        &mut self,
+        ring: &mut Ring<Token>,
+        core: &mut Core,
+        key: SessionKey,
+        result: i32,
+    ) {
         if !self.live(key) {
             return;
         }
@@ -314,7 +330,11 @@ impl NbdServer {
     }
 
     /// What the handshake may choose from.
-    pub(super) fn exports<'a>(names: &'a ExportNames, core: &'a Resource, only: Option<VolIdx>) -> ExportTable<'a> {
+    pub(super) fn exports<'a>(
+        names: &'a ExportNames,
+        core: &'a Resource,
+        only: Option<VolIdx>,
+    ) -> ExportTable<'a> {
         ExportTable { names, core, only }
     }
 

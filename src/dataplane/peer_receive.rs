@@ -4,8 +4,8 @@
 use blockdev::pool::{BufSpan, BufferPool};
 use blockdev::ring::{RecvUntil, Ring};
 use model::ids::BufId;
-use replicator::wire::{FrameShape, Header, frame_shape, parse_header};
 use replicator::Event;
+use replicator::wire::{FrameShape, Header, frame_shape, parse_header};
 
 use super::core_side::Core;
 use super::peer_sockets::PeerSocket;
