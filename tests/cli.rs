@@ -232,7 +232,7 @@ fn the_life_of_a_resource_without_a_peer() {
     assert!(node.good(&["status", "--json"]).contains("\"disk-state\": \"UpToDate\""));
     assert!(
         node.good(&["proc"])
-            .contains("\n 0: cs:WFConnection ro:Primary/Unknown ds:UpToDate/DUnknown C r-----")
+            .contains("\n 0: cs:WFConnection ro:Primary/Unknown ds:UpToDate/DUnknown C r----")
     );
     assert!(node.good(&["get-gi", "r0"]).ends_with(":1:1:1:0:0:0:0\n"), "{}", node.good(&["get-gi", "r0"]));
     let (exit, _, err) = node.run(&["wait-connect", "--wfc-timeout=1", "r0"]);

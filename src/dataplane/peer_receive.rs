@@ -104,7 +104,12 @@ impl PeerSocket {
         };
         let parsed = parse_header(framing.form, bytes).and_then(|found| {
             let Some((header, header_bytes)) = found else { return Ok(None) };
-            Ok(Some((header, header_bytes, frame_shape(&header, framing.sock, framing.features)?)))
+            // A new connection only says which socket it is; whatever else it sends is for the core to refuse.
+            let shape = match framing.sock {
+                Some(sock) => frame_shape(&header, sock, framing.features)?,
+                None => FrameShape::default(),
+            };
+            Ok(Some((header, header_bytes, shape)))
         });
         match parsed {
             Ok(None) => Parsed::Incomplete,
