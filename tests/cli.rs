@@ -256,7 +256,7 @@ fn the_life_of_a_resource_without_a_peer() {
     assert_eq!(node.good(&["get-gi", "r0"]).split(':').count(), 11);
     assert_eq!(node.good(&["outdate", "r0"]), "");
     let (exit, out, _) = node.run(&["dstate", "r0"]);
-    assert_eq!((exit, out.as_str()), (0, "Outdated/DUnknown\n"));
+    assert_eq!((exit, out.as_str()), (0, "Outdated\n"));
     assert_eq!(node.good(&["up", "r0"]), "");
     assert_eq!(node.good(&["dstate", "r0"]), "Outdated/DUnknown\n");
 }
