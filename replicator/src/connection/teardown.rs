@@ -168,7 +168,7 @@ impl Resource {
         let ko = self.conn.net.as_ref().map_or(0, |n| n.ko_count);
         let tx = if is_data { &mut self.conn.data_tx } else { &mut self.conn.meta_tx };
         assert!(total <= tx.queued_total, "no more is sent than was queued");
-        tx.sent_total = total;
+        tx.sent_total = tx.sent_total.max(total);
         let idle = tx.sent_total == tx.queued_total;
         match at {
             Some(at) if !idle => self.timers.set(timer, at),
