@@ -88,6 +88,31 @@ fn a_killed_secondary_is_brought_up_to_date() {
 }
 
 #[test]
+fn a_killed_primary_follows_the_one_who_took_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut a, b) = synced_pair(dir.path());
+    let mut client = Client::open(&a.socket, "r0", Replies::Simple).unwrap();
+    client.write(0, &pattern(1, 64 * 1024), 0).unwrap();
+    // Killed with writes under way: nobody knows which of them are on which disk.
+    for i in 0..32u64 {
+        client.start(WRITE, 0, ((4 << 20) + i * 65536, 65536), &pattern(i as u8, 65536));
+    }
+    a.kill();
+    b.wait_for("alone", |s| s.volumes[0].state.conn < ConnState::Connected);
+    assert_eq!(b.primary(false), CommandResult::Ok);
+    let mut client = Client::open(&b.socket, "r0", Replies::Structured).unwrap();
+    assert!(client.read(0, 64 * 1024).unwrap() == pattern(1, 64 * 1024), "what was answered is there");
+    client.write(12 << 20, &pattern(5, 8192), 0).unwrap();
+    a.start();
+    assert_eq!(a.attach(), CommandResult::Ok);
+    assert_eq!(a.connect(), CommandResult::Ok);
+    a.wait_for("synced", is_synced);
+    b.wait_for("synced", is_synced);
+    assert!(a.data() == b.data(), "both disks hold the same");
+    assert!(a.data()[12 << 20..][..8192] == pattern(5, 8192));
+}
+
+#[test]
 fn a_client_gets_a_reason_where_it_may_not_go() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = synced_pair(dir.path());
