@@ -27,8 +27,8 @@ use crate::wire::{Features, HeaderForm, Sock};
 pub struct Framing {
     /// Form of the header.
     pub form: HeaderForm,
-    /// Which packets may come.
-    pub sock: Sock,
+    /// Which socket's packets may come; None: the socket has yet to say which it is, by a packet without body.
+    pub sock: Option<Sock>,
     /// Agreed features.
     pub features: Features,
 }
@@ -188,12 +188,12 @@ impl Resource {
 
     /// How the next header on a socket looks; None: keep its bytes for now.
     pub fn framing(&self, sock: SockId) -> Option<Framing> {
-        let initial = Framing { form: HeaderForm::H80, sock: Sock::Data, features: Features::NONE };
+        let initial = Framing { form: HeaderForm::H80, sock: Some(Sock::Data), features: Features::NONE };
         if self.conn.newcomers.contains(&sock) {
-            return Some(initial);
+            return Some(Framing { sock: None, ..initial });
         }
         let which = self.conn.role_of(sock)?;
-        let hundred = Framing { form: HeaderForm::H100, sock: which, features: self.conn.features };
+        let hundred = Framing { form: HeaderForm::H100, sock: Some(which), features: self.conn.features };
         match (self.conn.phase, which) {
             (Phase::Features, Sock::Data) => Some(initial),
             (Phase::Challenge | Phase::Response, Sock::Data) => Some(hundred),

@@ -179,12 +179,9 @@ impl Volume {
         range.start < range.end && range.end <= self.size_sectors
     }
 
-    /// Own data is Inconsistent, whatever the state during negotiation says.
+    /// The state shown is Negotiating, and the data found at attach is Inconsistent.
     pub(crate) fn really_inconsistent(&self) -> bool {
-        match self.state.disk {
-            DiskState::Negotiating => self.attach_states.0 == DiskState::Inconsistent,
-            d => d == DiskState::Inconsistent,
-        }
+        self.state.disk == DiskState::Negotiating && self.attach_states.0 == DiskState::Inconsistent
     }
 
     /// Own data generations; all zero without a disk.

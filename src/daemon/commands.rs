@@ -97,7 +97,8 @@ impl Commands {
         if matches!(action, Action::Up | Action::Adjust | Action::NewResource) {
             let config = self.site.read()?;
             config.check_addresses()?;
-            return select(&config.resources, targets, &self.site.host);
+            let selected = select(&config.resources, targets, &self.site.host)?;
+            return config.refuse_proxy(selected);
         }
         let mut known: Vec<ResourceConfig> =
             self.resources.all().iter().map(|r| (*r.config()).clone()).collect();

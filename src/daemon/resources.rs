@@ -244,8 +244,12 @@ impl Running {
     }
 
     /// Starts connecting with the configured options.
+    // spec: drbd-states 15: a connection in use is found by its addresses, before anything else is looked at
     pub async fn connect(&self, discard_my_data: bool, tentative: bool) -> Outcome {
         let config = self.config();
+        if self.snapshot().connection != ConnState::StandAlone {
+            return outcome(CommandResult::Config(ConfigError::LocalAddr), &config.name, None);
+        }
         let net = match translated(&config) {
             Ok(t) => replicator::NetConfig { discard_my_data, tentative, ..t.net },
             Err(refused) => return refused,

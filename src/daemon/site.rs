@@ -9,6 +9,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{SockaddrIn, SockaddrIn6};
 
 use super::control::Outcome;
+use super::translate::Refusal;
 use crate::config_files::FileSystem;
 
 /// Configuration file and host name.
@@ -73,6 +74,28 @@ impl HostConfig {
     pub fn check_addresses(&self) -> Result<(), Outcome> {
         let found = config::check::check_host(&self.config, &self.host, Some(&self.local_ips));
         if found.iter().any(Diagnostic::is_error) { Err(refused(&found)) } else { Ok(()) }
+    }
+
+    /// The resources, if none of them goes through DRBD Proxy.
+    ///
+    /// # Errors
+    /// One does: exit 10.
+    pub fn refuse_proxy(&self, selected: Vec<Selected>) -> Result<Vec<Selected>, Outcome> {
+        let mut outcome = Outcome::default();
+        for one in &selected {
+            let Some(written) = self.config.resource(&one.resource.name) else { continue };
+            if written.hosts.iter().any(|host| host.proxy.is_some()) {
+                let refusal = Refusal {
+                    defined_at: one.resource.defined_at.clone(),
+                    resource: one.resource.name.clone(),
+                    problem: "'proxy' is not supported by this version".into(),
+                    remedy: "remove the 'proxy' sections, so that the nodes connect to each other".into(),
+                };
+                outcome.exit_code = 10;
+                outcome.error_line(&format!("error: {refusal}"));
+            }
+        }
+        if outcome.exit_code == 0 { Ok(selected) } else { Err(outcome) }
     }
 }
 
@@ -271,6 +294,22 @@ mod tests {
         let outcome = select(&all, &names(&["all"]), "carol").unwrap_err();
         assert_eq!(outcome.exit_code, 1);
         assert!(outcome.err.starts_with("WARN: no normal resources defined for this host (carol)!?\n"));
+    }
+
+    #[test]
+    fn a_proxy_is_refused_by_name_and_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("x.conf");
+        let text = "global { disable-ip-verification; }\n\
+            resource px { device /dev/drbd0; disk /dev/x; meta-disk internal;\n\
+              on a { address 127.0.0.1:1; proxy on a { inside 127.0.0.1:2; outside 10.0.0.1:3; } }\n\
+              on b { address 127.0.0.1:1; proxy on b { inside 127.0.0.1:2; outside 10.0.0.2:3; } } }\n";
+        std::fs::write(&file, text).unwrap();
+        let read = Site { config_file: file.to_str().unwrap().into(), host: "a".into() }.read().unwrap();
+        let selected = select(&read.resources, &names(&["px"]), "a").unwrap();
+        let outcome = read.refuse_proxy(selected).unwrap_err();
+        assert_eq!(outcome.exit_code, 10);
+        assert!(outcome.err.contains("x.conf:2: resource px: 'proxy' is not supported"), "{}", outcome.err);
     }
 
     #[test]

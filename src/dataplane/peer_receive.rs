@@ -5,7 +5,7 @@ use blockdev::pool::{BufSpan, BufferPool};
 use blockdev::ring::{RecvUntil, Ring};
 use model::ids::BufId;
 use replicator::Event;
-use replicator::wire::{Command, FrameShape, Header, frame_shape, parse_header};
+use replicator::wire::{FrameShape, Header, frame_shape, parse_header};
 
 use super::core_side::Core;
 use super::peer_sockets::PeerSocket;
@@ -104,11 +104,10 @@ impl PeerSocket {
         };
         let parsed = parse_header(framing.form, bytes).and_then(|found| {
             let Some((header, header_bytes)) = found else { return Ok(None) };
-            // The first packet is what tells which of the two sockets this is; it has no body.
-            let shape = if matches!(header.command, Command::InitialData | Command::InitialMeta) {
-                FrameShape::default()
-            } else {
-                frame_shape(&header, framing.sock, framing.features)?
+            // A new connection only says which socket it is; whatever else it sends is for the core to refuse.
+            let shape = match framing.sock {
+                Some(sock) => frame_shape(&header, sock, framing.features)?,
+                None => FrameShape::default(),
             };
             Ok(Some((header, header_bytes, shape)))
         });

@@ -22,6 +22,7 @@ use crate::cli::terminal::on_interrupt;
 use crate::daemon::control::Action;
 use pair::{INTERRUPTED, Interrupted, Pair, RESOURCE, in_sync};
 use say::Say;
+use story::Verdict;
 
 /// What the demo is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,20 +90,25 @@ pub fn run(config: &DemoConfig) -> anyhow::Result<u8> {
     let played = play(config, &mut pair, &mut say);
     let stopped = stop(&mut pair, &mut say);
     match played {
-        Ok(exit_code) => stopped.map(|()| exit_code),
+        Ok(None) => stopped.map(|()| 0),
+        Ok(Some(verdict)) => {
+            stopped?;
+            say.verdict(verdict.good, &verdict.text);
+            Ok(u8::from(!verdict.good))
+        }
         // Without the story Ctrl-C is the good end.
         Err(e) if e.is::<Interrupted>() && !config.workload => stopped.map(|()| 0),
         Err(e) => Err(e),
     }
 }
 
-fn play(config: &DemoConfig, pair: &mut Pair, say: &mut Say) -> anyhow::Result<u8> {
+fn play(config: &DemoConfig, pair: &mut Pair, say: &mut Say) -> anyhow::Result<Option<Verdict>> {
     bring_up(pair, say)?;
     if config.workload {
-        return story::tell(pair, say, config.run_for.unwrap_or(STORY));
+        return story::tell(pair, say, config.run_for.unwrap_or(STORY)).map(Some);
     }
     live::run(pair, say, config.run_for.map(|time| Instant::now() + time))?;
-    Ok(0)
+    Ok(None)
 }
 
 /// From files to a replicated pair with node1 as Primary.
@@ -175,7 +181,9 @@ fn follow_sync(pair: &Pair, say: &mut Say) -> anyhow::Result<u64> {
 
 /// In order: nobody uses the device, then the nodes go.
 fn stop(pair: &mut Pair, say: &mut Say) -> anyhow::Result<()> {
-    say.step("Stop");
+    if pair.nodes.iter().any(|n| n.pid().is_some()) {
+        say.step("Stop");
+    }
     for node in pair.nodes.iter().filter(|n| n.pid().is_some()) {
         let _ = node.run(Action::Secondary);
     }

@@ -12,7 +12,7 @@ pub struct Say {
     step: u32,
     /// A bar is on the present line.
     open_bar: bool,
-    last_bar: Option<Instant>,
+    last_bar: Option<(Instant, String)>,
 }
 
 /// Without a terminal a bar is a line now and then.
@@ -77,9 +77,9 @@ impl Say {
         if self.terminal {
             put(&format!("\r   {text}\x1b[K"));
             self.open_bar = true;
-        } else if self.last_bar.is_none_or(|at| at.elapsed() >= PLAIN_BAR_EVERY) {
+        } else if self.last_bar.as_ref().is_none_or(|(at, t)| at.elapsed() >= PLAIN_BAR_EVERY && *t != text) {
             put(&format!("   {text}\n"));
-            self.last_bar = Some(Instant::now());
+            self.last_bar = Some((Instant::now(), text));
         }
     }
 
@@ -107,7 +107,7 @@ impl Default for Say {
 
 fn bar_text(volume: &VolumeSnapshot, p: &Progress) -> String {
     let done = p.total_blocks.saturating_sub(p.left_blocks);
-    let per_mille = if p.total_blocks == 0 { 1000 } else { done.saturating_mul(1000) / p.total_blocks };
+    let per_mille = done.saturating_mul(1000).checked_div(p.total_blocks).unwrap_or(1000);
     // At most 30.
     let full = (per_mille * BAR_COLUMNS / 1000) as usize;
     let eta = p.eta_s.map_or("?".to_owned(), clock);

@@ -27,6 +27,14 @@ const ALONE_PERCENT: u32 = 15;
 const AGAIN_PERCENT: u32 = 20;
 const OTHER_PERCENT: u32 = 10;
 
+/// How the story ended.
+pub struct Verdict {
+    /// Nothing was lost.
+    pub good: bool,
+    /// The last line.
+    pub text: String,
+}
+
 /// What is counted for the last line.
 #[derive(Default)]
 struct Tally {
@@ -35,11 +43,11 @@ struct Tally {
     wrong_blocks: u64,
 }
 
-/// Plays the story with a pair that is in sync, node1 Primary. Exit status 0 only if nothing was lost.
+/// Plays the story with a pair that is in sync, node1 Primary.
 ///
 /// # Errors
 /// Something did not happen that must, within bounded time.
-pub fn tell(pair: &mut Pair, say: &mut Say, time: Duration) -> anyhow::Result<u8> {
+pub fn tell(pair: &mut Pair, say: &mut Say, time: Duration) -> anyhow::Result<Verdict> {
     let volume = pair.nodes[0].volume()?;
     let device_kib = volume.size_kib();
     let workload = Workload::new(RESOURCE, volume.size_sectors * 512, run_number());
@@ -53,20 +61,17 @@ pub fn tell(pair: &mut Pair, say: &mut Say, time: Duration) -> anyhow::Result<u8
 
     let counts = workload.counts();
     let good = differing == 0 && tally.wrong_blocks == 0;
-    say.verdict(
-        good,
-        &format!(
-            "{}: {} writes acknowledged, {} blocks checked, {} wrong, {} KiB resynced of {device_kib} KiB, \
-             {} failover, {differing} differing bytes",
-            if good { "PASSED" } else { "FAILED" },
-            counts.acked.load(Ordering::Relaxed),
-            counts.checked.load(Ordering::Relaxed),
-            tally.wrong_blocks,
-            tally.resynced_kib,
-            tally.failovers,
-        ),
+    let text = format!(
+        "{}: {} writes acknowledged, {} blocks checked, {} wrong, {} KiB resynced of {device_kib} KiB, \
+         {} failover, {differing} differing bytes",
+        if good { "PASSED" } else { "FAILED" },
+        counts.acked.load(Ordering::Relaxed),
+        counts.checked.load(Ordering::Relaxed),
+        tally.wrong_blocks,
+        tally.resynced_kib,
+        tally.failovers,
     );
-    Ok(if good { 0 } else { 1 })
+    Ok(Verdict { good, text })
 }
 
 /// Writers on node1; node2 dies meanwhile and comes back.
@@ -187,7 +192,7 @@ fn compare(pair: &mut Pair, say: &mut Say, sectors: u64) -> anyhow::Result<u64> 
     say.step("Compare the disks, byte for byte");
     let [one, two] = &pair.nodes;
     one.wait("both in sync", NOTICE_MAX, in_sync, |_| {})?;
-    two.must(say, "secondary", Action::Secondary)?;
+    demote(two, say)?;
     for node in [one, two] {
         node.wait("both Secondary", NOTICE_MAX, |v| in_sync(v) && v.state.role == Role::Secondary, |_| {})?;
     }
@@ -274,6 +279,22 @@ fn promote(node: &Node, say: &mut Say) -> anyhow::Result<()> {
             return Ok(());
         }
         ensure!(Instant::now() < end, "{} cannot be promoted: {}", node.name, outcome.err.trim_end());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// The device counts as open until the daemon has seen the last client go, a moment after it went.
+fn demote(node: &Node, say: &mut Say) -> anyhow::Result<()> {
+    let end = Instant::now() + NOTICE_MAX;
+    node.wait("no client", NOTICE_MAX, |v| v.open_count == 0, |_| {})?;
+    say.command(&format!("lockstep secondary {RESOURCE}        # on {}", node.name));
+    loop {
+        check_interrupt()?;
+        let outcome = node.run(Action::Secondary);
+        if outcome.exit_code == 0 {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "{} cannot be demoted: {}", node.name, outcome.err.trim_end());
         std::thread::sleep(Duration::from_millis(200));
     }
 }

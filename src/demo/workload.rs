@@ -6,15 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use super::ledger::{BLOCK_BYTES, Entry, fill, next_random, version_of};
 use super::nbd_client::{NbdClient, NbdError};
 
 /// Connections that write at the same time.
 pub const WRITERS: usize = 4;
-/// Blocks that are used, spread over the whole device.
+/// Blocks that are used.
 const SLOTS_MAX: u64 = 2048;
+/// They lie in this part of the device, as the data of most applications does.
+const USED_PART: u64 = 4;
 /// Between two operations of a writer, so that the machine is left some time.
 const PAUSE: Duration = Duration::from_micros(500);
 /// One operation in so many reads back instead of writing.
@@ -26,6 +28,7 @@ const FLUSH_EVERY: u64 = 64;
 pub struct Workload {
     run: u64,
     export: String,
+    size_bytes: u64,
     stride_blocks: u64,
     /// Block `slot * stride` belongs to writer `slot % WRITERS`; index is the slot.
     slots: Arc<Mutex<Vec<Entry>>>,
@@ -59,13 +62,14 @@ enum Failure {
 impl Workload {
     /// Blocks of a device of `size_bytes` that is exported as `export`; `run` tells this run from earlier ones.
     pub fn new(export: &str, size_bytes: u64, run: u64) -> Workload {
-        let blocks = size_bytes / BLOCK_BYTES as u64;
+        let blocks = size_bytes / BLOCK_BYTES as u64 / USED_PART;
         // Every writer has the same number of blocks of its own.
         let slots = blocks.min(SLOTS_MAX) / WRITERS as u64 * WRITERS as u64;
         assert!(slots > 0, "the device of the demo has some MiB");
         Workload {
             run,
             export: export.to_owned(),
+            size_bytes,
             stride_blocks: blocks / slots,
             slots: Arc::new(Mutex::new(vec![Entry::default(); slots as usize])),
             counts: Arc::default(),
@@ -87,6 +91,12 @@ impl Workload {
         for index in 0..WRITERS {
             let client = NbdClient::open(socket, &self.export)
                 .with_context(|| format!("cannot open the device at {}", socket.display()))?;
+            ensure!(
+                client.size_bytes() == self.size_bytes,
+                "the device has {} bytes now, not {}",
+                client.size_bytes(),
+                self.size_bytes
+            );
             let writer = Writer {
                 client,
                 index,
@@ -252,11 +262,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_are_spread_over_the_device() {
+    fn blocks_are_spread_over_a_quarter_of_the_device() {
         let w = Workload::new("r0", 256 << 20, 1);
-        assert_eq!(w.stride_blocks, 32);
+        assert_eq!(w.stride_blocks, 8);
         assert_eq!(locked(&w.slots).len(), 2048);
-        let tiny = Workload::new("r0", 7 * 4096, 1);
+        let tiny = Workload::new("r0", 4 * 7 * 4096, 1);
         assert_eq!((tiny.stride_blocks, locked(&tiny.slots).len()), (1, 4));
     }
 }

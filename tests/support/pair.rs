@@ -82,6 +82,7 @@ impl Pair {
         );
         let config = dir.join("r0.conf");
         fs::write(&config, text).expect("the configuration");
+        fs::write(dir.join("lockstep.toml"), "").expect("settings: none but the defaults");
         let pair = Pair { dir: dir.clone(), config, nodes, binary: binary.to_path_buf() };
         for i in 0..2 {
             pair.ok(i, &["create-md", "--force", "r0"]);

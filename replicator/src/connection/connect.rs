@@ -133,9 +133,10 @@ impl Resource {
                 self.conn.meta_tx = TxBytes::default();
                 old
             }
+            // Whoever it was, it was not the peer: what goes on goes on.
             _ => {
                 out.push(Action::CloseSocket { sock, flush: false });
-                None
+                return;
             }
         };
         if let Some(old) = crossed {

@@ -109,8 +109,6 @@ impl Resource {
             }
         }
         if let Some(step) = full {
-            let text = "Writing the whole bitmap, full sync required after drbd_sync_handshake.";
-            out.log(LogLevel::Info, at, text.into());
             self.set_all_bits(v, step, out);
         }
         let mut change = StateChange::NONE.peer(p.peer_role).pdsk(peer_disk).flag(mask::PEER_ISP, p.peer_isp);

@@ -1,0 +1,382 @@
+//! The program as users and scripts meet it: texts and exit codes, without a daemon and with one.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_lockstep");
+const SEED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/admin/seed/drbd.conf");
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn program() -> Command {
+    let mut command = Command::new(PROGRAM);
+    for name in ["LOCKSTEP_CONFIG", "LOCKSTEP_HOST", "LOCKSTEP_RUN_DIR", "LOCKSTEP_TOML"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+fn said(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+fn run(args: &[&str]) -> (i32, String, String) {
+    said(&program().args(args).output().unwrap())
+}
+
+#[test]
+fn the_published_configuration_is_understood() {
+    let (exit, out, err) = run(&["-c", SEED, "--host", "node1", "dump"]);
+    assert_eq!((exit, err.as_str()), (0, ""));
+    for line in [
+        "    usage-count no;",
+        "        resync-rate      1024M;",
+        "# resource test on node1: not ignored, not stacked",
+        "        disk             /dev/vdb;",
+        "        verify-alg       sha1;",
+        "        address          ipv4 172.16.0.4:7789;",
+    ] {
+        assert!(out.lines().any(|l| l == line), "{line} is missing in\n{out}");
+    }
+    let (exit, expanded, _) = run(&["dump", "-d", "test", "-c", SEED, "--host", "node1"]);
+    assert_eq!(exit, 0);
+    assert!(expanded.contains("shared-secret    test;"), "inherited options are shown:\n{expanded}");
+    assert!(!expanded.contains("usage-count"), "only the resource was asked for:\n{expanded}");
+}
+
+#[test]
+fn the_host_decides_what_is_there() {
+    assert_eq!(run(&["-c", SEED, "--host", "node2", "sh-dev", "all"]), (0, "/dev/drbd1\n".into(), "".into()));
+    assert_eq!(run(&["-c", SEED, "--host", "node2", "sh-ip", "test"]).1, "172.16.0.4\n");
+    assert_eq!(run(&["-c", SEED, "--host", "node2", "sh-resources"]).1, "test\n");
+    assert_eq!(run(&["-c", SEED, "--host", "node2", "sh-ll-dev", "test/0"]).1, "/dev/vdb\n");
+    assert_eq!(run(&["-c", SEED, "--host", "node2", "sh-minor", "minor-1"]).1, "1\n");
+    let (exit, out, err) = run(&["-c", SEED, "--host", "carol", "sh-dev", "all"]);
+    assert_eq!((exit, out.as_str()), (1, ""));
+    assert!(err.starts_with("WARN: no normal resources defined for this host (carol)!?\n"), "{err}");
+    let by_environment = program()
+        .env("LOCKSTEP_CONFIG", SEED)
+        .env("LOCKSTEP_HOST", "node1")
+        .args(["sh-ip", "test"])
+        .output()
+        .unwrap();
+    assert_eq!(said(&by_environment).1, "172.16.0.3\n");
+}
+
+#[test]
+fn wrong_names_and_wrong_usage() {
+    let config = ["-c", SEED, "--host", "node1"];
+    let with = |rest: &[&str]| run(&[&config[..], rest].concat());
+    let unknown = "'nosuch' not defined in your config (for this host).\n";
+    assert_eq!(with(&["sh-dev", "nosuch"]), (1, "".into(), unknown.into()));
+    assert_eq!(with(&["dump", "nosuch"]), (1, "".into(), unknown.into()));
+    assert_eq!(with(&["sh-dev", "/dev/drbd1"]), (20, "".into(), "dev/drbd1 is not a valid number\n".into()));
+    assert_eq!(with(&["frobnicate", "test"]).0, 1);
+    assert_eq!(with(&["primary", "--frob", "test"]).0, 1);
+    assert_eq!(with(&["up"]).0, 1);
+    assert_eq!(run(&["--help"]).0, 0);
+    assert_eq!(run(&["help", "primary"]).0, 0);
+    let (exit, out, _) = run(&["--version"]);
+    assert!(exit == 0 && out.contains("\nDRBD_KERNEL_VERSION_CODE=0x08040b\n"), "{out}");
+    let (exit, _, err) = run(&["-c", "/nonexistent.conf", "sh-nop"]);
+    assert!(exit >= 10 && err.contains("/nonexistent.conf"), "{exit} {err}");
+}
+
+#[test]
+fn without_a_daemon_one_line_says_how_to_get_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let run_dir = dir.path().join("nothing");
+    let run_dir = run_dir.to_str().unwrap();
+    for command in
+        [&["up", "all"][..], &["status"], &["proc"], &["primary", "--force", "r0"], &["role", "r0"]]
+    {
+        let (exit, out, err) = run(&[&["--run-dir", run_dir], command].concat());
+        assert_eq!((exit, out.as_str()), (20, ""), "{command:?}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+        assert!(err.contains(run_dir) && err.contains("lockstep daemon"), "{err}");
+    }
+}
+
+#[test]
+fn settings_with_unknown_keys_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("lockstep.toml");
+    fs::write(&file, "rundir = '/x'\n").unwrap();
+    let (exit, _, err) = run(&["--settings", file.to_str().unwrap(), "status"]);
+    assert_eq!(exit, 20);
+    assert!(err.contains("rundir") && err.contains("lockstep.toml"), "{err}");
+    let (exit, _, err) = run(&["--settings", "/nonexistent.toml", "status"]);
+    assert!(exit == 20 && err.contains("/nonexistent.toml"), "{err}");
+}
+
+/// A directory with a configuration, a disk, and a daemon for it. The peer does not exist.
+struct Node {
+    dir: tempfile::TempDir,
+    daemon: Child,
+    _stdin: ChildStdin,
+}
+
+impl Node {
+    fn start(net_section: &str) -> Node {
+        let dir = tempfile::tempdir().unwrap();
+        let ports: Vec<TcpListener> =
+            (0..2).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
+        let port = |n: usize| ports[n].local_addr().unwrap().port();
+        File::create(dir.path().join("disk.img")).unwrap().set_len(16 << 20).unwrap();
+        let config = format!(
+            "resource r0 {{ net {{ {net_section} }} device /dev/drbd0; meta-disk internal;\n\
+             on one {{ disk {disk}; address 127.0.0.1:{own}; }}\n\
+             on two {{ disk /nonexistent; address 127.0.0.1:{peer}; }} }}\n\
+             resource other {{ net {{ allow-two-primaries; }} device /dev/drbd5; meta-disk internal; disk /dev/x;\n\
+             on one {{ address 127.0.0.1:1; }} on two {{ address 127.0.0.2:1; }} }}\n",
+            disk = dir.path().join("disk.img").display(),
+            own = port(0),
+            peer = port(1),
+        );
+        fs::write(dir.path().join("drbd.conf"), config).unwrap();
+        drop(ports);
+        let mut daemon = Node::command_in(dir.path())
+            .args(["daemon", "--exit-with-stdin"])
+            .stdin(Stdio::piped())
+            .stderr(File::create(dir.path().join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let stdin = daemon.stdin.take().unwrap();
+        let node = Node { dir, daemon, _stdin: stdin };
+        node.until("the daemon answers", |node| node.run(&["proc"]).0 == 0);
+        node
+    }
+
+    fn command_in(dir: &Path) -> Command {
+        let mut command = program();
+        command
+            .arg("-c")
+            .arg(dir.join("drbd.conf"))
+            .args(["--host", "one", "--run-dir"])
+            .arg(dir.join("run"));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> (i32, String, String) {
+        said(&Node::command_in(self.dir.path()).args(args).output().unwrap())
+    }
+
+    fn good(&self, args: &[&str]) -> String {
+        let (exit, out, err) = self.run(args);
+        assert_eq!((exit, err.as_str()), (0, ""), "{args:?}");
+        out
+    }
+
+    fn until(&self, what: &str, reached: impl Fn(&Node) -> bool) {
+        let end = Instant::now() + LIMIT;
+        while !reached(self) {
+            assert!(Instant::now() < end, "{what}: {}", self.log());
+            sleep(Duration::from_millis(30));
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("run/control.sock")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+#[test]
+fn the_life_of_a_resource_without_a_peer() {
+    let node = Node::start("");
+    assert_eq!(
+        node.run(&["up", "r0"]),
+        (1, "".into(), "No valid meta data found\n".into()),
+        "without metadata"
+    );
+    assert_eq!(node.good(&["down", "r0"]), "");
+    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+
+    assert_eq!(node.good(&["up", "r0"]), "");
+    let (exit, _, err) = node.run(&["up", "r0"]);
+    assert_eq!((exit, err.lines().next()), (1, Some("Device '0' is configured!")), "up again: {err}");
+    assert_eq!(node.good(&["role", "r0"]), "Secondary/Unknown\n");
+    assert_eq!(node.good(&["dstate", "r0/0"]), "Inconsistent/DUnknown\n");
+    assert_eq!(node.good(&["cstate", "minor-0"]), "WFConnection\n");
+    let (exit, _, err) = node.run(&["connect", "r0"]);
+    assert_eq!((exit, err.as_str()), (10, "r0: Failure: (102) Local address(port) already in use.\n"));
+
+    // Refused state changes, with the exit codes that agents know.
+    let refused = "0: State change failed: (-2) Need access to UpToDate data\n";
+    assert_eq!(node.run(&["primary", "r0"]), (17, "".into(), refused.into()));
+    assert_eq!(node.run(&["outdate", "r0"]), (5, "".into(), "".into()), "lower than Outdated, and silent");
+    assert_eq!(node.good(&["--", "--overwrite-data-of-peer", "primary", "r0"]), "");
+    assert_eq!(node.good(&["role", "r0"]), "Primary/Unknown\n");
+    assert_eq!(node.good(&["dstate", "r0"]), "UpToDate/DUnknown\n");
+    let (exit, _, err) = node.run(&["detach", "r0"]);
+    assert_eq!((exit, err.as_str()), (17, refused), "the last good copy is not given up");
+
+    assert!(node.good(&["status", "r0"]).starts_with("r0 role:Primary\n  disk:UpToDate\n"));
+    assert!(node.good(&["status", "--json"]).contains("\"disk-state\": \"UpToDate\""));
+    assert!(
+        node.good(&["proc"])
+            .contains("\n 0: cs:WFConnection ro:Primary/Unknown ds:UpToDate/DUnknown C r----")
+    );
+    assert!(node.good(&["get-gi", "r0"]).ends_with(":1:1:1:0:0:0:0\n"), "{}", node.good(&["get-gi", "r0"]));
+    let (exit, _, err) = node.run(&["wait-connect", "--wfc-timeout=1", "r0"]);
+    assert_eq!(exit, 5, "{err}");
+
+    let (exit, _, err) = node.run(&["create-md", "--force", "r0"]);
+    assert_eq!((exit, err.as_str()), (20, "Device '0' is configured!\n"));
+    assert_eq!(node.good(&["adjust", "r0"]), "", "nothing differs");
+    assert_eq!(node.good(&["secondary", "r0"]), "");
+    assert_eq!(node.good(&["disconnect", "r0"]), "");
+    assert_eq!(node.good(&["cstate", "r0"]), "StandAlone\n");
+    let (exit, _, err) = node.run(&["disconnect", "r0"]);
+    let unknown = "??: Failure: (162) Invalid configuration request\n\
+                   additional info from kernel:\nunknown connection\n";
+    assert_eq!((exit, err.as_str()), (10, unknown));
+    assert_eq!(node.good(&["down", "r0"]), "");
+    assert_eq!(node.good(&["down", "r0"]), "", "down of what is not up is fine");
+    assert_eq!(node.good(&["status"]), "");
+
+    // Now the metadata on the disk answers.
+    assert_eq!(node.good(&["get-gi", "r0"]).split(':').count(), 11);
+    assert_eq!(node.good(&["outdate", "r0"]), "");
+    let (exit, out, _) = node.run(&["dstate", "r0"]);
+    assert_eq!((exit, out.as_str()), (0, "Outdated\n"));
+    assert_eq!(node.good(&["up", "r0"]), "");
+    assert_eq!(node.good(&["dstate", "r0"]), "Outdated/DUnknown\n");
+}
+
+#[test]
+fn what_is_not_up_is_unknown() {
+    let node = Node::start("");
+    let minor = "0: Failure: (127) Device minor not allocated\nadditional info from kernel:\nunknown minor\n";
+    assert_eq!(node.run(&["primary", "r0"]), (10, "".into(), minor.into()));
+    assert_eq!(node.run(&["role", "r0/0"]), (10, "".into(), minor.into()));
+    let resource = "r0: Failure: (158) Unknown resource\nadditional info from kernel:\nunknown resource\n";
+    assert_eq!(node.run(&["connect", "r0"]), (10, "".into(), resource.into()));
+    assert_eq!(node.run(&["status", "r0"]), (10, "".into(), "r0: No such resource\n".into()));
+    let unknown = "'nosuch' not defined in your config (for this host).\n";
+    for command in ["up", "down", "primary", "role", "status"] {
+        assert_eq!(node.run(&[command, "nosuch"]), (1, "".into(), unknown.into()), "{command}");
+    }
+}
+
+#[test]
+fn what_this_version_cannot_run_is_refused_by_name() {
+    let node = Node::start("data-integrity-alg sha1;");
+    let (exit, _, err) = node.run(&["up", "r0"]);
+    assert_eq!(exit, 1);
+    assert!(err.contains("drbd.conf:1: resource r0: 'data-integrity-alg sha1' is not supported"), "{err}");
+    let (exit, _, err) = node.run(&["up", "other"]);
+    assert!(exit == 1 && err.contains("'allow-two-primaries' is not supported"), "{err}");
+}
+
+#[test]
+fn a_broken_configuration_is_reported_as_the_parser_says_it() {
+    let node = Node::start("");
+    fs::write(node.dir.path().join("drbd.conf"), "resource r0 {\n  frobnicate 1;\n}\n").unwrap();
+    let (exit, _, err) = node.run(&["up", "r0"]);
+    assert_eq!(exit, 10, "{err}");
+    assert!(err.contains("drbd.conf:2:") && err.contains("frobnicate"), "{err}");
+    assert_eq!(node.run(&["sh-nop"]).2, err, "the same words without the daemon");
+}
+
+#[test]
+fn one_daemon_per_run_directory() {
+    let node = Node::start("");
+    let (exit, _, err) = node.run(&["daemon"]);
+    assert_eq!(exit, 20);
+    assert!(err.contains("another lockstep daemon uses"), "{err}");
+    assert_eq!(node.run(&["proc"]).0, 0, "the first one is not disturbed");
+}
+
+#[test]
+fn garbage_on_the_control_socket_harms_nobody() {
+    let node = Node::start("");
+    let lengths = [0u32, 5, 70_000, u32::MAX];
+    for len in lengths {
+        let mut stream = UnixStream::connect(node.socket()).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.write_all(&len.to_be_bytes()).unwrap();
+        // The daemon may have closed it already.
+        let _ = stream.write_all(&[b'{'; 64]);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+    }
+    let old = br#"{"version":99,"request":"hello"}"#;
+    let mut stream = UnixStream::connect(node.socket()).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(&(old.len() as u32).to_be_bytes()).unwrap();
+    stream.write_all(old).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(String::from_utf8_lossy(&answer).contains("speaks version 1"), "{answer:?}");
+    // More connections than are served at a time wait, and are served when others go.
+    let idle: Vec<UnixStream> = (0..80).map(|_| UnixStream::connect(node.socket()).unwrap()).collect();
+    drop(idle);
+    assert_eq!(node.run(&["proc"]).0, 0);
+}
+
+#[test]
+fn signals_stop_the_daemon_cleanly() {
+    let mut node = Node::start("");
+    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+    node.good(&["up", "r0"]);
+    node.good(&["primary", "--force", "r0"]);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(node.daemon.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let end = Instant::now() + LIMIT;
+    let status = loop {
+        if let Some(status) = node.daemon.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < end, "{}", node.log());
+        sleep(Duration::from_millis(30));
+    };
+    assert!(status.success(), "{status}: {}", node.log());
+    assert!(!node.socket().exists());
+    let gi = node.good(&["get-gi", "r0"]);
+    assert!(gi.ends_with(":1:1:0:0:0:0:0\n"), "not a crashed Primary: {gi}");
+}
+
+#[test]
+fn watching_without_a_terminal_prints_plain_pictures() {
+    let node = Node::start("");
+    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+    node.good(&["up", "r0"]);
+    let mut watcher = Node::command_in(node.dir.path())
+        .args(["status", "--watch", "r0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = watcher.stdout.take().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        out.read_to_string(&mut text).unwrap();
+        text
+    });
+    sleep(Duration::from_millis(500));
+    node.good(&["primary", "--force", "r0"]);
+    sleep(Duration::from_millis(1000));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(watcher.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert!(watcher.wait().unwrap().success(), "Ctrl-C is its good end");
+    let text = reader.join().unwrap();
+    assert!(text.contains("one Secondary") && text.contains("one Primary"), "{text}");
+    assert!(!text.contains('\x1b'), "no control sequences: {text:?}");
+}
