@@ -12,6 +12,7 @@ use model::ids::Minor;
 use model::result_code::ConfigError;
 use model::status::snapshot::ResourceSnapshot;
 use model::time::{Duration, Instant};
+use nix::sys::resource::{UsageWho, getrusage};
 use replicator::{Command, CommandId, CommandResult, Event, Resource, VolIdx};
 use tokio::sync::oneshot;
 
@@ -186,6 +187,9 @@ impl Worker {
                 let start = std::time::Instant::now();
                 self.ring.wait_spinning(limit, timeout)?;
                 self.spin.learn(start.elapsed() < limit);
+                if self.spin.wants_switches() {
+                    self.spin.learn_switches(switches_of_thread());
+                }
             }
             None => {
                 self.ring.wait(timeout)?;
@@ -366,6 +370,12 @@ fn failed_snapshot(shared: &Shared, why: &str) -> ResourceSnapshot {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown")
+}
+
+/// How often the scheduler gave this thread's processor to another that wanted it.
+fn switches_of_thread() -> i64 {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD);
+    usage.map_or(0, |usage| usage.involuntary_context_switches())
 }
 
 /// Seed of the core's random numbers; data generations must never repeat.
