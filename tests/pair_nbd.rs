@@ -180,6 +180,49 @@ fn many_requests_at_once_keep_their_answers_apart() {
     assert!(a.data() == b.data(), "both disks hold the same");
 }
 
+#[test]
+fn a_pool_that_is_too_small_slows_down_and_does_not_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut a, mut b) = synced_pair(dir.path());
+    for node in [&mut a, &mut b] {
+        node.shutdown();
+        node.config.pool_cap_bytes = 4 << 20;
+        node.start();
+        assert_eq!(node.attach(), CommandResult::Ok);
+        assert_eq!(node.connect(), CommandResult::Ok);
+    }
+    a.wait_for("synced", is_synced);
+    assert_eq!(a.primary(false), CommandResult::Ok);
+    let sockets = [a.socket.clone(), a.socket.clone(), a.socket.clone()];
+    let clients: Vec<_> = sockets
+        .into_iter()
+        .enumerate()
+        .map(|(n, socket)| {
+            std::thread::spawn(move || {
+                let mut client = Client::open(&socket, "r0", Replies::Structured).unwrap();
+                let base = n as u64 * (7 << 20);
+                for round in 0..8u64 {
+                    // Large and small ones, so that the classes of the pool compete too.
+                    let large = pattern(round as u8, 1 << 20);
+                    for i in 0..6 {
+                        client.write(base + (i << 20), &large, 0).unwrap();
+                    }
+                    for i in 0..64u64 {
+                        client.write(base + (6 << 20) + i * 4096, &large[..4096], 0).unwrap();
+                    }
+                    assert!(client.read(base + (5 << 20), 1 << 20).unwrap() == large);
+                }
+                client.flush().unwrap();
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().unwrap();
+    }
+    a.wait_for("synced", is_synced);
+    assert!(a.data() == b.data(), "both disks hold the same");
+}
+
 /// Frames around the size of the staging buffers, at every offset inside them.
 #[test]
 fn requests_of_awkward_lengths_pass() {
