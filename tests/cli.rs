@@ -1,5 +1,7 @@
 //! The program as users and scripts meet it: texts and exit codes, without a daemon and with one.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};

@@ -1,5 +1,7 @@
 //! `resync-after` between two resources of two nodes: the second resync waits for the first.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
