@@ -72,8 +72,8 @@ impl Resource {
         let flags = d.super_block.flags;
         let la = d.super_block.la_size_sectors;
         let vol = &mut self.vols[v];
-        vol.crashed_primary = flags.has(MetaFlags::CRASHED_PRIMARY)
-            || flags.has(MetaFlags::PRIMARY_IND) && role != Role::Primary;
+        // spec: drbd-wire 8.1, also where a Primary attaches again the disk that it lost
+        vol.crashed_primary = flags.has(MetaFlags::CRASHED_PRIMARY) || flags.has(MetaFlags::PRIMARY_IND);
         let distrust =
             flags.has(MetaFlags::FULL_SYNC) || vol.crashed_primary && flags.has(MetaFlags::AL_DISABLED);
         let mut bitmap = Bitmap::new(bits_of(la));
