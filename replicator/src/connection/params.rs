@@ -248,7 +248,11 @@ impl Resource {
                 self.end_in_standalone(&why, out);
                 return;
             }
-            vol.exposed_uuid = p.current;
+            if vol.exposed_uuid != p.current {
+                vol.exposed_uuid = p.current;
+                let line = format!("receiver updated UUIDs to effective data uuid: {}", p.current);
+                out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
+            }
         }
         let vol = &self.vols[v];
         let skip = vol.state.conn == ConnState::Connected
@@ -273,6 +277,8 @@ impl Resource {
         self.write_bitmap_all(v, out);
         let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
         let _ = self.change_volume(v, change, Kind::Hard, out);
+        let line = format!("receiver updated UUIDs to {}", crate::meta_io::uuid_line(&self.vols[v].uuids()));
+        out.log(LogLevel::Info, at, line);
     }
 }
 
