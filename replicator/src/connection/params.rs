@@ -233,6 +233,8 @@ impl Resource {
         let text = format!("size = {} (resync bitmap: bits={})", human_size(sectors), vol.bitmap.bits());
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
         if self.vols[v].disk.is_some() {
+            let text = "Writing the whole bitmap, size changed".into();
+            out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
             self.write_bitmap_all(v, out);
         }
         out.push(Action::ExportChanged { vol: VolIdx(v as u8) });

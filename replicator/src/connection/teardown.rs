@@ -94,11 +94,13 @@ impl Resource {
                 self.md_sync(v, out);
             }
         }
+        if !was_established && self.conn.state == ConnState::Disconnecting {
+            self.log_conn(LogLevel::Info, "Discarding network configuration.".to_string(), out);
+        }
         self.log_conn(LogLevel::Info, "Connection closed".to_string(), out);
         self.commands_connection_lost(out);
         if self.conn.state == ConnState::Disconnecting {
             let _ = self.change_connection(StateChange::NONE.conn(ConnState::StandAlone), Kind::Hard, out);
-            self.log_conn(LogLevel::Info, "Discarding network configuration.".to_string(), out);
             self.conn.net = None;
             return;
         }
