@@ -244,13 +244,16 @@ impl Resource {
         let vol = &mut self.vols[v];
         let set = crate::meta::uuids::Uuids { current: p.current, bitmap: p.bitmap, history: p.history };
         vol.peer_uuids = Some(PeerUuids { set, dirty_bits: p.dirty_bits, flags: p.flags.0 });
-        if vol.disk.is_none() && vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero() {
-            if vol.state.conn < ConnState::Connected && !vol.exposed_uuid.same_as(p.current) {
+        if vol.disk.is_none() {
+            let connected = vol.state.conn >= ConnState::Connected;
+            let serves = vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero();
+            if serves && !connected && !vol.exposed_uuid.same_as(p.current) {
                 let why = format!("Can only connect to data with current UUID={}", vol.exposed_uuid);
                 self.end_in_standalone(&why, out);
                 return;
             }
-            if vol.exposed_uuid != p.current {
+            // What the peer's clients see counts on a Secondary too: older data must not be attached for them.
+            if (serves || connected) && vol.exposed_uuid != p.current {
                 vol.exposed_uuid = p.current;
                 let line = format!("receiver updated UUIDs to effective data uuid: {}", p.current);
                 out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
