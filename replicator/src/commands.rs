@@ -104,6 +104,7 @@ impl Resource {
                     self.conn.standalone_reason = None;
                     let change = StateChange::NONE.conn(ConnState::Disconnecting);
                     let _ = self.change_connection(change, Kind::Hard, out);
+                    self.log_attempt_given_up(out);
                     self.clean_up(out);
                 }
                 CommandResult::Ok
@@ -506,6 +507,7 @@ impl Resource {
         self.conn.standalone_reason = None;
         let change = StateChange::NONE.conn(ConnState::Disconnecting);
         let _ = self.change_connection(change, Kind::Hard, out);
+        self.log_attempt_given_up(out);
         self.clean_up(out);
     }
 
