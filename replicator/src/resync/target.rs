@@ -202,7 +202,11 @@ impl Resource {
             run.cursor = range.end.div_ceil(SECTORS_PER_BIT);
             run.requests.insert(RsRequest { range, writing: false, orphan: false });
             run.in_flight_sectors += range.len_sectors();
+            let overdrawn = range.len_sectors().saturating_sub(run.budget_sectors);
             run.budget_sectors = run.budget_sectors.saturating_sub(range.len_sectors());
+            if let Some(c) = run.controller.as_mut().filter(|_| overdrawn > 0) {
+                c.overdrawn(overdrawn);
+            }
             self.send_resync_request(v, range.start, (range.len_sectors() * 512) as u32, out);
         }
         self.check_resync_end(v, out);
