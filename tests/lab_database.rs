@@ -149,7 +149,11 @@ impl Database {
     /// Unmounts and detaches cleanly.
     fn detach(mut self) {
         sh(&format!("umount {}; losetup -d {}", self.mount.display(), self.loop_dev));
-        quietly(&format!("fusermount3 -u {}", self.fuse_dir.display()));
+        // The kernel lets go of the loop device a moment later.
+        sh(&format!(
+            "for i in $(seq 100); do fusermount3 -u {0} 2>/dev/null && exit 0; sleep 0.1; done; fusermount3 -u {0}",
+            self.fuse_dir.display()
+        ));
         let _ = self.nbdfuse.wait();
         self.gone = true;
     }

@@ -14,6 +14,9 @@ macro_rules! policy_enum {
             /// Every value, ascending by number.
             pub const ALL: &'static [$name] = &[$($name::$variant,)+];
 
+            /// The words of the configuration, in the order of [`Self::ALL`].
+            pub const NAMES: &'static [&'static str] = &[$($text,)+];
+
             /// The number of this policy.
             pub const fn number(self) -> u8 { self as u8 }
 
@@ -38,6 +41,8 @@ macro_rules! policy_enum {
         }
     };
 }
+
+pub(crate) use policy_enum;
 
 policy_enum! {
     /// `after-sb-0pri`: split brain found while nobody is Primary. Numbers as in the protocol packet.
