@@ -94,8 +94,9 @@ impl Pair {
         let n = &self.nodes[i];
         let mut c = match &n.netns {
             Some(ns) => {
-                let mut c = Command::new("ip");
-                c.args(["netns", "exec", ns]).arg(&self.binary);
+                // Only the network is another: `ip netns exec` would also copy all mounts, and keep them busy.
+                let mut c = Command::new("nsenter");
+                c.arg(format!("--net=/run/netns/{ns}")).arg(&self.binary);
                 c
             }
             None => Command::new(&self.binary),
@@ -155,7 +156,7 @@ impl Pair {
     /// Kills the daemon without a word.
     pub fn kill(&mut self, i: usize) {
         let mut child = self.nodes[i].daemon.take().expect("a running daemon");
-        // `ip netns exec` replaces itself by the daemon, so this is the daemon's own process.
+        // `nsenter` replaces itself by the daemon, so this is the daemon's own process.
         child.kill().expect("the daemon is killed");
         child.wait().expect("and reaped");
     }
