@@ -35,6 +35,8 @@ pub struct Options<'a> {
     /// Addresses of the two nodes.
     pub addresses: [String; 2],
     pub netns: [Option<String>; 2],
+    /// Write the backing files once, as disks in use are; otherwise they are only allocated.
+    pub prewritten: bool,
 }
 
 impl Pair {
@@ -62,6 +64,15 @@ impl Pair {
                 .status()
                 .expect("fallocate (package util-linux)");
             assert!(status.success());
+            if options.prewritten {
+                let status = Command::new("dd")
+                    .args(["if=/dev/zero", "bs=1M", "conv=notrunc", "status=none", "oflag=direct"])
+                    .arg(format!("of={}", n.disk.display()))
+                    .arg(format!("count={}", options.disk_bytes >> 20))
+                    .status()
+                    .expect("dd (package coreutils)");
+                assert!(status.success());
+            }
         }
         let on = |i: usize| {
             format!(
