@@ -775,6 +775,7 @@ impl Resource {
             let disk = self.vols[v].disk.as_mut().expect("a usable disk is present");
             disk.sb.uuids.bitmap = DataUuid::ZERO;
             disk.md.mark_dirty();
+            self.peer_has_own_generations(v);
             let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
             let _ = self.change_volume(v, change, Kind::Hard, out);
         }

@@ -200,6 +200,7 @@ impl Schedule<'_> {
             |w: &World| (0..2).all(|n| w.volume(n).is_some_and(|s| s.conn == ConnState::Connected));
         assert!(self.w.run_until(Duration::from_secs(60), connected), "two nodes find each other");
         if self.plan.skip_initial_sync {
+            self.w.run_for(Duration::from_millis(100));
             self.w.command_and_wait(0, Command::NewCurrentUuid { vol: VOL, clear_bitmap: true });
             self.w.command_and_wait(0, Command::Primary { force: false });
         } else {
@@ -450,7 +451,7 @@ impl Schedule<'_> {
     fn mend_pair(&mut self, rounds: u64) {
         let (Some(a), Some(b)) = (self.w.volume(0), self.w.volume(1)) else { return };
         let alone = |s: &VolumeState| s.conn <= ConnState::WFConnection;
-        if rounds % 8 == 0 && alone(&a) && alone(&b) {
+        if rounds % 30 == 0 && alone(&a) && alone(&b) {
             // Nothing else brought them together: the node that does not run an application gives way.
             let loser = match (a.role, b.role) {
                 (Role::Primary, _) => 1,

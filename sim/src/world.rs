@@ -32,6 +32,7 @@ struct End {
     inbox: VecDeque<Message>,
     sent_total: u64,
     last_arrival: Instant,
+    last_sent: Instant,
     /// On the way when the link was cut; the sender's kernel sends it again.
     held: Vec<Message>,
 }
@@ -600,6 +601,9 @@ impl World {
             return;
         }
         let sent_at = self.net_time();
+        let end = self.ends.get_mut(&sock).expect("checked");
+        end.last_sent = sent_at.max(end.last_sent + Duration::from_nanos(1));
+        let sent_at = end.last_sent;
         self.at(n, sent_at, Later::Sent { sock, total });
         self.transmit(peer, message);
     }
@@ -773,6 +777,7 @@ impl World {
             inbox: VecDeque::new(),
             sent_total: 0,
             last_arrival: now,
+            last_sent: now,
             held: Vec::new(),
         };
         self.ends.insert(a, end(n, b));
