@@ -454,6 +454,7 @@ impl Schedule<'_> {
         if rounds % 30 == 0 && alone(&a) && alone(&b) {
             // Nothing else brought them together: the node that does not run an application gives way.
             let loser = match (a.role, b.role) {
+                _ if rounds % 60 == 0 => usize::from(b.role == Role::Primary),
                 (Role::Primary, _) => 1,
                 (_, Role::Primary) => 0,
                 _ if a.disk < b.disk => 0,
@@ -480,7 +481,7 @@ impl Schedule<'_> {
         } else if rounds % 4 == 0 && calm && (bad(&a) || bad(&b)) {
             // Blocks that failed leave a copy Inconsistent while connected; a new handshake repeats the resync.
             let n = usize::from(bad(&b));
-            self.w.command(n, Command::Disconnect { force: false });
+            self.w.command(n, Command::Disconnect { force: true });
         }
     }
 }

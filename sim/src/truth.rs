@@ -90,6 +90,11 @@ impl Truth {
             return;
         }
         if self.split {
+            // A copy that was left behind (detached, say) has a past of its own.
+            let own = &self.ledgers[n];
+            if !own.written().iter().all(|s| own.allows(*s, read(*s))) {
+                self.ledgers[n].rebase(&read);
+            }
             return;
         }
         let main = &self.ledgers[0];

@@ -120,7 +120,10 @@ impl Resource {
         let lost_contact = (had_data && has_none || found_bad) && a_primary;
         let diskless_promoted =
             new.pdsk < DiskState::Inconsistent && old.peer != Role::Primary && new.peer == Role::Primary;
-        if lost_contact || diskless_promoted {
+        // The peer may have gone on from the generation that the disk found here still has.
+        let attached_alone =
+            old.disk < DiskState::Inconsistent && new.role == Role::Primary && new.conn < ConnState::Connected;
+        if lost_contact || diskless_promoted || attached_alone {
             self.new_current_uuid(v, out);
             self.send_uuids(v, UuidFlags::NONE, out);
         }
