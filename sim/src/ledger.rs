@@ -109,6 +109,10 @@ impl Ledger {
     pub fn observed(&mut self, sector: u64, content: u64, issued: u64) {
         let now = self.tick();
         if let Some(list) = self.sectors.get_mut(&sector) {
+            // What is still under way may be gone with its node.
+            if !list.iter().any(|e| e.content == content && e.acked) {
+                return;
+            }
             list.retain(|e| e.id != OBSERVED || e.content != content);
             list.push(Entry { id: OBSERVED, content, issued, ended: Some(now), acked: true, durable: false });
         }

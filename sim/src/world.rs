@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use model::ids::BufId;
+use model::policy::OnIoError;
 use model::state::{ConnState, DiskState, Role, VolumeState};
 use model::time::{Duration, Instant};
 use replicator::wire::parse_header;
@@ -699,6 +700,9 @@ impl World {
             }
             Later::DiskWrite { tag, sector, versions, fua } => {
                 if self.fails(n, |f| f.writes) {
+                    if self.nodes[n].disk_config.on_io_error == OnIoError::PassOn {
+                        self.truth.word[n] = true;
+                    }
                     self.nodes[n].disk.torn_write(sector, &versions, &mut self.rng);
                     core!(Event::DiskDone { tag, result: EIO, buf: None });
                     return;

@@ -67,6 +67,10 @@ impl Resource {
             self.send_ack(Command::RecvAck, v, (w.sector, w.len_bytes, w.block_id), out);
         }
         let only_copy = self.vols[v].state.pdsk < DiskState::Inconsistent;
+        if only_copy {
+            // At once, since the peer may attach its disk before the write starts, and gets the bitmap then.
+            self.vols[v].set_out_of_sync(range);
+        }
         let slot = self.peer.writes.insert(PeerWrite {
             vol: v as u8,
             kind: w.kind,

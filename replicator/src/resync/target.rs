@@ -403,9 +403,12 @@ impl Resource {
                 _ => disk.sb.uuids.end_sync_source(),
             }
             disk.md.mark_dirty();
+            // A crash must not find the end of the resync next to bits from before it.
+            disk.md.sb_after_pages = true;
             out.log(LogLevel::Info, at, format!("updated UUIDs {}", uuid_line(&disk.sb.uuids)));
             self.peer_has_own_generations(v);
         }
+        self.write_bitmap_dirty(v, out);
         let good = if failed > 0 { DiskState::Inconsistent } else { DiskState::UpToDate };
         let change = StateChange::NONE.conn(ConnState::Connected);
         let change = if target { change.disk(good) } else { change.pdsk(good) };
