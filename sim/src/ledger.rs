@@ -20,7 +20,7 @@ struct Entry {
 const UNTOUCHED: Entry = Entry { id: 0, content: 0, issued: 0, ended: Some(0), acked: true, durable: true };
 
 /// Entries of one sector are thinned out above this number.
-const CROWDED: usize = 16;
+const CROWDED: usize = 64;
 
 /// What clients of one device know.
 #[derive(Clone, Debug, Default)]
@@ -123,14 +123,13 @@ impl Ledger {
         let now = self.tick();
         for (s, list) in &mut self.sectors {
             let content = read(*s);
-            list.retain(|e| !e.acked && e.id > content && e.id != OBSERVED);
             for e in list.iter_mut() {
-                e.ended = e.ended.map(|_| now);
+                // What this copy never got may still be on its way; nothing that is not there was promised to it.
+                let late = !e.acked && e.id > content && e.id != OBSERVED;
+                e.ended = e.ended.map(|t| if late { now } else { t });
+                e.acked = false;
             }
-            list.insert(
-                0,
-                Entry { id: content, content, issued: now, ended: Some(now), acked: true, durable: false },
-            );
+            list.push(Entry { id: OBSERVED, content, issued: now, ended: Some(now), acked: true, durable: false });
         }
     }
 

@@ -41,7 +41,11 @@ impl Truth {
     /// A node takes a write of a client.
     pub fn issued(&mut self, n: usize, id: u64, content: u64, sector: u64, count: u64, fua: bool) {
         self.of(n).issued(id, content, sector, count, fua);
-        self.owner = n;
+    }
+
+    /// The answers of a Primary without a disk are worth what the peer has received, and that is lost.
+    pub fn remote_answers_lost(&mut self, n: usize) {
+        self.of(n).rollback();
     }
 
     /// A write ended.

@@ -103,6 +103,8 @@ pub struct World {
     commands: BTreeMap<u64, (usize, Promotion)>,
     next_version: u64,
     armed: [Option<u64>; 2],
+    /// Primary, connected, without good data of its own.
+    remote: [bool; 2],
     /// Hash of everything that happened.
     pub trace_hash: u64,
     /// Reads that were compared with the ledger.
@@ -134,6 +136,7 @@ impl World {
             commands: BTreeMap::new(),
             next_version: 1,
             armed: [None; 2],
+            remote: [false; 2],
             trace_hash: 0xcbf2_9ce4_8422_2325,
             reads_checked: 0,
             steps: 0,
@@ -345,6 +348,9 @@ impl World {
 
     /// Issues a client request on a node; the tag names it in the answers.
     pub fn request(&mut self, n: usize, op: SimOp) -> ClientTag {
+        if self.volume(n).is_some_and(|s| s.role == Role::Primary) {
+            self.truth.owner = n;
+        }
         self.next_tag += 1;
         let tag = ClientTag(self.next_tag);
         let asked = op;
@@ -422,6 +428,16 @@ impl World {
             let primary = |s: &VolumeState| s.role == Role::Primary;
             let pair = linked(a) && linked(b) && self.same_connection();
             assert!(!(pair && primary(a) && primary(b)), "two connected Primaries");
+        }
+        for n in 0..2 {
+            let remote = |s: &VolumeState| {
+                s.role == Role::Primary && s.conn >= ConnState::Connected && s.disk < DiskState::UpToDate
+            };
+            let was = self.remote[n];
+            self.remote[n] = states[n].is_some_and(|s| remote(&s));
+            if was && !self.remote[n] && !self.truth.protocol_c {
+                self.truth.remote_answers_lost(n);
+            }
         }
         self.truth.look(&states);
     }

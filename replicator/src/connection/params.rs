@@ -242,7 +242,8 @@ impl Resource {
         let vol = &mut self.vols[v];
         let set = crate::meta::uuids::Uuids { current: p.current, bitmap: p.bitmap, history: p.history };
         vol.peer_uuids = Some(PeerUuids { set, dirty_bits: p.dirty_bits, flags: p.flags.0 });
-        if vol.disk.is_none() && vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero() {
+        let no_disk = vol.state.disk < DiskState::Inconsistent;
+        if no_disk && vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero() {
             // Whatever it attaches or comes back with has to be what clients saw here last.
             let arrives = vol.state.conn < ConnState::Connected || vol.state.pdsk < DiskState::Inconsistent;
             if arrives && !vol.exposed_uuid.same_as(p.current) {
