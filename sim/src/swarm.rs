@@ -450,8 +450,8 @@ impl Schedule<'_> {
     /// Split brain, and pairs without any good copy: a word of the operator.
     fn mend_pair(&mut self, rounds: u64) {
         let (Some(a), Some(b)) = (self.w.volume(0), self.w.volume(1)) else { return };
-        let alone = |s: &VolumeState| s.conn <= ConnState::WFConnection;
-        if rounds % 30 == 0 && alone(&a) && alone(&b) {
+        let stuck = |s: &VolumeState| s.conn <= ConnState::WFConnection || s.disk < DiskState::Inconsistent;
+        if rounds % 30 == 0 && (stuck(&a) || stuck(&b)) {
             // Nothing else brought them together: the node that does not run an application gives way.
             let loser = match (a.role, b.role) {
                 _ if rounds % 60 == 0 => usize::from(b.role == Role::Primary),
@@ -471,6 +471,13 @@ impl Schedule<'_> {
                 self.w.connect(n, &net);
             }
             self.w.run_for(Duration::from_secs(3));
+        }
+        for n in 0..2 {
+            let refused = self.w.volume(n).is_some_and(|s| s.role == Role::Primary && s.disk == DiskState::Diskless);
+            if rounds % 20 == 19 && refused {
+                // Its data is gone for good: what clients see next is another past.
+                self.w.command(n, Command::Secondary { open: 0 });
+            }
         }
         let bad = |s: &VolumeState| s.disk < DiskState::UpToDate && s.disk >= DiskState::Inconsistent;
         let calm = a.conn == ConnState::Connected && b.conn == ConnState::Connected;

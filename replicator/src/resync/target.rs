@@ -85,6 +85,7 @@ impl Resource {
         run.may_request = false;
         run.ending = false;
         run.flushing_end = false;
+        run.all_acked = bits == 0;
         run.peer_done = false;
         run.bitmap_written_at = now;
         run.marks = Some(Progress::start(now, bits));
@@ -460,6 +461,22 @@ impl Resource {
         if old.conn > ConnState::Connected && new.conn == ConnState::Connected {
             // A run that was finished has nothing left; one that a failed disk ended here or there has.
             self.cancel_resync(v, out);
+        }
+        let source = matches!(old.conn, ConnState::SyncSource | ConnState::PausedSyncS);
+        let vol = &mut self.vols[v];
+        if source
+            && new.conn < ConnState::Connected
+            && vol.resync.active
+            && vol.resync.all_acked
+            && vol.resync.failed_bits == 0
+            && let Some(disk) = vol.disk.as_mut()
+        {
+            // The target may call itself UpToDate in this generation by now. Whoever goes on from here has to begin
+            // a new one, which nobody does while the bitmap describes a difference. If it did not get that far, the
+            // history tells, at the price of a full sync.
+            disk.sb.uuids.end_sync_source();
+            disk.md.mark_dirty();
+            vol.resync.active = false;
         }
         let run = &mut self.vols[v].resync;
         if paused(old) && new.conn.is_resync() && !paused(new) {
