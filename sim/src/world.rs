@@ -723,6 +723,10 @@ impl World {
                     core!(Event::DiskDone { tag, result: EIO, buf: None });
                     return;
                 }
+                self.note(n, || {
+                    let (v, len) = (versions.first().copied().unwrap_or(0), versions.len());
+                    format!("disk holds {v} in sector {sector}+{len}{}", if fua { ", durable" } else { "" })
+                });
                 self.nodes[n].disk.write(sector, &versions, fua);
                 core!(Event::DiskDone { tag, result: IoResult::Ok, buf: None });
             }
