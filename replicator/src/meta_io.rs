@@ -135,7 +135,9 @@ impl Resource {
         }
         let Some(disk) = vol.disk.as_mut() else { return };
         let mut f = MetaFlags(disk.sb.flags.0 & (MetaFlags::FULL_SYNC.0 | MetaFlags::AL_DISABLED.0));
-        let only_disk_of_primary = s.pdsk < DiskState::Inconsistent && s.peer == Role::Primary;
+        // Writes of a diskless Primary that were received are carried out even if it is gone by then.
+        let unwritten = self.peer.writes.iter().any(|(_, w)| w.vol as usize == v && w.only_copy);
+        let only_disk_of_primary = s.pdsk < DiskState::Inconsistent && s.peer == Role::Primary || unwritten;
         let rows = [
             (s.disk > DiskState::Inconsistent, MetaFlags::CONSISTENT),
             (s.role == Role::Primary || only_disk_of_primary, MetaFlags::PRIMARY_IND),

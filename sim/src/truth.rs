@@ -48,14 +48,14 @@ impl Truth {
         self.of(n).rollback();
     }
 
-    /// A write ended.
-    pub fn ended(&mut self, n: usize, id: u64, ok: bool) {
+    /// A write ended; `lonely`: only the own disk has it.
+    pub fn ended(&mut self, n: usize, id: u64, ok: bool, lonely: bool) {
         self.of(n).ended(id, ok);
         if let Some(at) = self.at_split.as_mut() {
             // It began while the copies were equal; it may be on both.
             at.ended(id, false);
         }
-        if self.at_split.is_some() && ok {
+        if self.at_split.is_some() && ok && lonely {
             self.since[n] += 1;
         }
     }

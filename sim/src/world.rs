@@ -223,7 +223,7 @@ impl World {
         let mine: Vec<u64> = self.writes.iter().filter(|(_, (_, m))| *m == n).map(|(t, _)| *t).collect();
         for tag in mine {
             let (version, _) = self.writes.remove(&tag).expect("listed");
-            self.truth.ended(n, version, false);
+            self.truth.ended(n, version, false, false);
         }
         if power {
             self.nodes[n].disk.power_loss(&mut self.rng);
@@ -531,7 +531,9 @@ impl World {
         self.mix(tag.0 << 1 | u64::from(ok));
         self.note(n, || format!("request {} ends: {result:?}", tag.0));
         if let Some((version, _)) = self.writes.remove(&tag.0) {
-            self.truth.ended(n, version, ok);
+            let lonely = |s: VolumeState| s.conn < ConnState::Connected || s.pdsk < DiskState::Inconsistent;
+            let lonely = self.volume(n).is_some_and(lonely);
+            self.truth.ended(n, version, ok, lonely);
             if ok && self.truth.protocol_c {
                 self.check_written(n, version, op);
             }

@@ -268,6 +268,9 @@ impl Resource {
         }
         self.epochs_advance(out);
         self.resync_conflicts_changed();
+        if w.only_copy && w.orphan {
+            self.recompute_md_flags(v);
+        }
         if w.orphan && self.peer.writes.is_empty() {
             self.reconnect_if_clean(out);
         }

@@ -462,22 +462,6 @@ impl Resource {
             // A run that was finished has nothing left; one that a failed disk ended here or there has.
             self.cancel_resync(v, out);
         }
-        let source = matches!(old.conn, ConnState::SyncSource | ConnState::PausedSyncS);
-        let vol = &mut self.vols[v];
-        if source
-            && new.conn < ConnState::Connected
-            && vol.resync.active
-            && vol.resync.all_acked
-            && vol.resync.failed_bits == 0
-            && let Some(disk) = vol.disk.as_mut()
-        {
-            // The target may call itself UpToDate in this generation by now. Whoever goes on from here has to begin
-            // a new one, which nobody does while the bitmap describes a difference. If it did not get that far, the
-            // history tells, at the price of a full sync.
-            disk.sb.uuids.end_sync_source();
-            disk.md.mark_dirty();
-            vol.resync.active = false;
-        }
         let run = &mut self.vols[v].resync;
         if paused(old) && new.conn.is_resync() && !paused(new) {
             out.log(LogLevel::Info, at, "Syncer continues.".into());
