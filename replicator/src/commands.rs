@@ -415,7 +415,8 @@ impl Resource {
         let s = self.vols[v].state;
         let alone = s.conn < ConnState::Connected || s.pdsk <= DiskState::Failed;
         if self.vols[v].disk.is_some() {
-            if forced || alone && self.vols[v].uuids().bitmap.is_zero() {
+            let u = self.vols[v].uuids();
+            if forced || alone && (u.bitmap.is_zero() || u.end_of_sync_unknown()) {
                 // spec: drbd-wire 8.4, the generation that moves to the bitmap slot keeps its role bit
                 self.new_current_uuid(v, out);
             }
@@ -779,6 +780,7 @@ impl Resource {
             disk.md.mark_dirty();
             let line = alloc::format!("cleared bitmap UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
             out.log(LogLevel::Info, at, line);
+            self.peer_has_own_generations(v);
             let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
             let _ = self.change_volume(v, change, Kind::Hard, out);
         }

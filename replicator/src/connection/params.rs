@@ -244,10 +244,12 @@ impl Resource {
         let vol = &mut self.vols[v];
         let set = crate::meta::uuids::Uuids { current: p.current, bitmap: p.bitmap, history: p.history };
         vol.peer_uuids = Some(PeerUuids { set, dirty_bits: p.dirty_bits, flags: p.flags.0 });
-        if vol.disk.is_none() {
+        if vol.state.disk < DiskState::Inconsistent {
             let connected = vol.state.conn >= ConnState::Connected;
             let serves = vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero();
-            if serves && !connected && !vol.exposed_uuid.same_as(p.current) {
+            // Whatever it attaches or comes back with has to be what clients saw here last.
+            let arrives = !connected || vol.state.pdsk < DiskState::Inconsistent;
+            if serves && arrives && !vol.exposed_uuid.same_as(p.current) {
                 let why = format!("Can only connect to data with current UUID={}", vol.exposed_uuid);
                 self.end_in_standalone(&why, out);
                 return;
@@ -279,11 +281,21 @@ impl Resource {
         disk.sb.uuids.current = current.with_primary_bit(primary);
         disk.sb.uuids.bitmap = model::ids::DataUuid::ZERO;
         disk.md.mark_dirty();
+        self.peer_has_own_generations(v);
         self.write_bitmap_all(v, out);
         let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
         let _ = self.change_volume(v, change, Kind::Hard, out);
         let line = format!("receiver updated UUIDs to {}", crate::meta_io::uuid_line(&self.vols[v].uuids()));
         out.log(LogLevel::Info, at, line);
+    }
+
+    /// Both nodes have the same generations now. What was received before would be taken over as it is at the end of
+    /// the next resync.
+    pub(crate) fn peer_has_own_generations(&mut self, v: usize) {
+        let own = self.vols[v].uuids();
+        if let Some(p) = self.vols[v].peer_uuids.as_mut() {
+            p.set = own;
+        }
     }
 }
 
