@@ -2,13 +2,14 @@
 
 use alloc::string::String;
 
-use model::state::{ConnState, DiskState, Role};
+use model::state::{ConnState, DiskState, Role, VolumeState};
 use model::status::snapshot::{
     Counters, Direction, MetaFlags, Progress, ProgressKind, RateLimit, ResourceSnapshot, VolumeSnapshot,
 };
 use model::time::Instant;
+use model::units::SectorRange;
 
-use crate::event::VolIdx;
+use crate::event::{SockId, VolIdx};
 use crate::meta::superblock::MetaFlags as Flags;
 use crate::requests::flag;
 use crate::resource::Resource;
@@ -39,6 +40,34 @@ impl Resource {
             String::new()
         };
         ExportState { primary: primary && v.size_sectors > 0, size_sectors: v.size_sectors, reason }
+    }
+
+    /// State of a volume.
+    pub fn volume_state(&self, vol: VolIdx) -> VolumeState {
+        self.vols[vol.0 as usize].state
+    }
+
+    /// Number of blocks marked as different on the peer.
+    pub fn marked_blocks(&self, vol: VolIdx) -> u64 {
+        self.vols[vol.0 as usize].bitmap.count()
+    }
+
+    /// The block of a sector is marked as different on the peer.
+    pub fn is_marked(&self, vol: VolIdx, sector: u64) -> bool {
+        let (bit, _) = SectorRange::new(sector, 512).bits_touched();
+        self.vols[vol.0 as usize].bitmap.next_set(bit) == Some(bit)
+    }
+
+    /// A crash now would not forget that the block of a sector may differ: it is marked, or in a hot extent.
+    pub fn is_covered(&self, vol: VolIdx, sector: u64) -> bool {
+        let (extent, _) = SectorRange::new(sector, 512).al_extents();
+        let hot = self.vols[vol.0 as usize].disk.as_ref().is_some_and(|d| d.al.is_active(extent, extent));
+        hot || self.is_marked(vol, sector)
+    }
+
+    /// The data and the meta socket of an established connection.
+    pub fn sockets(&self) -> Option<(SockId, SockId)> {
+        if self.conn.is_established() { self.conn.data.zip(self.conn.meta) } else { None }
     }
 
     /// Everything people may want to see, as of `now`.

@@ -11,8 +11,10 @@ use crate::rng::Rng;
 /// Backing disk of one volume: data area followed by its metadata area (addressed apart).
 #[derive(Clone, Debug)]
 pub struct Disk {
-    /// Versions on the medium.
-    pub durable: Vec<u64>,
+    /// Versions on the medium; what is not named holds 0.
+    pub durable: BTreeMap<u64, u64>,
+    /// Data sectors.
+    pub sectors: u64,
     /// Completed, not flushed: sector -> (version, order of completion).
     cache: BTreeMap<u64, (u64, u64)>,
     /// Metadata bytes on the medium, 512-byte sectors of the metadata device.
@@ -25,7 +27,8 @@ impl Disk {
     /// A disk of zeroes.
     pub fn new(sectors: u64) -> Disk {
         Disk {
-            durable: vec![0; sectors as usize],
+            durable: BTreeMap::new(),
+            sectors,
             cache: BTreeMap::new(),
             md_durable: BTreeMap::new(),
             md_cache: BTreeMap::new(),
@@ -35,7 +38,9 @@ impl Disk {
 
     /// What a read returns.
     pub fn read(&self, sector: u64) -> u64 {
-        self.cache.get(&sector).map_or(self.durable[sector as usize], |(v, _)| *v)
+        assert!(sector < self.sectors, "inside the disk");
+        let cached = self.cache.get(&sector).map(|(v, _)| *v);
+        cached.or_else(|| self.durable.get(&sector).copied()).unwrap_or(0)
     }
 
     /// A write completes.
@@ -45,7 +50,7 @@ impl Disk {
             let s = sector + i as u64;
             if fua {
                 self.cache.remove(&s);
-                self.durable[s as usize] = *v;
+                self.durable.insert(s, *v);
             } else {
                 self.cache.insert(s, (*v, self.completed));
             }
@@ -82,13 +87,21 @@ impl Disk {
         self.completed
     }
 
+    /// Every sector that was ever written, on the medium or in the cache.
+    pub fn written(&self) -> Vec<u64> {
+        let mut all: Vec<u64> = self.durable.keys().chain(self.cache.keys()).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// A flush completes that was submitted at `point`.
     pub fn flush(&mut self, point: u64) {
         let durable = &mut self.durable;
         self.cache.retain(|s, (v, at)| {
             let keep = *at > point;
             if !keep {
-                durable[*s as usize] = *v;
+                durable.insert(*s, *v);
             }
             keep
         });
@@ -106,7 +119,7 @@ impl Disk {
     pub fn power_loss(&mut self, rng: &mut Rng) {
         for (s, (v, _)) in std::mem::take(&mut self.cache) {
             if rng.one_in(2) {
-                self.durable[s as usize] = v;
+                self.durable.insert(s, v);
             }
         }
         for (s, (b, _)) in std::mem::take(&mut self.md_cache) {

@@ -1,67 +1,188 @@
-//! What clients saw: for every sector the last acknowledged version and those that may be there instead.
+//! What clients were promised: for every sector the contents it may hold, now and after a loss of power.
+//!
+//! Order is kept by a counter that grows with every operation. A write that was answered excludes whatever had ended
+//! before it was issued. After a loss of the volatile cache only writes count that were made durable: those with
+//! forced unit access, and those answered before a flush was issued that was answered.
 
 use std::collections::BTreeMap;
 
-/// Knowledge about one sector. Writes in progress may or may not be there; an acknowledged write excludes
-/// everything that had ended before it started.
-#[derive(Clone, Debug, Default)]
-struct Sector {
-    /// Versions that a read may return.
-    possible: Vec<u64>,
+/// One write, or one observation of a content (which excludes older ones just as a write does).
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    id: u64,
+    content: u64,
+    issued: u64,
+    ended: Option<u64>,
+    acked: bool,
+    durable: bool,
 }
 
-/// What clients saw of one device.
+const UNTOUCHED: Entry = Entry { id: 0, content: 0, issued: 0, ended: Some(0), acked: true, durable: true };
+
+/// Entries of one sector are thinned out above this number.
+const CROWDED: usize = 16;
+
+/// What clients of one device know.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
-    sectors: BTreeMap<u64, Sector>,
-    /// Writes under way: version -> first sector, count.
+    sectors: BTreeMap<u64, Vec<Entry>>,
+    /// Writes under way: id -> first sector, count.
     open: BTreeMap<u64, (u64, u64)>,
-    /// Acknowledged writes in all.
+    /// The counter.
+    pub clock: u64,
+    flushed: u64,
+    /// Answered writes in all.
     pub acknowledged: u64,
 }
 
 impl Ledger {
-    /// A write was issued.
-    pub fn issued(&mut self, version: u64, sector: u64, count: u64) {
-        self.open.insert(version, (sector, count));
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// A write (or discard, with content 0) was issued.
+    pub fn issued(&mut self, id: u64, content: u64, sector: u64, count: u64, fua: bool) {
+        let issued = self.tick();
+        self.open.insert(id, (sector, count));
         for s in sector..sector + count {
-            let entry = self.sectors.entry(s).or_insert_with(|| Sector { possible: vec![0] });
-            entry.possible.push(version);
+            let list = self.sectors.entry(s).or_insert_with(|| vec![UNTOUCHED]);
+            list.push(Entry { id, content, issued, ended: None, acked: false, durable: fua });
         }
     }
 
-    /// A write was acknowledged: nothing older remains possible, except what is still under way.
-    pub fn acked(&mut self, version: u64) {
-        let Some((sector, count)) = self.open.remove(&version) else { return };
-        self.acknowledged += 1;
+    /// A write ended; `ok`: it was answered as done. Otherwise it may or may not be there.
+    pub fn ended(&mut self, id: u64, ok: bool) {
+        let now = self.tick();
+        let Some((sector, count)) = self.open.remove(&id) else { return };
+        self.acknowledged += u64::from(ok);
+        let flushed = self.flushed;
         for s in sector..sector + count {
-            let open = &self.open;
-            let entry = self.sectors.get_mut(&s).expect("issued before");
-            entry.possible.retain(|v| *v == version || open.contains_key(v));
+            let list = self.sectors.get_mut(&s).expect("issued before");
+            for e in list.iter_mut().filter(|e| e.id == id) {
+                e.ended = Some(now);
+                e.acked = ok;
+            }
+            if list.len() > CROWDED {
+                let old = list.clone();
+                list.retain(|e| {
+                    let gone = |a: &Entry| a.firm(flushed) && a.excludes(e) && a.ended.is_some_and(|t| t + 2000 < now);
+                    !old.iter().any(gone)
+                });
+            }
         }
     }
 
-    /// A write ended without an answer (its node died): it stays possible for ever.
-    pub fn forget_open(&mut self) {
-        self.open.clear();
+    /// A flush that was issued at this reading of the counter was answered.
+    pub fn flushed(&mut self, issued: u64) {
+        self.flushed = self.flushed.max(issued);
     }
 
-    /// Whether a sector may hold this version.
-    pub fn allows(&self, sector: u64, version: u64) -> bool {
-        self.sectors.get(&sector).map_or(version == 0, |s| s.possible.contains(&version))
+    /// The volatile cache of the copy that counts is gone.
+    pub fn rollback(&mut self) {
+        let flushed = self.flushed;
+        for e in self.sectors.values_mut().flatten() {
+            e.acked &= e.firm(flushed);
+        }
     }
 
-    /// What a sector may hold.
+    /// A read issued at this reading of the counter may return this.
+    pub fn allows_since(&self, sector: u64, content: u64, issued: u64) -> bool {
+        let Some(list) = self.sectors.get(&sector) else { return content == 0 };
+        let before = |a: &Entry| a.acked && a.ended.is_some_and(|t| t < issued);
+        list.iter().any(|e| e.content == content && !list.iter().any(|a| before(a) && a.excludes(e)))
+    }
+
+    /// The sector may hold this now.
+    pub fn allows(&self, sector: u64, content: u64) -> bool {
+        self.allows_since(sector, content, self.clock + 1)
+    }
+
+    /// What a sector may hold now.
     pub fn possible(&self, sector: u64) -> Vec<u64> {
-        self.sectors.get(&sector).map_or(vec![0], |s| s.possible.clone())
+        let Some(list) = self.sectors.get(&sector) else { return vec![0] };
+        let stays = |e: &&Entry| !list.iter().any(|a| a.acked && a.excludes(e));
+        list.iter().filter(stays).map(|e| e.content).collect()
     }
 
-    /// A read returned this version, or a check found it on every copy: nothing else is possible any more,
-    /// except writes under way.
-    pub fn observed(&mut self, sector: u64, version: u64) {
-        if let Some(entry) = self.sectors.get_mut(&sector) {
-            let open = &self.open;
-            entry.possible.retain(|v| *v == version || open.contains_key(v));
+    /// A read issued at this reading of the counter returned this: nothing older is possible any more.
+    pub fn observed(&mut self, sector: u64, content: u64, issued: u64) {
+        let now = self.tick();
+        if let Some(list) = self.sectors.get_mut(&sector) {
+            list.retain(|e| e.id != OBSERVED || e.content != content);
+            list.push(Entry { id: OBSERVED, content, issued, ended: Some(now), acked: true, durable: false });
         }
+    }
+
+    /// From now on the truth is what this disk holds, and what may still be on its way there.
+    pub fn rebase(&mut self, read: impl Fn(u64) -> u64) {
+        let now = self.tick();
+        for (s, list) in &mut self.sectors {
+            let content = read(*s);
+            list.retain(|e| !e.acked && e.id > content && e.id != OBSERVED);
+            for e in list.iter_mut() {
+                e.ended = e.ended.map(|_| now);
+            }
+            list.insert(
+                0,
+                Entry { id: content, content, issued: now, ended: Some(now), acked: true, durable: false },
+            );
+        }
+    }
+
+    /// The sectors anybody wrote to.
+    pub fn written(&self) -> Vec<u64> {
+        self.sectors.keys().copied().collect()
+    }
+}
+
+const OBSERVED: u64 = u64::MAX;
+
+impl Entry {
+    fn firm(&self, flushed: u64) -> bool {
+        self.acked && (self.durable || self.ended.is_some_and(|t| t <= flushed))
+    }
+
+    fn excludes(&self, older: &Entry) -> bool {
+        older.ended.is_some_and(|t| t < self.issued)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answered_write_excludes_what_ended_before_it() {
+        let mut l = Ledger::default();
+        l.issued(1, 1, 0, 1, false);
+        assert_eq!(l.possible(0), [0, 1]);
+        l.ended(1, true);
+        assert_eq!(l.possible(0), [1]);
+        l.issued(2, 2, 0, 1, false);
+        l.issued(3, 3, 0, 1, false);
+        l.ended(3, true);
+        assert_eq!(l.possible(0), [2, 3], "2 is still under way and may come last");
+        l.ended(2, true);
+        assert_eq!(l.possible(0), [2, 3], "both were under way at once");
+        l.observed(0, 2, l.clock);
+        assert!(l.allows(0, 2) && !l.allows(0, 3) && !l.allows(0, 1));
+    }
+
+    #[test]
+    fn power_loss_goes_back_to_the_last_flush_and_not_further() {
+        let mut l = Ledger::default();
+        l.issued(1, 1, 0, 1, false);
+        l.ended(1, true);
+        let at = l.clock;
+        l.flushed(at + 1);
+        l.issued(2, 2, 0, 1, false);
+        l.ended(2, true);
+        l.rollback();
+        assert!(l.allows(0, 1) && l.allows(0, 2) && !l.allows(0, 0));
+        l.issued(3, 3, 0, 1, true);
+        l.ended(3, true);
+        l.rollback();
+        assert_eq!(l.possible(0), [3]);
     }
 }

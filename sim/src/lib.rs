@@ -7,4 +7,6 @@ pub mod ledger;
 pub mod node;
 pub mod rng;
 pub mod scenario;
+pub mod swarm;
+pub mod truth;
 pub mod world;

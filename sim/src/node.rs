@@ -20,6 +20,19 @@ pub struct Buffer {
     refs: u32,
 }
 
+/// How often disk operations fail: once in so many times; 0: never.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Data reads.
+    pub reads: u64,
+    /// Data writes.
+    pub writes: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Metadata writes.
+    pub metadata: u64,
+}
+
 /// A node of the world.
 pub struct Node {
     /// The core; None while the process is down.
@@ -37,6 +50,12 @@ pub struct Node {
     pub incarnation: u32,
     /// The listener is open.
     pub listening: bool,
+    /// The core has the disk.
+    pub attached: bool,
+    /// Its events are held back until then.
+    pub frozen_until: model::time::Instant,
+    /// Faults of its disk.
+    pub faults: Faults,
     /// Disk options of its volume.
     pub disk_config: DiskConfig,
 }
@@ -64,6 +83,9 @@ impl Node {
             next_buffer: 1,
             incarnation: 0,
             listening: false,
+            attached: false,
+            frozen_until: model::time::Instant(0),
+            faults: Faults::default(),
             disk_config,
         }
     }
@@ -89,6 +111,8 @@ impl Node {
         self.out.clear();
         self.buffers.clear();
         self.listening = false;
+        self.attached = false;
+        self.frozen_until = model::time::Instant(0);
     }
 
     /// What `apply-al` and reading the metadata give an attach.
@@ -96,7 +120,7 @@ impl Node {
         let raw = self.disk.read_md(self.layout.superblock_sector(), 8);
         let raw: [u8; 4096] = raw.try_into().expect("eight sectors");
         let mut sb = SuperBlock::decode(&raw).expect("the super block always decodes");
-        let pages = self.disk.durable.len().div_ceil(8).div_ceil(32768) as u64;
+        let pages = self.disk.sectors.div_ceil(8).div_ceil(32768);
         let mut bitmap = self.disk.read_md(self.layout.bitmap_sector(), pages * 8);
         let ring = self.layout.ring();
         let area = self.disk.read_md(self.layout.al_sector(), u64::from(ring.blocks()) * 8);
@@ -125,7 +149,7 @@ impl Node {
         AttachedDisk {
             super_block: sb,
             layout: self.layout,
-            capacity_sectors: self.disk.durable.len() as u64,
+            capacity_sectors: self.disk.sectors,
             bitmap_words: words,
             config: self.disk_config.clone(),
             max_bio_bytes: 1 << 20,

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use model::ids::BufId;
-use model::state::{ConnState, DiskState};
+use model::state::{ConnState, DiskState, Role, VolumeState};
 use model::time::{Duration, Instant};
 use replicator::wire::parse_header;
 use replicator::{
@@ -12,9 +12,9 @@ use replicator::{
     DownCause, Event, IoResult, IoTag, NetConfig, SockId, VolIdx,
 };
 
-use crate::ledger::Ledger;
-use crate::node::Node;
+use crate::node::{Faults, Node};
 use crate::rng::Rng;
+use crate::truth::Truth;
 
 /// What a message on a socket carries: packet bytes and block data.
 #[derive(Clone, Debug)]
@@ -31,8 +31,9 @@ struct End {
     /// Arrived, not parsed yet.
     inbox: VecDeque<Message>,
     sent_total: u64,
-    closed: bool,
     last_arrival: Instant,
+    /// On the way when the link was cut; the sender's kernel sends it again.
+    held: Vec<Message>,
 }
 
 /// Something that happens later.
@@ -80,7 +81,7 @@ pub struct World {
     /// Present conditions.
     pub weather: Weather,
     /// What clients saw.
-    pub ledger: Ledger,
+    pub truth: Truth,
     /// Answers not yet looked at, by node.
     pub answers: Vec<(usize, Answer)>,
     /// One line per event, if wanted.
@@ -94,7 +95,16 @@ pub struct World {
     seed: u64,
     /// Open writes by tag: version, node.
     writes: BTreeMap<u64, (u64, usize)>,
+    /// Open requests by tag: node, range, reading of the ledger's clock at issue, kind.
+    open: BTreeMap<u64, (usize, SimOp, u64)>,
+    /// Open commands: node, whether it is a promotion (and forced).
+    commands: BTreeMap<u64, (usize, Promotion)>,
     next_version: u64,
+    armed: [Option<u64>; 2],
+    /// Hash of everything that happened.
+    pub trace_hash: u64,
+    /// Reads that were compared with the ledger.
+    pub reads_checked: u64,
     /// Steps made.
     pub steps: u64,
 }
@@ -107,7 +117,7 @@ impl World {
             now: Instant(1_000_000_000),
             nodes: [Node::new(sectors, disk.clone()), Node::new(sectors, disk)],
             weather: Weather { disk_us: 100, net_us: 50, cut: false },
-            ledger: Ledger::default(),
+            truth: Truth::new(),
             answers: Vec::new(),
             trace: None,
             heap: BinaryHeap::new(),
@@ -118,7 +128,12 @@ impl World {
             next_tag: 1,
             seed,
             writes: BTreeMap::new(),
+            open: BTreeMap::new(),
+            commands: BTreeMap::new(),
             next_version: 1,
+            armed: [None; 2],
+            trace_hash: 0xcbf2_9ce4_8422_2325,
+            reads_checked: 0,
             steps: 0,
         }
     }
@@ -130,11 +145,20 @@ impl World {
         }
     }
 
+    /// Marks a part of the schedule in the trace.
+    pub fn note_phase(&mut self, text: &str) {
+        self.note(0, || format!("---- {text}"));
+    }
+
     fn at(&mut self, n: usize, at: Instant, what: Later) {
         self.next_event += 1;
         let id = self.next_event;
         self.later.insert(id, what);
         self.heap.push(Reverse((at.0, id, n, self.nodes[n].incarnation)));
+    }
+
+    fn mix(&mut self, x: u64) {
+        self.trace_hash = (self.trace_hash ^ x).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
     }
 
     fn disk_time(&mut self) -> Instant {
@@ -152,42 +176,61 @@ impl World {
         let seed = self.seed ^ (n as u64) << 32;
         self.nodes[n].start(seed);
         self.note(n, || "process starts".into());
+        self.attach(n);
+    }
+
+    /// Loads the metadata and gives the disk to the core, if the core has closed it.
+    pub fn attach(&mut self, n: usize) {
+        if self.nodes[n].core.is_none() || self.nodes[n].attached {
+            return;
+        }
+        self.nodes[n].attached = true;
         let disk = self.nodes[n].load();
         self.command(n, Command::Attach(VolIdx(0), Box::new(disk)));
     }
 
     /// The process dies; with `power` the disk's cache goes too.
     pub fn crash(&mut self, n: usize, power: bool) {
+        if self.nodes[n].core.is_none() {
+            return;
+        }
         self.note(n, || if power { "power fails".into() } else { "process is killed".into() });
+        self.truth.separated();
+        let other_is_current = self.volume(1 - n).is_some_and(|s| s.disk == DiskState::UpToDate);
         self.nodes[n].stop();
-        let dead: Vec<u64> = self
+        self.armed[n] = None;
+        let mut dead: Vec<u64> = self
             .heap
             .iter()
             .filter(|Reverse((_, _, m, _))| *m == n)
             .map(|Reverse((_, id, ..))| *id)
             .collect();
+        dead.sort_unstable();
         for id in dead {
             let rng = &mut self.rng;
             let disk = &mut self.nodes[n].disk;
             match self.later.remove(&id) {
                 Some(Later::DiskWrite { sector, versions, .. }) => disk.torn_write(sector, &versions, rng),
                 Some(Later::MetaWrite { sector, block, .. }) => disk.torn_md(sector, &block, rng),
-                Some(keep @ (Later::Arrive { .. } | Later::Down { .. })) => {
-                    self.later.insert(id, keep);
-                }
                 _ => {}
             }
         }
+        let mine: Vec<u64> = self.writes.iter().filter(|(_, (_, m))| *m == n).map(|(t, _)| *t).collect();
+        for tag in mine {
+            let (version, _) = self.writes.remove(&tag).expect("listed");
+            self.truth.ended(n, version, false);
+        }
         if power {
             self.nodes[n].disk.power_loss(&mut self.rng);
+            self.truth.power_lost(n, other_is_current);
         }
         self.nodes[n].incarnation += 1;
         let open: Vec<SockId> = self.ends.iter().filter(|(_, e)| e.node == n).map(|(s, _)| *s).collect();
         for s in open {
             self.close_end(s, !power);
         }
-        self.writes.retain(|_, (_, m)| *m != n);
-        self.ledger.forget_open();
+        self.open.retain(|_, (m, ..)| *m != n);
+        self.commands.retain(|_, (m, _)| *m != n);
         self.answers.retain(|(m, _)| *m != n);
     }
 
@@ -204,13 +247,73 @@ impl World {
         }
     }
 
-    /// Cuts or heals the link. What is in flight is lost with the cut; both ends find out by themselves.
+    /// Cuts or heals the link. What was sent meanwhile arrives after all if the socket lives on.
     pub fn cut(&mut self, cut: bool) {
+        if self.weather.cut == cut {
+            return;
+        }
         self.weather.cut = cut;
         self.note(0, || if cut { "link is cut".into() } else { "link heals".into() });
         if cut {
-            self.later.retain(|_, l| !matches!(l, Later::Arrive { .. }));
+            self.truth.separated();
+            let moving: Vec<u64> = self
+                .later
+                .iter()
+                .filter(|(_, l)| matches!(l, Later::Arrive { .. }))
+                .map(|(id, _)| *id)
+                .collect();
+            for id in moving {
+                if let Some(Later::Arrive { sock, message }) = self.later.remove(&id)
+                    && let Some(e) = self.ends.get_mut(&sock)
+                {
+                    e.held.push(message);
+                }
+            }
+            return;
         }
+        let socks: Vec<SockId> = self.ends.keys().copied().collect();
+        for sock in socks {
+            let list = std::mem::take(&mut self.ends.get_mut(&sock).expect("listed").held);
+            let peer_lives = self.ends.contains_key(&self.ends[&sock].peer);
+            for message in list {
+                self.transmit(sock, message);
+            }
+            if !peer_lives {
+                let (n, at) = (self.ends[&sock].node, self.net_time());
+                self.at(n, at, Later::Down { sock });
+            }
+        }
+    }
+
+    /// Resets one socket of the connection: both ends hear of it.
+    pub fn reset_one(&mut self) {
+        let socks: Vec<SockId> = self.ends.keys().copied().collect();
+        if socks.is_empty() {
+            return;
+        }
+        let sock = socks[self.rng.below(socks.len() as u64) as usize];
+        let end = &self.ends[&sock];
+        let (n, peer) = (end.node, end.peer);
+        self.note(n, || "a socket is reset".into());
+        self.truth.separated();
+        for s in [sock, peer] {
+            self.later.retain(|_, l| !matches!(l, Later::Arrive { sock, .. } if *sock == s));
+            if let Some(e) = self.ends.get(&s) {
+                let (n, at) = (e.node, self.now);
+                self.at(n, at, Later::Down { sock: s });
+            }
+        }
+    }
+
+    /// Holds back everything that happens on a node.
+    pub fn freeze(&mut self, n: usize, d: Duration) {
+        self.note(n, || format!("freezes for {} us", d.as_micros()));
+        self.nodes[n].frozen_until = self.now + d;
+    }
+
+    /// State of the volume of a node; None while it is down.
+    pub fn volume(&self, n: usize) -> Option<VolumeState> {
+        self.nodes[n].core.as_ref().map(|c| c.volume_state(VolIdx(0)))
     }
 
     /// Gives a command to a node.
@@ -219,8 +322,14 @@ impl World {
         let id = CommandId(self.next_tag);
         self.note(n, || format!("command {c:?}").chars().take(100).collect());
         let now = self.now;
+        let promotion = match &c {
+            Command::Primary { force } => Promotion::Yes { forced: *force },
+            Command::Attach(..) => Promotion::Attach,
+            _ => Promotion::No,
+        };
         let node = &mut self.nodes[n];
         if let Some(core) = node.core.as_mut() {
+            self.commands.insert(id.0, (n, promotion));
             core.command(now, id, c, &mut node.out);
         }
         self.settle(n);
@@ -236,20 +345,34 @@ impl World {
     pub fn request(&mut self, n: usize, op: SimOp) -> ClientTag {
         self.next_tag += 1;
         let tag = ClientTag(self.next_tag);
+        let asked = op;
+        if self.nodes[n].core.is_none() {
+            return tag;
+        }
         let (sector, count, op) = match op {
             SimOp::Write { sector, count, fua } => {
                 let version = self.next_version;
                 self.next_version += 1;
-                self.ledger.issued(version, sector, count);
+                self.truth.issued(n, version, version, sector, count, fua);
                 self.writes.insert(tag.0, (version, n));
                 let buf = self.nodes[n].alloc(vec![version; count as usize]);
                 (sector, count, ClientOp::Write { buf, fua })
             }
+            SimOp::Discard { sector, count } => {
+                let version = self.next_version;
+                self.next_version += 1;
+                self.truth.issued(n, version, 0, sector, count, false);
+                self.writes.insert(tag.0, (version, n));
+                let zero = ClientOp::Zeroes { may_unmap: version % 4 == 1, fua: false };
+                (sector, count, if version % 2 == 0 { ClientOp::Discard } else { zero })
+            }
             SimOp::Read { sector, count } => (sector, count, ClientOp::Read),
             SimOp::Flush => (0, 0, ClientOp::Flush),
         };
+        let clock = self.truth.of(n).clock;
+        self.open.insert(tag.0, (n, asked, clock));
         let r = ClientRequest { tag, vol: VolIdx(0), sector, len_bytes: (count * 512) as u32, op };
-        self.note(n, || format!("request {op:?} sector {sector}+{count}"));
+        self.note(n, || format!("request {} {op:?} sector {sector}+{count}", tag.0));
         let now = self.now;
         let node = &mut self.nodes[n];
         if let Some(core) = node.core.as_mut() {
@@ -280,17 +403,49 @@ impl World {
             }
         }
         if let Some(at) = self.nodes[n].core.as_ref().and_then(|c| c.deadline()) {
-            self.at(n, at.max(self.now), Later::Deadline);
+            let at = at.max(self.now);
+            if self.armed[n].is_none_or(|t| t > at.0) {
+                self.armed[n] = Some(at.0);
+                self.at(n, at, Later::Deadline);
+            }
+        }
+        self.check_states();
+    }
+
+    /// What holds after every event.
+    fn check_states(&mut self) {
+        let states = [self.volume(0), self.volume(1)];
+        if let [Some(a), Some(b)] = &states {
+            let linked = |s: &VolumeState| s.conn >= ConnState::Connected;
+            let primary = |s: &VolumeState| s.role == Role::Primary;
+            let pair = linked(a) && linked(b) && self.same_connection();
+            assert!(!(pair && primary(a) && primary(b)), "two connected Primaries");
+        }
+        self.truth.look(&states);
+    }
+
+    /// Both nodes use the two ends of the same sockets.
+    pub fn same_connection(&self) -> bool {
+        let socks = |n: usize| self.nodes[n].core.as_ref().and_then(|c| c.sockets());
+        match (socks(0), socks(1)) {
+            (Some((d0, m0)), Some((d1, m1))) => {
+                let joined = |a: SockId, b: SockId| self.ends.get(&a).is_some_and(|e| e.peer == b);
+                joined(d0, d1) && joined(m0, m1)
+            }
+            _ => false,
         }
     }
 
     fn carry_out(&mut self, n: usize, a: Action, out: &replicator::Actions) {
+        self.mix(self.now.0 << 1 | n as u64);
         match a {
             Action::DiskRead { tag, sector, len_bytes, .. } => {
+                self.mix(tag.0);
                 let at = self.disk_time();
                 self.at(n, at, Later::DiskRead { tag, sector, count: u64::from(len_bytes / 512) });
             }
             Action::DiskWrite { tag, sector, len_bytes, buf, fua, .. } => {
+                self.mix(tag.0 ^ sector);
                 let versions = self.nodes[n].versions(buf, u64::from(len_bytes / 512));
                 let at = self.disk_time();
                 self.at(n, at, Later::DiskWrite { tag, sector, versions, fua });
@@ -308,6 +463,8 @@ impl World {
                 let at = self.disk_time();
                 let flush = flush_before.then(|| self.nodes[n].disk.flush_point());
                 let block = out.span(block).to_vec();
+                let sum = block.iter().fold(tag.0, |h, b| h.rotate_left(5) ^ u64::from(*b));
+                self.mix(sum);
                 self.at(n, at, Later::MetaWrite { tag, sector: md_sector, block, fua, flush });
             }
             Action::Send { sock, bytes, payload } => self.send(n, sock, out.span(bytes).to_vec(), payload),
@@ -319,12 +476,24 @@ impl World {
                 let at = self.net_time();
                 self.at(n, at, Later::Connect { attempt });
             }
-            Action::CloseSocket { sock, .. } => self.close_end(sock, true),
+            Action::CloseSocket { sock, flush } => {
+                if !flush && self.rng.one_in(2) {
+                    // A reset may overtake what the other side has not read.
+                    let peer = self.ends.get(&sock).map(|e| e.peer);
+                    self.later.retain(|_, l| !matches!(l, Later::Arrive { sock, .. } if Some(*sock) == peer));
+                }
+                self.close_end(sock, true);
+            }
             Action::CommandDone { id, result } => {
                 self.note(n, || format!("command {} ends: {result:?}", id.0));
+                self.mix(id.0);
+                let (m, promotion) = self.commands.remove(&id.0).expect("a command is answered once");
+                assert_eq!(n, m, "by the node that was asked");
+                self.command_done(n, promotion, result);
                 self.answers.push((n, Answer::Command(id, result)));
             }
-            Action::CloseDisk { .. } | Action::ExportChanged { .. } => {}
+            Action::CloseDisk { .. } => self.nodes[n].attached = false,
+            Action::ExportChanged { .. } => {}
             Action::Log { text, .. } => {
                 let text = out.texts[text as usize].clone();
                 self.note(n, || text);
@@ -338,36 +507,111 @@ impl World {
             versions = self.nodes[n].buffers[&buf.0].versions.clone();
             self.nodes[n].release(buf);
         }
-        if let Some((version, _)) = self.writes.remove(&tag.0)
-            && result == ClientResult::Ok
-        {
-            self.ledger.acked(version);
-            self.note(n, || format!("write of version {version} acknowledged"));
+        let ok = result == ClientResult::Ok;
+        let (m, op, clock) = self.open.remove(&tag.0).expect("a request is answered once");
+        assert_eq!(n, m, "by the node that was asked");
+        self.mix(tag.0 << 1 | u64::from(ok));
+        self.note(n, || format!("request {} ends: {result:?}", tag.0));
+        if let Some((version, _)) = self.writes.remove(&tag.0) {
+            self.truth.ended(n, version, ok);
+            if ok && self.truth.protocol_c {
+                self.check_written(n, version, op);
+            }
+        }
+        match op {
+            SimOp::Flush if ok => self.truth.of(n).flushed(clock),
+            SimOp::Read { sector, .. } if ok => {
+                for (i, v) in versions.iter().enumerate() {
+                    let s = sector + i as u64;
+                    let ledger = self.truth.of(n);
+                    assert!(
+                        ledger.allows_since(s, *v, clock + 1),
+                        "stale read: sector {s} returned {v}, allowed are {:?}",
+                        ledger.possible(s)
+                    );
+                    ledger.observed(s, *v, clock);
+                    self.reads_checked += 1;
+                }
+            }
+            _ => {}
         }
         self.answers.push((n, Answer::Client(tag, result, versions)));
+    }
+
+    fn command_done(&mut self, n: usize, promotion: Promotion, result: CommandResult) {
+        let ok = result == CommandResult::Ok;
+        match promotion {
+            Promotion::Yes { forced } if ok => {
+                let alone = self.volume(n).is_some_and(|s| s.conn < ConnState::Connected);
+                if alone || forced {
+                    let disk = &self.nodes[n].disk;
+                    self.truth.promoted_alone(n, forced, |s| disk.read(s));
+                }
+            }
+            Promotion::Attach if !ok => self.nodes[n].attached = false,
+            _ => {}
+        }
+    }
+
+    /// A write that was answered in protocol C is on every current copy, and where it is not, that is recorded.
+    fn check_written(&self, n: usize, version: u64, op: SimOp) {
+        let SimOp::Write { sector, count, .. } = op else { return };
+        let core = self.nodes[n].core.as_ref().expect("it answered");
+        let s = core.volume_state(VolIdx(0));
+        let newer = |m: usize, s: u64| {
+            let v = self.nodes[m].disk.read(s);
+            v >= version || v == 0
+        };
+        for at in sector..sector + count {
+            if s.disk == DiskState::UpToDate {
+                assert!(newer(n, at), "sector {at} of version {version} was answered, but is not on the own disk");
+            }
+            let there = s.conn == ConnState::Connected && s.pdsk == DiskState::UpToDate;
+            assert!(
+                there && newer(1 - n, at) || s.disk < DiskState::Inconsistent || core.is_covered(VolIdx(0), at),
+                "sector {at} of version {version} was answered, is not on the peer, and nothing says so"
+            );
+        }
     }
 
     fn send(&mut self, n: usize, sock: SockId, bytes: Vec<u8>, payload: Option<(BufId, u32)>) {
         let versions =
             payload.map_or(Vec::new(), |(buf, len)| self.nodes[n].versions(buf, u64::from(len / 512)));
         let len = bytes.len() as u64 + versions.len() as u64 * 512;
-        let sent_at = self.net_time();
+        let sum = bytes.iter().fold(len, |h, b| h.rotate_left(5) ^ u64::from(*b));
+        self.mix(sum);
         let Some(end) = self.ends.get_mut(&sock) else { return };
         assert_eq!(end.node, n, "a node sends on its own socket");
         end.sent_total += len;
         let (total, peer) = (end.sent_total, end.peer);
+        let message = Message { bytes, versions };
         if self.weather.cut {
+            if let Some(other) = self.ends.get_mut(&peer) {
+                other.held.push(message);
+            }
             return;
         }
-        self.at(n, sent_at, Later::Sent { sock, total });
-        let arrives = self.net_time();
-        if let Some(other) = self.ends.get_mut(&peer) {
-            // One stream keeps its order.
-            let at = arrives.max(other.last_arrival + Duration::from_nanos(1));
-            other.last_arrival = at;
-            let m = other.node;
-            self.at(m, at, Later::Arrive { sock: peer, message: Message { bytes, versions } });
+        if !self.ends.contains_key(&peer) {
+            // The other host answers with a reset, if it is there.
+            if self.nodes[1 - n].core.is_some() {
+                let at = self.net_time();
+                self.at(n, at, Later::Down { sock });
+            }
+            return;
         }
+        let sent_at = self.net_time();
+        self.at(n, sent_at, Later::Sent { sock, total });
+        self.transmit(peer, message);
+    }
+
+    /// Puts a message on the way to this end; one stream keeps its order.
+    fn transmit(&mut self, to: SockId, message: Message) {
+        let arrives = self.net_time();
+        let Some(end) = self.ends.get_mut(&to) else { return };
+        let at = arrives.max(end.last_arrival + Duration::from_nanos(1));
+        end.last_arrival = at;
+        let m = end.node;
+        self.at(m, at, Later::Arrive { sock: to, message });
     }
 
     /// Cuts packets out of what arrived; true if there was one.
@@ -416,6 +660,13 @@ impl World {
         if stale {
             return true;
         }
+        let thaws = self.nodes[n].frozen_until;
+        if thaws > self.now {
+            self.later.insert(id, what);
+            self.heap.push(Reverse((thaws.0, id, n, incarnation)));
+            return true;
+        }
+        self.mix(self.now.0 << 1 | n as u64);
         self.happen(n, what);
         self.settle(n);
         true
@@ -434,19 +685,37 @@ impl World {
         }
         match what {
             Later::DiskRead { tag, sector, count } => {
+                if self.fails(n, |f| f.reads) {
+                    core!(Event::DiskDone { tag, result: EIO, buf: None });
+                    return;
+                }
                 let versions = (sector..sector + count).map(|s| self.nodes[n].disk.read(s)).collect();
                 let buf = Some(self.nodes[n].alloc(versions));
                 core!(Event::DiskDone { tag, result: IoResult::Ok, buf });
             }
             Later::DiskWrite { tag, sector, versions, fua } => {
+                if self.fails(n, |f| f.writes) {
+                    self.nodes[n].disk.torn_write(sector, &versions, &mut self.rng);
+                    core!(Event::DiskDone { tag, result: EIO, buf: None });
+                    return;
+                }
                 self.nodes[n].disk.write(sector, &versions, fua);
                 core!(Event::DiskDone { tag, result: IoResult::Ok, buf: None });
             }
             Later::Flush { tag, point } => {
+                if self.fails(n, |f| f.flushes) {
+                    core!(Event::DiskDone { tag, result: EIO, buf: None });
+                    return;
+                }
                 self.nodes[n].disk.flush(point);
                 core!(Event::DiskDone { tag, result: IoResult::Ok, buf: None });
             }
             Later::MetaWrite { tag, sector, block, fua, flush } => {
+                if self.fails(n, |f| f.metadata) {
+                    self.nodes[n].disk.torn_md(sector, &block, &mut self.rng);
+                    core!(Event::MetaDone { tag, result: EIO });
+                    return;
+                }
                 if let Some(point) = flush {
                     self.nodes[n].disk.flush(point);
                 }
@@ -459,8 +728,7 @@ impl World {
                 }
             }
             Later::Down { sock } => {
-                if let Some(e) = self.ends.remove(&sock) {
-                    assert!(!e.closed);
+                if self.ends.remove(&sock).is_some() {
                     core!(Event::SocketDown { sock, cause: DownCause::Closed });
                 }
             }
@@ -471,12 +739,20 @@ impl World {
             }
             Later::Connect { attempt } => self.try_connect(n, attempt),
             Later::Deadline => {
+                if self.armed[n].is_some_and(|t| t <= now.0) {
+                    self.armed[n] = None;
+                }
                 let due = self.nodes[n].core.as_ref().and_then(|c| c.deadline()).is_some_and(|at| at <= now);
                 if due {
                     core!(Event::Deadline);
                 }
             }
         }
+    }
+
+    fn fails(&mut self, n: usize, of: impl Fn(&Faults) -> u64) -> bool {
+        let odds = of(&self.nodes[n].faults);
+        odds > 0 && self.rng.one_in(odds)
     }
 
     fn try_connect(&mut self, n: usize, attempt: u32) {
@@ -496,8 +772,8 @@ impl World {
             peer,
             inbox: VecDeque::new(),
             sent_total: 0,
-            closed: false,
             last_arrival: now,
+            held: Vec::new(),
         };
         self.ends.insert(a, end(n, b));
         self.ends.insert(b, end(m, a));
@@ -566,19 +842,60 @@ impl World {
         }
     }
 
+    /// Nothing is under way on either node.
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty()
+            && self.commands.is_empty()
+            && self.nodes.iter().all(|n| n.core.as_ref().is_none_or(|c| !c.is_busy()) && n.buffers.is_empty())
+    }
+
+    /// What is under way, for messages.
+    pub fn under_way(&self) -> String {
+        let buffers = [0, 1].map(|n: usize| self.nodes[n].buffers.len());
+        let busy = [0, 1].map(|n: usize| self.nodes[n].core.as_ref().is_some_and(|c| c.is_busy()));
+        format!("requests {:?}, commands {:?}, buffers {buffers:?}, busy {busy:?}", self.open, self.commands)
+    }
+
     /// Every sector equal on both disks, and allowed by what clients saw. Panics with the first difference.
     pub fn check_disks(&mut self) {
-        for s in 0..self.nodes[0].disk.durable.len() as u64 {
+        let mut all = self.nodes[0].disk.written();
+        all.extend(self.nodes[1].disk.written());
+        all.extend(self.truth.of(0).written());
+        for s in all {
             let (a, b) = (self.nodes[0].disk.read(s), self.nodes[1].disk.read(s));
             assert_eq!(a, b, "sector {s} differs while both copies say UpToDate");
+            let ledger = self.truth.of(0);
             assert!(
-                self.ledger.allows(s, a),
+                ledger.allows(s, a),
                 "sector {s} holds version {a}, clients know of {:?}",
-                self.ledger.possible(s)
+                ledger.possible(s)
             );
-            self.ledger.observed(s, a);
         }
     }
+
+    /// Both idle, connected and current: what differs is marked.
+    pub fn check_marks(&self) {
+        if !self.is_idle() || !self.in_sync() || !self.same_connection() {
+            return;
+        }
+        let mut all = self.nodes[0].disk.written();
+        all.extend(self.nodes[1].disk.written());
+        for s in all {
+            let (a, b) = (self.nodes[0].disk.read(s), self.nodes[1].disk.read(s));
+            let marked = self.nodes.iter().any(|n| n.core.as_ref().is_some_and(|c| c.is_marked(VolIdx(0), s)));
+            assert!(a == b || marked, "sector {s} holds {a} and {b}, and no bit says so");
+        }
+    }
+}
+
+const EIO: IoResult = IoResult::Err(5);
+
+/// Whether a command makes a node Primary.
+#[derive(Clone, Copy, Debug)]
+enum Promotion {
+    No,
+    Yes { forced: bool },
+    Attach,
 }
 
 /// A client request in simulator terms.
@@ -602,4 +919,11 @@ pub enum SimOp {
     },
     /// Flush.
     Flush,
+    /// Discard or zero a range.
+    Discard {
+        /// First sector.
+        sector: u64,
+        /// How many.
+        count: u64,
+    },
 }

@@ -1,0 +1,179 @@
+//! Which copy counts. While the nodes are in sync they share one ledger; when one is promoted on its own although the
+//! other went on, each has its own until one of them overwrites the other.
+
+use model::state::{ConnState, DiskState, VolumeState};
+
+use crate::ledger::Ledger;
+
+/// What is known about the two copies.
+#[derive(Clone, Debug, Default)]
+pub struct Truth {
+    /// By node while `split`, else the first one for both.
+    ledgers: [Ledger; 2],
+    split: bool,
+    /// What both copies held when they were last in sync, while they are not.
+    at_split: Option<Ledger>,
+    /// Answered writes of each node since.
+    since: [u64; 2],
+    /// The node that wrote last.
+    pub owner: usize,
+    /// An operator said that this node's changes may be lost.
+    pub word: [bool; 2],
+    /// The node last seen as source since the nodes met.
+    source: Option<usize>,
+    /// Every answered write is on the peer's disk if it is connected.
+    pub protocol_c: bool,
+    /// Splits seen.
+    pub splits: u64,
+}
+
+impl Truth {
+    /// Two empty devices, not connected; protocol C.
+    pub fn new() -> Truth {
+        Truth { protocol_c: true, ..Truth::default() }
+    }
+
+    /// The ledger of a node's clients.
+    pub fn of(&mut self, n: usize) -> &mut Ledger {
+        &mut self.ledgers[if self.split { n } else { 0 }]
+    }
+
+    /// A node takes a write of a client.
+    pub fn issued(&mut self, n: usize, id: u64, content: u64, sector: u64, count: u64, fua: bool) {
+        self.of(n).issued(id, content, sector, count, fua);
+        self.owner = n;
+    }
+
+    /// A write ended.
+    pub fn ended(&mut self, n: usize, id: u64, ok: bool) {
+        self.of(n).ended(id, ok);
+        if let Some(at) = self.at_split.as_mut() {
+            // It began while the copies were equal; it may be on both.
+            at.ended(id, false);
+        }
+        if self.at_split.is_some() && ok {
+            self.since[n] += 1;
+        }
+    }
+
+    /// The nodes are about to lose each other, or have.
+    pub fn separated(&mut self) {
+        if self.at_split.is_none() {
+            self.at_split = Some(self.ledgers[0].clone());
+            self.since = [0; 2];
+        }
+    }
+
+    /// The cache of a node's disk is lost.
+    pub fn power_lost(&mut self, n: usize, other_is_current: bool) {
+        if self.split {
+            self.ledgers[n].rollback();
+            return;
+        }
+        if n == self.owner || !other_is_current {
+            self.ledgers[0].rollback();
+        }
+        if (n != self.owner || !other_is_current)
+            && let Some(at) = self.at_split.as_mut()
+        {
+            at.rollback();
+        }
+    }
+
+    /// A node was promoted without a connection; `read` gives what its disk holds.
+    pub fn promoted_alone(&mut self, n: usize, forced: bool, read: impl Fn(u64) -> u64) {
+        if forced {
+            self.ledgers[0].rebase(&read);
+            self.split = false;
+            self.at_split = None;
+            self.owner = n;
+            return;
+        }
+        if self.split {
+            return;
+        }
+        let main = &self.ledgers[0];
+        let written = main.written();
+        let fits = written.iter().all(|s| main.allows(*s, read(*s)));
+        if n == self.owner && fits {
+            return;
+        }
+        if n != self.owner
+            && self.protocol_c
+            && let Some(at) = &self.at_split
+        {
+            for s in &written {
+                let v = read(*s);
+                let newer = main.possible(*s).contains(&v) || main.allows_since(*s, v, at.clock);
+                assert!(
+                    at.allows(*s, v) || newer,
+                    "stale promotion: node {} holds version {v} in sector {s}, allowed are {:?}",
+                    n + 1,
+                    at.possible(*s)
+                );
+            }
+        }
+        self.ledgers[1] = self.ledgers[0].clone();
+        self.ledgers[n].rebase(&read);
+        self.split = true;
+        self.splits += 1;
+        self.since[n] = 0;
+    }
+
+    /// Looks at the states after an event.
+    pub fn look(&mut self, states: &[Option<VolumeState>; 2]) {
+        let connected = |n: usize| states[n].is_some_and(|s| s.conn >= ConnState::Connected);
+        if !connected(0) && !connected(1) {
+            self.source = None;
+        }
+        for (n, s) in states.iter().enumerate() {
+            let Some(s) = s else { continue };
+            if matches!(s.conn, ConnState::SyncSource | ConnState::PausedSyncS | ConnState::WFBitMapS) {
+                self.source = Some(n);
+            }
+        }
+        let target_began = states.iter().flatten().any(|s| s.conn == ConnState::SyncTarget);
+        if self.split
+            && let Some(winner) = self.source
+            && target_began
+        {
+            self.settle(winner);
+        }
+        let current = |s: &Option<VolumeState>| {
+            s.is_some_and(|s| {
+                s.conn == ConnState::Connected
+                    && s.disk == DiskState::UpToDate
+                    && s.pdsk == DiskState::UpToDate
+            })
+        };
+        if states.iter().all(current) {
+            if self.split {
+                let winner = self.source.unwrap_or(self.owner);
+                self.settle(winner);
+            }
+            self.at_split = None;
+            self.word = [false; 2];
+        } else {
+            self.separated();
+        }
+    }
+
+    fn settle(&mut self, winner: usize) {
+        let loser = 1 - winner;
+        assert!(
+            self.since[loser] == 0 || self.word[loser],
+            "node {} loses {} answered writes without an operator's word",
+            loser + 1,
+            self.since[loser]
+        );
+        self.ledgers[0] = self.ledgers[winner].clone();
+        self.split = false;
+        self.owner = winner;
+        self.since = [0; 2];
+    }
+
+    /// Both copies are in sync as far as anybody has seen.
+    pub fn is_whole(&self) -> bool {
+        !self.split && self.at_split.is_none()
+    }
+}
