@@ -38,7 +38,7 @@ impl Disk {
 
     /// What a read returns.
     pub fn read(&self, sector: u64) -> u64 {
-        assert!(sector < self.sectors, "inside the disk");
+        assert!(crate::node::volume_and_sector(sector).1 < self.sectors, "inside the disk");
         let cached = self.cache.get(&sector).map(|(v, _)| *v);
         cached.or_else(|| self.durable.get(&sector).copied()).unwrap_or(0)
     }
