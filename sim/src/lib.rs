@@ -8,6 +8,8 @@ pub mod ledger;
 pub mod node;
 pub mod rng;
 pub mod scenario;
+#[cfg(test)]
+mod scenarios;
 pub mod swarm;
 pub mod truth;
 pub mod world;

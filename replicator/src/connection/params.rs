@@ -22,6 +22,10 @@ use crate::wire::{
 impl Resource {
     /// Features and authentication are done: announce everything, blindly, then process what the peer says.
     pub(crate) fn begin_params(&mut self, out: &mut Actions) {
+        if self.conn.meta.is_none() {
+            self.handshake_retry("the peer closed the connection in the handshake", out);
+            return;
+        }
         self.timers.stop(Timer::Handshake);
         self.conn.phase = Phase::Established;
         self.conn.generation += 1;
@@ -273,6 +277,9 @@ impl Resource {
         self.write_bitmap_all(v, out);
         let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
         let _ = self.change_volume(v, change, Kind::Hard, out);
+        // The state packet of the connect, which said Inconsistent, may reach the peer only after its command: it
+        // would take this disk for Inconsistent from then on and mirror nothing.
+        self.send_state(v, out);
     }
 }
 

@@ -149,6 +149,8 @@ impl Resource {
                 let reason = if was_data { ConnState::BrokenPipe } else { ConnState::NetworkFailure };
                 self.lose_connection(reason, out);
             }
+            // What the peer said last is still in the data socket: a wrong response, for instance.
+            Phase::Features | Phase::Challenge | Phase::Response if was_meta => {}
             Phase::Features | Phase::Challenge | Phase::Response => {
                 self.handshake_retry("the peer closed the connection in the handshake", out);
             }
