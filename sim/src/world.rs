@@ -968,6 +968,19 @@ impl World {
     }
 }
 
+/// A run that fails shows what happened last.
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(trace) = &self.trace
+        {
+            for line in &trace[trace.len().saturating_sub(300)..] {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
 const EIO: IoResult = IoResult::Err(5);
 
 /// Whether a command makes a node Primary.

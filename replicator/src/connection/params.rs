@@ -246,7 +246,8 @@ impl Resource {
         let vol = &mut self.vols[v];
         let set = crate::meta::uuids::Uuids { current: p.current, bitmap: p.bitmap, history: p.history };
         vol.peer_uuids = Some(PeerUuids { set, dirty_bits: p.dirty_bits, flags: p.flags.0 });
-        if vol.disk.is_none() && vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero() {
+        let served_by_peer = vol.state.disk < DiskState::Inconsistent;
+        if served_by_peer && vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero() {
             if vol.state.conn < ConnState::Connected && !vol.exposed_uuid.same_as(p.current) {
                 let why = format!("Can only connect to data with current UUID={}", vol.exposed_uuid);
                 self.end_in_standalone(&why, out);
