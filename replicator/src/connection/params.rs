@@ -246,9 +246,11 @@ impl Resource {
         let vol = &mut self.vols[v];
         let set = crate::meta::uuids::Uuids { current: p.current, bitmap: p.bitmap, history: p.history };
         vol.peer_uuids = Some(PeerUuids { set, dirty_bits: p.dirty_bits, flags: p.flags.0 });
-        let served_by_peer = vol.state.disk < DiskState::Inconsistent;
-        if served_by_peer && vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero() {
-            if vol.state.conn < ConnState::Connected && !vol.exposed_uuid.same_as(p.current) {
+        let no_disk = vol.state.disk < DiskState::Inconsistent;
+        if no_disk && vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero() {
+            // Whatever it attaches or comes back with has to be what clients saw here last.
+            let arrives = vol.state.conn < ConnState::Connected || vol.state.pdsk < DiskState::Inconsistent;
+            if arrives && !vol.exposed_uuid.same_as(p.current) {
                 let why = format!("Can only connect to data with current UUID={}", vol.exposed_uuid);
                 self.end_in_standalone(&why, out);
                 return;

@@ -181,6 +181,14 @@ impl Resource {
         if old.disk < DiskState::Consistent && new.disk >= DiskState::Consistent {
             self.vols[v].exposed_uuid = self.vols[v].uuids().current;
         }
+        if old.disk >= DiskState::Inconsistent
+            && new.disk < DiskState::Inconsistent
+            && new.pdsk == DiskState::UpToDate
+            && let Some(p) = self.vols[v].peer_uuids
+        {
+            // Clients see the peer's copy from here on, which may have begun a new generation for that already.
+            self.vols[v].exposed_uuid = p.set.current;
+        }
         let both_inconsistent = old.disk == DiskState::Inconsistent && old.pdsk == DiskState::Inconsistent;
         if both_inconsistent && old.peer == Role::Secondary && new.peer == Role::Primary {
             self.vols[v].consider_resync = true;

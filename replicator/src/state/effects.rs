@@ -50,7 +50,6 @@ impl Resource {
             self.begin_full_sync(v, out);
         }
         if new.disk == DiskState::Failed && old.disk != DiskState::Failed {
-            self.expose_peers_data(v, &new);
             self.cancel_resync(v, out);
             self.md_sync(v, out);
         }
@@ -70,19 +69,6 @@ impl Resource {
         self.vols[v].pump = true;
         if new.disk == DiskState::Failed {
             self.finish_detach_if_idle(v, out);
-        }
-    }
-
-    /// From here on clients see the peer's data. Its generation may have been announced before this node's own disk
-    /// was given up: a peer that is asked for a detach starts a new one before it answers.
-    fn expose_peers_data(&mut self, v: usize, new: &VolumeState) {
-        let vol = &mut self.vols[v];
-        if new.role == Role::Primary
-            && new.conn >= ConnState::Connected
-            && new.pdsk == DiskState::UpToDate
-            && let Some(peer) = vol.peer_uuids
-        {
-            vol.exposed_uuid = peer.set.current;
         }
     }
 
