@@ -414,7 +414,8 @@ impl Resource {
         let s = self.vols[v].state;
         let alone = s.conn < ConnState::Connected || s.pdsk <= DiskState::Failed;
         if self.vols[v].disk.is_some() {
-            if forced || alone && self.vols[v].uuids().bitmap.is_zero() {
+            let u = self.vols[v].uuids();
+            if forced || alone && (u.bitmap.is_zero() || u.end_of_sync_unknown()) {
                 // spec: drbd-wire 8.4, the generation that moves to the bitmap slot keeps its role bit
                 self.new_current_uuid(v, out);
             }
@@ -775,6 +776,7 @@ impl Resource {
             let disk = self.vols[v].disk.as_mut().expect("a usable disk is present");
             disk.sb.uuids.bitmap = DataUuid::ZERO;
             disk.md.mark_dirty();
+            self.peer_has_own_generations(v);
             let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
             let _ = self.change_volume(v, change, Kind::Hard, out);
         }

@@ -78,6 +78,11 @@ pub(crate) struct MetaIo {
     pub sb_stable: u64,
     /// A write of at least this generation was asked for.
     pub sb_wanted: u64,
+    /// The next super block is written after the bitmap pages asked for, which its flush makes stable.
+    pub sb_after_pages: bool,
+    /// The super block being written, and the stable one, say that blocks may differ as the activity log tells.
+    pub primary_writing: bool,
+    pub primary_on_disk: bool,
     pub page_queue: VecDeque<u32>,
     pub pages_in_flight: Vec<u32>,
     pub whole_bitmap: bool,
@@ -104,6 +109,11 @@ impl MetaIo {
         self.sb_latest += 1;
     }
 
+    /// No bitmap page is under way or asked for.
+    pub(crate) fn pages_idle(&self) -> bool {
+        self.page_queue.is_empty() && self.pages_in_flight.is_empty() && !self.bitmap_flush
+    }
+
     /// Metadata writes that have not ended.
     pub(crate) fn is_idle(&self) -> bool {
         self.sb_writing.is_none() && self.pages_in_flight.is_empty() && self.transaction.is_none()
@@ -125,7 +135,9 @@ impl Resource {
         }
         let Some(disk) = vol.disk.as_mut() else { return };
         let mut f = MetaFlags(disk.sb.flags.0 & (MetaFlags::FULL_SYNC.0 | MetaFlags::AL_DISABLED.0));
-        let only_disk_of_primary = s.pdsk < DiskState::Inconsistent && s.peer == Role::Primary;
+        // Writes of a diskless Primary that were received are carried out even if it is gone by then.
+        let unwritten = self.peer.writes.iter().any(|(_, w)| w.vol as usize == v && w.only_copy);
+        let only_disk_of_primary = s.pdsk < DiskState::Inconsistent && s.peer == Role::Primary || unwritten;
         let rows = [
             (s.disk > DiskState::Inconsistent, MetaFlags::CONSISTENT),
             (s.role == Role::Primary || only_disk_of_primary, MetaFlags::PRIMARY_IND),
@@ -153,6 +165,12 @@ impl Resource {
         }
         let Some(disk) = vol.disk.as_mut() else { return };
         disk.md.sb_wanted = disk.md.sb_latest;
+        let primary = disk.sb.flags.has(MetaFlags::PRIMARY_IND);
+        if (disk.md.primary_on_disk || disk.md.primary_writing) && !primary && !disk.md.sb_after_pages {
+            // Until now the activity log tells what may differ; from then on the bitmap alone.
+            disk.md.sb_after_pages = true;
+            self.write_bitmap_dirty(v, out);
+        }
         self.pump_super_block(v, out);
     }
 
@@ -170,8 +188,13 @@ impl Resource {
         if md.sb_writing.is_some() || md.sb_stable >= md.sb_wanted || md.failed {
             return;
         }
+        if md.sb_after_pages && !md.pages_idle() {
+            return;
+        }
+        md.sb_after_pages = false;
         md.sb_writing = Some(md.sb_latest);
         let sb = &disk.sb;
+        md.primary_writing = sb.flags.has(MetaFlags::PRIMARY_IND);
         let mut raw = [0u8; 4096];
         sb.encode(&mut raw);
         let block = out.write_bytes(|b| b.extend_from_slice(&raw));
@@ -205,21 +228,23 @@ impl Resource {
 
     /// Runs `then` once all bitmap pages asked for and the super block are stable.
     pub(crate) fn when_bitmap_written(&mut self, v: usize, then: Then, out: &mut Actions) {
-        self.md_sync(v, out);
         let Some(disk) = self.vols[v].disk.as_mut() else {
             self.continue_with(v, then, out);
             return;
         };
+        // A page that was written is stable only after a flush, which the super block behind it brings.
+        disk.md.mark_dirty();
+        disk.md.sb_after_pages = true;
         let at = disk.md.sb_latest;
         disk.md.waiters.push((WaitFor::Bitmap(at), then));
-        self.run_waiters(v, out);
+        self.md_sync(v, out);
     }
 
     fn run_waiters(&mut self, v: usize, out: &mut Actions) {
         loop {
             let Some(disk) = self.vols[v].disk.as_mut() else { return };
             let md = &mut disk.md;
-            let pages_idle = md.page_queue.is_empty() && md.pages_in_flight.is_empty() && !md.bitmap_flush;
+            let pages_idle = md.pages_idle();
             let ready = md.waiters.iter().position(|(wait, _)| match wait {
                 WaitFor::SuperBlock(at) => md.sb_stable >= *at,
                 WaitFor::Bitmap(at) => pages_idle && md.sb_stable >= *at,
@@ -277,6 +302,7 @@ impl Resource {
         }
         if ok {
             self.queue_dirty_pages(v, out);
+            self.pump_super_block(v, out);
             self.local_io_ended(v, out);
         } else {
             if self.vols[v].state.disk == DiskState::Failed
@@ -443,12 +469,16 @@ impl Resource {
             return;
         }
         let md = &mut disk.md;
+        let mut vol_pump = false;
         match kind {
             IoKind::SuperBlock => {
                 let written = md.sb_writing.take().expect("one super block write at a time");
                 if ok {
                     md.sb_stable = written;
+                    md.primary_on_disk = md.primary_writing;
+                    vol_pump = true;
                 }
+                md.primary_writing = false;
             }
             IoKind::BitmapPage => {
                 let page = slot & 0xff_ffff;
@@ -460,6 +490,10 @@ impl Resource {
                     disk.al.transaction_done(t.pending.number);
                 }
             }
+        }
+        if vol_pump {
+            self.vols[v].pump = true;
+            self.peer_pump = true;
         }
         if !ok {
             self.meta_io_failed(v, out);

@@ -265,7 +265,8 @@ impl Resource {
     fn receive_bitmap(&mut self, v: usize, packet: &Packet<'_>, out: &mut Actions) {
         let conn = self.vols[v].state.conn;
         if !matches!(conn, ConnState::WFBitMapS | ConnState::WFBitMapT) {
-            self.protocol_error(&format!("a bitmap in state {conn}"), out);
+            // The exchange was given up here meanwhile, as a disk went away.
+            self.log_conn(LogLevel::Info, format!("ignored a bitmap in state {conn}"), out);
             return;
         }
         let vol = &mut self.vols[v];

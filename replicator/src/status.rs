@@ -61,7 +61,9 @@ impl Resource {
     /// A crash now would not forget that the block of a sector may differ: it is marked, or in a hot extent.
     pub fn is_covered(&self, vol: VolIdx, sector: u64) -> bool {
         let (extent, _) = SectorRange::new(sector, 512).al_extents();
-        let hot = self.vols[vol.0 as usize].disk.as_ref().is_some_and(|d| d.al.is_active(extent, extent));
+        let disk = self.vols[vol.0 as usize].disk.as_ref();
+        // Without an activity log a crashed Primary takes every block as different.
+        let hot = disk.is_some_and(|d| !d.cfg.al_updates || d.al.is_active(extent, extent));
         hot || self.is_marked(vol, sector)
     }
 

@@ -8,52 +8,88 @@ use std::collections::BTreeMap;
 
 use crate::rng::Rng;
 
+/// Contents by sector, with those completed and not flushed: oldest first, with their order of completion.
+#[derive(Clone, Debug)]
+struct Area<T> {
+    durable: BTreeMap<u64, T>,
+    cache: BTreeMap<u64, Vec<(T, u64)>>,
+}
+
+impl<T: Copy> Area<T> {
+    fn new() -> Area<T> {
+        Area { durable: BTreeMap::new(), cache: BTreeMap::new() }
+    }
+
+    fn read(&self, sector: u64) -> Option<T> {
+        let cached = self.cache.get(&sector).and_then(|list| list.last()).map(|(v, _)| *v);
+        cached.or_else(|| self.durable.get(&sector).copied())
+    }
+
+    fn write(&mut self, sector: u64, value: T, fua: bool, at: u64) {
+        if fua {
+            self.cache.remove(&sector);
+            self.durable.insert(sector, value);
+        } else {
+            self.cache.entry(sector).or_default().push((value, at));
+        }
+    }
+
+    fn flush(&mut self, point: u64) {
+        let durable = &mut self.durable;
+        self.cache.retain(|s, list| {
+            let done = list.partition_point(|(_, at)| *at <= point);
+            if let Some((v, _)) = list.drain(..done).last() {
+                durable.insert(*s, v);
+            }
+            !list.is_empty()
+        });
+    }
+
+    /// Each sector keeps what is on the medium, or any of what came after it.
+    fn power_loss(&mut self, rng: &mut Rng) {
+        for (s, list) in std::mem::take(&mut self.cache) {
+            if rng.one_in(2) {
+                let i = rng.below(list.len() as u64) as usize;
+                self.durable.insert(s, list[i].0);
+            }
+        }
+    }
+}
+
 /// Backing disk of one volume: data area followed by its metadata area (addressed apart).
 #[derive(Clone, Debug)]
 pub struct Disk {
-    /// Versions on the medium; what is not named holds 0.
-    pub durable: BTreeMap<u64, u64>,
     /// Data sectors.
     pub sectors: u64,
-    /// Completed, not flushed: sector -> (version, order of completion).
-    cache: BTreeMap<u64, (u64, u64)>,
-    /// Metadata bytes on the medium, 512-byte sectors of the metadata device.
-    md_durable: BTreeMap<u64, [u8; 512]>,
-    md_cache: BTreeMap<u64, ([u8; 512], u64)>,
+    /// Versions; what is not named holds 0.
+    data: Area<u64>,
+    /// Metadata bytes, 512-byte sectors of the metadata device.
+    metadata: Area<[u8; 512]>,
     completed: u64,
 }
 
 impl Disk {
     /// A disk of zeroes.
     pub fn new(sectors: u64) -> Disk {
-        Disk {
-            durable: BTreeMap::new(),
-            sectors,
-            cache: BTreeMap::new(),
-            md_durable: BTreeMap::new(),
-            md_cache: BTreeMap::new(),
-            completed: 0,
-        }
+        Disk { sectors, data: Area::new(), metadata: Area::new(), completed: 0 }
+    }
+
+    /// What the medium holds, without the cache.
+    pub fn medium(&self, sector: u64) -> u64 {
+        self.data.durable.get(&sector).copied().unwrap_or(0)
     }
 
     /// What a read returns.
     pub fn read(&self, sector: u64) -> u64 {
         assert!(crate::node::volume_and_sector(sector).1 < self.sectors, "inside the disk");
-        let cached = self.cache.get(&sector).map(|(v, _)| *v);
-        cached.or_else(|| self.durable.get(&sector).copied()).unwrap_or(0)
+        self.data.read(sector).unwrap_or(0)
     }
 
     /// A write completes.
     pub fn write(&mut self, sector: u64, versions: &[u64], fua: bool) {
         self.completed += 1;
         for (i, v) in versions.iter().enumerate() {
-            let s = sector + i as u64;
-            if fua {
-                self.cache.remove(&s);
-                self.durable.insert(s, *v);
-            } else {
-                self.cache.insert(s, (*v, self.completed));
-            }
+            self.data.write(sector + i as u64, *v, fua, self.completed);
         }
     }
 
@@ -61,14 +97,8 @@ impl Disk {
     pub fn write_md(&mut self, sector: u64, block: &[u8], fua: bool) {
         self.completed += 1;
         for (i, part) in block.chunks(512).enumerate() {
-            let s = sector + i as u64;
             let bytes: [u8; 512] = part.try_into().expect("metadata is written in sectors");
-            if fua {
-                self.md_cache.remove(&s);
-                self.md_durable.insert(s, bytes);
-            } else {
-                self.md_cache.insert(s, (bytes, self.completed));
-            }
+            self.metadata.write(sector + i as u64, bytes, fua, self.completed);
         }
     }
 
@@ -76,8 +106,7 @@ impl Disk {
     pub fn read_md(&self, sector: u64, sectors: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(sectors as usize * 512);
         for s in sector..sector + sectors {
-            let bytes = self.md_cache.get(&s).map(|(b, _)| *b).or_else(|| self.md_durable.get(&s).copied());
-            out.extend_from_slice(&bytes.unwrap_or([0; 512]));
+            out.extend_from_slice(&self.metadata.read(s).unwrap_or([0; 512]));
         }
         out
     }
@@ -89,7 +118,7 @@ impl Disk {
 
     /// Every sector that was ever written, on the medium or in the cache.
     pub fn written(&self) -> Vec<u64> {
-        let mut all: Vec<u64> = self.durable.keys().chain(self.cache.keys()).copied().collect();
+        let mut all: Vec<u64> = self.data.durable.keys().chain(self.data.cache.keys()).copied().collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -97,36 +126,14 @@ impl Disk {
 
     /// A flush completes that was submitted at `point`.
     pub fn flush(&mut self, point: u64) {
-        let durable = &mut self.durable;
-        self.cache.retain(|s, (v, at)| {
-            let keep = *at > point;
-            if !keep {
-                durable.insert(*s, *v);
-            }
-            keep
-        });
-        let md = &mut self.md_durable;
-        self.md_cache.retain(|s, (b, at)| {
-            let keep = *at > point;
-            if !keep {
-                md.insert(*s, *b);
-            }
-            keep
-        });
+        self.data.flush(point);
+        self.metadata.flush(point);
     }
 
     /// Power loss: each unflushed sector survives or not.
     pub fn power_loss(&mut self, rng: &mut Rng) {
-        for (s, (v, _)) in std::mem::take(&mut self.cache) {
-            if rng.one_in(2) {
-                self.durable.insert(s, v);
-            }
-        }
-        for (s, (b, _)) in std::mem::take(&mut self.md_cache) {
-            if rng.one_in(2) {
-                self.md_durable.insert(s, b);
-            }
-        }
+        self.data.power_loss(rng);
+        self.metadata.power_loss(rng);
     }
 
     /// A write that was in flight at a crash: each sector made it or not.
@@ -134,7 +141,7 @@ impl Disk {
         self.completed += 1;
         for (i, v) in versions.iter().enumerate() {
             if rng.one_in(2) {
-                self.cache.insert(sector + i as u64, (*v, self.completed));
+                self.data.write(sector + i as u64, *v, false, self.completed);
             }
         }
     }
@@ -145,7 +152,7 @@ impl Disk {
         for (i, part) in block.chunks(512).enumerate() {
             if rng.one_in(2) {
                 let bytes: [u8; 512] = part.try_into().expect("metadata is written in sectors");
-                self.md_cache.insert(sector + i as u64, (bytes, self.completed));
+                self.metadata.write(sector + i as u64, bytes, false, self.completed);
             }
         }
     }

@@ -20,7 +20,7 @@ struct Entry {
 const UNTOUCHED: Entry = Entry { id: 0, content: 0, issued: 0, ended: Some(0), acked: true, durable: true };
 
 /// Entries of one sector are thinned out above this number.
-const CROWDED: usize = 16;
+const CROWDED: usize = 64;
 
 /// What clients of one device know.
 #[derive(Clone, Debug, Default)]
@@ -111,6 +111,10 @@ impl Ledger {
     pub fn observed(&mut self, sector: u64, content: u64, issued: u64) {
         let now = self.tick();
         if let Some(list) = self.sectors.get_mut(&sector) {
+            // What is still under way may be gone with its node.
+            if !list.iter().any(|e| e.content == content && e.acked) {
+                return;
+            }
             list.retain(|e| e.id != OBSERVED || e.content != content);
             list.push(Entry { id: OBSERVED, content, issued, ended: Some(now), acked: true, durable: false });
         }
@@ -121,14 +125,20 @@ impl Ledger {
         let now = self.tick();
         for (s, list) in &mut self.sectors {
             let content = read(*s);
-            list.retain(|e| !e.acked && e.id > content && e.id != OBSERVED);
             for e in list.iter_mut() {
-                e.ended = e.ended.map(|_| now);
+                // What this copy never got may still be on its way; nothing that is not there was promised to it.
+                let late = !e.acked && e.id > content && e.id != OBSERVED;
+                e.ended = e.ended.map(|t| if late { now } else { t });
+                e.acked = false;
             }
-            list.insert(
-                0,
-                Entry { id: content, content, issued: now, ended: Some(now), acked: true, durable: false },
-            );
+            list.push(Entry {
+                id: OBSERVED,
+                content,
+                issued: now,
+                ended: Some(now),
+                acked: true,
+                durable: false,
+            });
         }
     }
 

@@ -200,6 +200,7 @@ impl Schedule<'_> {
             |w: &World| (0..2).all(|n| w.volume(n).is_some_and(|s| s.conn == ConnState::Connected));
         assert!(self.w.run_until(Duration::from_secs(60), connected), "two nodes find each other");
         if self.plan.skip_initial_sync {
+            self.w.run_for(Duration::from_millis(100));
             self.w.command_and_wait(0, Command::NewCurrentUuid { vol: VOL, clear_bitmap: true });
             self.w.command_and_wait(0, Command::Primary { force: false });
         } else {
@@ -449,10 +450,11 @@ impl Schedule<'_> {
     /// Split brain, and pairs without any good copy: a word of the operator.
     fn mend_pair(&mut self, rounds: u64) {
         let (Some(a), Some(b)) = (self.w.volume(0), self.w.volume(1)) else { return };
-        let alone = |s: &VolumeState| s.conn <= ConnState::WFConnection;
-        if rounds % 8 == 0 && alone(&a) && alone(&b) {
+        let stuck = |s: &VolumeState| s.conn <= ConnState::WFConnection || s.disk < DiskState::Inconsistent;
+        if rounds % 30 == 0 && (stuck(&a) || stuck(&b)) {
             // Nothing else brought them together: the node that does not run an application gives way.
             let loser = match (a.role, b.role) {
+                _ if rounds % 60 == 0 => usize::from(b.role == Role::Primary),
                 (Role::Primary, _) => 1,
                 (_, Role::Primary) => 0,
                 _ if a.disk < b.disk => 0,
@@ -470,6 +472,14 @@ impl Schedule<'_> {
             }
             self.w.run_for(Duration::from_secs(3));
         }
+        for n in 0..2 {
+            let refused =
+                self.w.volume(n).is_some_and(|s| s.role == Role::Primary && s.disk == DiskState::Diskless);
+            if rounds % 20 == 19 && refused {
+                // Its data is gone for good: what clients see next is another past.
+                self.w.command(n, Command::Secondary { open: 0 });
+            }
+        }
         let bad = |s: &VolumeState| s.disk < DiskState::UpToDate && s.disk >= DiskState::Inconsistent;
         let calm = a.conn == ConnState::Connected && b.conn == ConnState::Connected;
         if rounds % 4 == 0 && calm && bad(&a) && bad(&b) {
@@ -479,7 +489,7 @@ impl Schedule<'_> {
         } else if rounds % 4 == 0 && calm && (bad(&a) || bad(&b)) {
             // Blocks that failed leave a copy Inconsistent while connected; a new handshake repeats the resync.
             let n = usize::from(bad(&b));
-            self.w.command(n, Command::Disconnect { force: false });
+            self.w.command(n, Command::Disconnect { force: true });
         }
     }
 }

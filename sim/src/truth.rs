@@ -41,17 +41,21 @@ impl Truth {
     /// A node takes a write of a client.
     pub fn issued(&mut self, n: usize, id: u64, content: u64, sector: u64, count: u64, fua: bool) {
         self.of(n).issued(id, content, sector, count, fua);
-        self.owner = n;
     }
 
-    /// A write ended.
-    pub fn ended(&mut self, n: usize, id: u64, ok: bool) {
+    /// The answers of a Primary without a disk are worth what the peer has received, and that is lost.
+    pub fn remote_answers_lost(&mut self, n: usize) {
+        self.of(n).rollback();
+    }
+
+    /// A write ended; `lonely`: only the own disk has it.
+    pub fn ended(&mut self, n: usize, id: u64, ok: bool, lonely: bool) {
         self.of(n).ended(id, ok);
         if let Some(at) = self.at_split.as_mut() {
             // It began while the copies were equal; it may be on both.
             at.ended(id, false);
         }
-        if self.at_split.is_some() && ok {
+        if self.at_split.is_some() && ok && lonely {
             self.since[n] += 1;
         }
     }
@@ -90,6 +94,11 @@ impl Truth {
             return;
         }
         if self.split {
+            // A copy that was left behind (detached, say) has a past of its own.
+            let own = &self.ledgers[n];
+            if !own.written().iter().all(|s| own.allows(*s, read(*s))) {
+                self.ledgers[n].rebase(&read);
+            }
             return;
         }
         let main = &self.ledgers[0];

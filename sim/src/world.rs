@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use model::ids::BufId;
+use model::policy::OnIoError;
 use model::state::{ConnState, DiskState, Role, VolumeState};
 use model::time::{Duration, Instant};
 use replicator::wire::parse_header;
@@ -33,6 +34,7 @@ struct End {
     inbox: VecDeque<Message>,
     sent_total: u64,
     last_arrival: Instant,
+    last_sent: Instant,
     /// On the way when the link was cut; the sender's kernel sends it again.
     held: Vec<Message>,
 }
@@ -104,6 +106,8 @@ pub struct World {
     commands: BTreeMap<u64, (usize, Promotion)>,
     next_version: u64,
     armed: [Option<u64>; 2],
+    /// Primary, connected, without good data of its own.
+    remote: [bool; 2],
     /// Hash of everything that happened.
     pub trace_hash: u64,
     /// Reads that were compared with the ledger.
@@ -136,6 +140,7 @@ impl World {
             commands: BTreeMap::new(),
             next_version: 1,
             armed: [None; 2],
+            remote: [false; 2],
             trace_hash: 0xcbf2_9ce4_8422_2325,
             reads_checked: 0,
             steps: 0,
@@ -224,7 +229,7 @@ impl World {
         let mine: Vec<u64> = self.writes.iter().filter(|(_, (_, m))| *m == n).map(|(t, _)| *t).collect();
         for tag in mine {
             let (version, _) = self.writes.remove(&tag).expect("listed");
-            self.truth.ended(n, version, false);
+            self.truth.ended(n, version, false, false);
         }
         if power {
             self.nodes[n].disk.power_loss(&mut self.rng);
@@ -400,6 +405,9 @@ impl World {
 
     /// Issues a client request on a node; the tag names it in the answers.
     pub fn request(&mut self, n: usize, op: SimOp) -> ClientTag {
+        if self.volume(n).is_some_and(|s| s.role == Role::Primary) {
+            self.truth.owner = n;
+        }
         self.next_tag += 1;
         let tag = ClientTag(self.next_tag);
         let asked = op;
@@ -478,6 +486,16 @@ impl World {
             let primary = |s: &VolumeState| s.role == Role::Primary;
             let pair = linked(a) && linked(b) && self.same_connection();
             assert!(!(pair && primary(a) && primary(b)), "two connected Primaries");
+        }
+        for n in 0..2 {
+            let remote = |s: &VolumeState| {
+                s.role == Role::Primary && s.conn >= ConnState::Connected && s.disk < DiskState::UpToDate
+            };
+            let was = self.remote[n];
+            self.remote[n] = states[n].is_some_and(|s| remote(&s));
+            if was && !self.remote[n] && !self.truth.protocol_c {
+                self.truth.remote_answers_lost(n);
+            }
         }
         self.truth.look(&states);
     }
@@ -575,7 +593,9 @@ impl World {
         self.mix(tag.0 << 1 | u64::from(ok));
         self.note(n, || format!("request {} ends: {result:?}", tag.0));
         if let Some((version, _)) = self.writes.remove(&tag.0) {
-            self.truth.ended(n, version, ok);
+            let lonely = |s: VolumeState| s.conn < ConnState::Connected || s.pdsk < DiskState::Inconsistent;
+            let lonely = self.volume(n).is_some_and(lonely);
+            self.truth.ended(n, version, ok, lonely);
             if ok && self.truth.protocol_c {
                 self.check_written(n, version, op);
             }
@@ -672,6 +692,9 @@ impl World {
             return;
         }
         let sent_at = self.net_time();
+        let end = self.ends.get_mut(&sock).expect("checked");
+        end.last_sent = sent_at.max(end.last_sent + Duration::from_nanos(1));
+        let sent_at = end.last_sent;
         self.at(n, sent_at, Later::Sent { sock, total });
         self.transmit(peer, message);
     }
@@ -774,10 +797,17 @@ impl World {
             Later::DiskWrite { tag, sector, versions, fua } => {
                 let count = versions.len() as u64;
                 if self.fails(n, |f| f.writes) || self.hooks.is_bad(n, DiskOp::Write, sector, count) {
+                    if self.nodes[n].disk_config.on_io_error == OnIoError::PassOn {
+                        self.truth.word[n] = true;
+                    }
                     self.nodes[n].disk.torn_write(sector, &versions, &mut self.rng);
                     core!(Event::DiskDone { tag, result: EIO, buf: None });
                     return;
                 }
+                self.note(n, || {
+                    let (v, len) = (versions.first().copied().unwrap_or(0), versions.len());
+                    format!("disk holds {v} in sector {sector}+{len}{}", if fua { ", durable" } else { "" })
+                });
                 self.nodes[n].disk.write(sector, &versions, fua);
                 core!(Event::DiskDone { tag, result: IoResult::Ok, buf: None });
             }
@@ -852,6 +882,7 @@ impl World {
             inbox: VecDeque::new(),
             sent_total: 0,
             last_arrival: now,
+            last_sent: now,
             held: Vec::new(),
         };
         self.ends.insert(a, end(n, b));

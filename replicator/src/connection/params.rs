@@ -277,12 +277,22 @@ impl Resource {
         disk.sb.uuids.current = current.with_primary_bit(primary);
         disk.sb.uuids.bitmap = model::ids::DataUuid::ZERO;
         disk.md.mark_dirty();
+        self.peer_has_own_generations(v);
         self.write_bitmap_all(v, out);
         let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
         let _ = self.change_volume(v, change, Kind::Hard, out);
         // The state packet of the connect, which said Inconsistent, may reach the peer only after its command: it
         // would take this disk for Inconsistent from then on and mirror nothing.
         self.send_state(v, out);
+    }
+
+    /// Both nodes have the same generations now. What was received before would be taken over as it is at the end of
+    /// the next resync.
+    pub(crate) fn peer_has_own_generations(&mut self, v: usize) {
+        let own = self.vols[v].uuids();
+        if let Some(p) = self.vols[v].peer_uuids.as_mut() {
+            p.set = own;
+        }
     }
 }
 

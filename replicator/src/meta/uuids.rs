@@ -35,6 +35,22 @@ impl Uuids {
         self.set_current(random, primary);
     }
 
+    /// This node is or was sync source, and does not know of the end: the target may have the current generation as
+    /// its own already.
+    pub fn end_of_sync_unknown(&self) -> bool {
+        let base = self.history[0];
+        !self.bitmap.is_zero()
+            && (base.same_as(DataUuid::JUST_CREATED)
+                || self.bitmap.same_as(DataUuid(base.0.wrapping_add(DataUuid::SYNC_OFFSET))))
+    }
+
+    /// A new generation while [`Uuids::end_of_sync_unknown`]: the bitmap still describes the difference to the
+    /// target in the middle of the resync, and the history names the generation of a target that has finished.
+    pub fn new_current_beside_sync(&mut self, random: DataUuid, primary: bool) {
+        self.push_history(self.current);
+        self.set_current(random, primary);
+    }
+
     /// Stores a bitmap generation without its role bit; no history.
     pub fn set_bitmap(&mut self, value: DataUuid) {
         self.bitmap = value.with_primary_bit(false);

@@ -38,6 +38,8 @@ pub(crate) struct PeerWrite {
     pub submitted: bool,
     /// The connection it came on is gone: nothing is acknowledged.
     pub orphan: bool,
+    /// The peer had no disk when it sent this, so nobody but this node remembers what it changes.
+    pub only_copy: bool,
     /// Holds activity log references: this node has the only disk.
     pub in_al: bool,
     pub waits_for_al: bool,

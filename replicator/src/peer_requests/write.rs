@@ -66,6 +66,11 @@ impl Resource {
         if w.dp.contains(DpFlags::SEND_RECEIVE_ACK) {
             self.send_ack(Command::RecvAck, v, (w.sector, w.len_bytes, w.block_id), out);
         }
+        let only_copy = self.vols[v].state.pdsk < DiskState::Inconsistent;
+        if only_copy {
+            // At once, since the peer may attach its disk before the write starts, and gets the bitmap then.
+            self.vols[v].set_out_of_sync(range);
+        }
         let slot = self.peer.writes.insert(PeerWrite {
             vol: v as u8,
             kind: w.kind,
@@ -77,6 +82,7 @@ impl Resource {
             epoch: number,
             submitted: false,
             orphan: false,
+            only_copy,
             in_al: false,
             waits_for_al: false,
         });
@@ -127,7 +133,9 @@ impl Resource {
         if busy {
             return false;
         }
-        if self.vols[v].state.pdsk < DiskState::Inconsistent && !self.peer.writes[slot].in_al && !orphan {
+        let only_copy =
+            self.peer.writes[slot].only_copy || !orphan && self.vols[v].state.pdsk < DiskState::Inconsistent;
+        if only_copy && !self.peer.writes[slot].in_al {
             if !self.only_copy_write(slot, v, range) {
                 return false;
             }
@@ -145,7 +153,13 @@ impl Resource {
         let vol = &mut self.vols[v];
         let suspended = vol.al_suspended;
         let Some(disk) = vol.disk.as_mut() else { return true };
-        if suspended || !disk.cfg.al_updates {
+        if suspended {
+            return true;
+        }
+        if !disk.md.primary_on_disk {
+            return false;
+        }
+        if !disk.cfg.al_updates {
             return true;
         }
         let (first, last) = range.al_extents();
@@ -254,6 +268,9 @@ impl Resource {
         }
         self.epochs_advance(out);
         self.resync_conflicts_changed();
+        if w.only_copy && w.orphan {
+            self.recompute_md_flags(v);
+        }
         if w.orphan && self.peer.writes.is_empty() {
             self.reconnect_if_clean(out);
         }

@@ -135,6 +135,10 @@ impl Resource {
         let mut wait_for_log = false;
         if !has_al && vol.has_usable_disk() && !vol.al_suspended {
             let disk = vol.disk.as_mut().expect("usable disk is present");
+            if !disk.md.primary_on_disk {
+                // A crash would not be seen as that of a Primary, and the activity log would not be looked at.
+                return false;
+            }
             if disk.cfg.al_updates {
                 let (first, last) = range.al_extents();
                 if !disk.al.try_get_hot(first, last) {

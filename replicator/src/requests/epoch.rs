@@ -75,6 +75,9 @@ impl Resource {
         assert_eq!(left, 0, "the log holds exactly the writes of an epoch");
         self.flushes_advance(out);
         self.resync_conflicts_changed();
+        for vol in &mut self.vols {
+            vol.pump |= !vol.waiting.is_empty();
+        }
         true
     }
 }

@@ -23,7 +23,9 @@ impl Resource {
         }
         self.close_epoch();
         let established = self.conn.is_established();
-        if established && self.net().protocol == Protocol::C && !self.reqs.epochs.is_empty() {
+        // Without a disk here the peer's is all there is to flush, in every protocol.
+        let asks_peer = established && (self.net().protocol == Protocol::C || flags == 0);
+        if asks_peer && !self.reqs.epochs.is_empty() {
             flags |= flag::NET_WANTED | flag::NET_PENDING;
             self.reqs.table[slot].epoch = self.reqs.epochs.back().expect("not empty").number;
             self.reqs.flushes.push(slot);

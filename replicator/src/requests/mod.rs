@@ -166,11 +166,15 @@ impl Requests {
     }
 
     /// A write in the transfer log overlaps that the peer's disk is not known to hold.
+    pub(crate) fn overlaps_unwritten(&self, vol: u8, range: SectorRange) -> bool {
+        self.log.iter().any(|slot| {
+            let r = &self.table[*slot];
+            r.vol == vol && !r.has(flag::NET_WRITTEN) && r.range().overlaps(range)
+        })
+    }
+
+    /// The same, or a write that is in progress in any way.
     pub(crate) fn overlaps_unfinished(&self, vol: u8, range: SectorRange) -> bool {
-        self.overlaps_active(vol, range)
-            || self.log.iter().any(|slot| {
-                let r = &self.table[*slot];
-                r.vol == vol && !r.has(flag::NET_WRITTEN) && r.range().overlaps(range)
-            })
+        self.overlaps_active(vol, range) || self.overlaps_unwritten(vol, range)
     }
 }

@@ -22,6 +22,14 @@ impl Resource {
         if vol.has_usable_disk() && good_here && !tried_local {
             self.read_local(slot, out);
         } else if vol.state.pdsk == DiskState::UpToDate && self.conn.is_established() {
+            if self.reqs.overlaps_unwritten(v as u8, range) {
+                // Protocols A and B answer before the peer has written, and its disk may serve the read first.
+                self.close_epoch();
+                self.send_closed_barrier(out);
+                self.reqs.table[slot].set(flag::WAITING);
+                self.vols[v].waiting.push(slot);
+                return;
+            }
             self.read_remote(slot, out);
         } else {
             self.fail_for_lack_of_data(slot, out);

@@ -61,6 +61,8 @@ pub(crate) struct ResyncRun {
     /// The last acknowledgements are being fenced.
     pub ending: bool,
     pub flushing_end: bool,
+    /// Source: every block was acknowledged at some time, so the target may have finished without our knowing.
+    pub all_acked: bool,
     /// Source: the peer says it is done.
     pub peer_done: bool,
     /// P_SYNC_UUID that came before this node was ready for it.
@@ -99,6 +101,7 @@ impl Default for ResyncRun {
             may_request: false,
             ending: false,
             flushing_end: false,
+            all_acked: false,
             peer_done: false,
             early_sync_uuid: None,
             receiver: None,

@@ -158,7 +158,9 @@ impl Resource {
 
     /// The target wrote a resync block: both copies are equal there.
     pub(crate) fn resync_block_acked(&mut self, v: usize, range: SectorRange, out: &mut Actions) {
-        self.vols[v].set_in_sync(range);
+        let vol = &mut self.vols[v];
+        vol.set_in_sync(range);
+        vol.resync.all_acked |= vol.bitmap.count() <= vol.resync.failed_bits;
         self.finish_leftovers(v, out);
     }
 

@@ -54,8 +54,10 @@ impl Resource {
         self.begin_run(v, "SyncTarget", out);
         let generation = self.vols[v].resync.generation;
         // Until the super block says Inconsistent no block may be overwritten: a crash would leave a mixture that
-        // calls itself Outdated or better.
-        self.when_super_block_stable(v, Then::StartRequests { generation }, out);
+        // calls itself Outdated or better. And the source forgets a bit as soon as the block is written here, which
+        // a loss of power can undo: the bits it told of have to be on this disk before.
+        self.write_bitmap_dirty(v, out);
+        self.when_bitmap_written(v, Then::StartRequests { generation }, out);
     }
 
     /// Starts counting a resync, on either side.
@@ -67,7 +69,7 @@ impl Resource {
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
         let paused = matches!(vol.state.conn, ConnState::PausedSyncS | ConnState::PausedSyncT);
         let run = &mut vol.resync;
-        assert!(run.requests.is_empty(), "a run begins without requests");
+        assert!(run.requests.iter().all(|(_, r)| r.orphan), "a run begins without requests of its own");
         run.active = true;
         run.generation = run.generation.wrapping_add(1);
         run.started_at = now;
@@ -83,6 +85,7 @@ impl Resource {
         run.may_request = false;
         run.ending = false;
         run.flushing_end = false;
+        run.all_acked = bits == 0;
         run.peer_done = false;
         run.bitmap_written_at = now;
         run.marks = Some(Progress::start(now, bits));
@@ -190,6 +193,10 @@ impl Resource {
             let room = run.budget_sectors;
             let range = self.request_at(v, bit, room);
             let primary = self.vols[v].state.role == Role::Primary;
+            if self.vols[v].resync.writing_overlaps(range) {
+                // A block of a run that was given up is still being written; it must not land on the newer one.
+                break;
+            }
             if primary && self.reqs.overlaps_unfinished(v as u8, range) {
                 self.vols[v].resync.wanted = Some(range);
                 self.send_closed_barrier(out);
@@ -287,6 +294,7 @@ impl Resource {
         self.vols[v].pump = true;
         self.peer_pump = true;
         if r.orphan {
+            self.request_blocks(v, out);
             return;
         }
         let id = (r.range.start, (r.range.len_sectors() * 512) as u32, BlockId::RESYNC);
@@ -396,12 +404,12 @@ impl Resource {
                 _ => disk.sb.uuids.end_sync_source(),
             }
             disk.md.mark_dirty();
-            let own = disk.sb.uuids;
-            if let Some(p) = vol.peer_uuids.as_mut() {
-                p.set = own;
-            }
-            out.log(LogLevel::Info, at, format!("updated UUIDs {}", uuid_line(&own)));
+            // A crash must not find the end of the resync next to bits from before it.
+            disk.md.sb_after_pages = true;
+            out.log(LogLevel::Info, at, format!("updated UUIDs {}", uuid_line(&disk.sb.uuids)));
+            self.peer_has_own_generations(v);
         }
+        self.write_bitmap_dirty(v, out);
         let good = if failed > 0 { DiskState::Inconsistent } else { DiskState::UpToDate };
         let change = StateChange::NONE.conn(ConnState::Connected);
         let change = if target { change.disk(good) } else { change.pdsk(good) };
@@ -450,6 +458,10 @@ impl Resource {
         let paused = |s: &VolumeState| matches!(s.conn, ConnState::PausedSyncS | ConnState::PausedSyncT);
         let at = Some(VolIdx(v as u8));
         let now = self.now;
+        if old.conn > ConnState::Connected && new.conn == ConnState::Connected {
+            // A run that was finished has nothing left; one that a failed disk ended here or there has.
+            self.cancel_resync(v, out);
+        }
         let run = &mut self.vols[v].resync;
         if paused(old) && new.conn.is_resync() && !paused(new) {
             out.log(LogLevel::Info, at, "Syncer continues.".into());

@@ -107,7 +107,15 @@ impl Resource {
 
     /// Rows 9 and 10: this node goes on alone, which starts a new data generation.
     fn new_generation_if_due(&mut self, v: usize, old: &VolumeState, new: &VolumeState, out: &mut Actions) {
-        if new.disk != DiskState::UpToDate || !self.vols[v].uuids().bitmap.is_zero() {
+        let run = &self.vols[v].resync;
+        let was_source = matches!(old.conn, ConnState::SyncSource | ConnState::PausedSyncS);
+        let target_may_be_done = was_source
+            && new.conn < ConnState::Connected
+            && new.role == Role::Primary
+            && (run.active && run.all_acked && self.vols[v].uuids().end_of_sync_unknown());
+        if new.disk != DiskState::UpToDate
+            || !self.vols[v].uuids().bitmap.is_zero() && !target_may_be_done
+        {
             return;
         }
         let had_data =
@@ -120,7 +128,10 @@ impl Resource {
         let lost_contact = (had_data && has_none || found_bad) && a_primary;
         let diskless_promoted =
             new.pdsk < DiskState::Inconsistent && old.peer != Role::Primary && new.peer == Role::Primary;
-        if lost_contact || diskless_promoted {
+        // The peer may have gone on from the generation that the disk found here still has.
+        let attached_alone =
+            old.disk < DiskState::Inconsistent && new.role == Role::Primary && new.conn < ConnState::Connected;
+        if lost_contact || diskless_promoted || attached_alone || target_may_be_done {
             self.new_current_uuid(v, out);
             self.send_uuids(v, UuidFlags::NONE, out);
         }

@@ -81,7 +81,7 @@ fn forced_unit_access_reaches_the_peers_medium() {
         assert_eq!(wait(&mut w, tag).0, ClientResult::Ok);
         let sent = w.hooks.packets.iter().find(|p| p.header.command == Wire::Data).expect("mirrored");
         assert_ne!(sent.dp_flags() & DP_FUA, 0);
-        let durable = |w: &World, n: usize| w.nodes[n].disk.durable.get(&64).is_some_and(|v| *v > 0);
+        let durable = |w: &World, n: usize| w.nodes[n].disk.medium(64) > 0;
         assert!(durable(&w, 0));
         if protocol != Protocol::C {
             w.run_for(ms(100));
@@ -105,7 +105,7 @@ fn a_flush_in_protocol_c_is_answered_when_the_peer_has_flushed() {
     is_answered(&mut w, tag);
     assert_eq!(w.hooks.seen(1, Wire::BarrierAck), 1);
     for n in 0..2 {
-        assert!(w.nodes[n].disk.durable.contains_key(&64), "stable on node {}", n + 1);
+        assert!(w.nodes[n].disk.medium(64) > 0, "stable on node {}", n + 1);
     }
 }
 
@@ -253,7 +253,7 @@ fn against_a_kernel_peer_the_next_epoch_waits_for_the_flush() {
     let second = w.run_until(secs(1), |w| w.nodes[1].disk.read(128) > 0);
     assert!(second);
     assert!(
-        w.nodes[1].disk.durable[&64] > before,
+        w.nodes[1].disk.medium(64) > before,
         "the first epoch is on the medium before the second is written"
     );
     heals(&mut w);
