@@ -473,7 +473,8 @@ impl Schedule<'_> {
             self.w.run_for(Duration::from_secs(3));
         }
         for n in 0..2 {
-            let refused = self.w.volume(n).is_some_and(|s| s.role == Role::Primary && s.disk == DiskState::Diskless);
+            let refused =
+                self.w.volume(n).is_some_and(|s| s.role == Role::Primary && s.disk == DiskState::Diskless);
             if rounds % 20 == 19 && refused {
                 // Its data is gone for good: what clients see next is another past.
                 self.w.command(n, Command::Secondary { open: 0 });

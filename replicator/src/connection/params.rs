@@ -22,6 +22,10 @@ use crate::wire::{
 impl Resource {
     /// Features and authentication are done: announce everything, blindly, then process what the peer says.
     pub(crate) fn begin_params(&mut self, out: &mut Actions) {
+        if self.conn.meta.is_none() {
+            self.handshake_retry("the peer closed the connection in the handshake", out);
+            return;
+        }
         self.timers.stop(Timer::Handshake);
         self.conn.phase = Phase::Established;
         self.conn.generation += 1;
@@ -287,6 +291,11 @@ impl Resource {
         let _ = self.change_volume(v, change, Kind::Hard, out);
         let line = format!("receiver updated UUIDs to {}", crate::meta_io::uuid_line(&self.vols[v].uuids()));
         out.log(LogLevel::Info, at, line);
+        if self.conn.peer_is_lockstep() {
+            // The state packet of the connect, which said Inconsistent, may reach the peer only after its command: it
+            // would take this disk for Inconsistent from then on and mirror nothing. A kernel peer expects no answer.
+            self.send_state(v, out);
+        }
     }
 
     /// Both nodes have the same generations now. What was received before would be taken over as it is at the end of

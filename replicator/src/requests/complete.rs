@@ -118,8 +118,9 @@ impl Resource {
             return;
         }
         let vol = &mut self.vols[r.vol as usize];
-        let both = r.has(flag::LOCAL_OK) && r.has(flag::NET_OK) && r.has(flag::BARRIER_ACKED);
-        if !both || r.has(flag::NET_LOST | flag::LOCAL_FAILED) {
+        // A write that went to the peer alone was marked when it started.
+        let peer_has_it = r.has(flag::NET_OK) && r.has(flag::BARRIER_ACKED);
+        if !peer_has_it || r.has(flag::NET_LOST | flag::LOCAL_FAILED) {
             vol.set_out_of_sync(r.range());
         }
         if r.has(flag::IN_AL)

@@ -42,6 +42,11 @@ impl Resource {
         if !remote && vol.set_out_of_sync(range) > 0 && marked {
             self.send_out_of_sync(v, range, out);
         }
+        if remote && !local {
+            // Marked now and not when the peer's acknowledgement is final: a disk may be attached and brought up to
+            // date before that.
+            self.vols[v].set_out_of_sync(range);
+        }
         if remote {
             self.send_write(slot, out);
         }
