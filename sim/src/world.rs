@@ -440,6 +440,10 @@ impl World {
             }
         }
         self.truth.look(&states);
+        if self.truth.spoiled && self.truth.is_whole() {
+            let disk = &self.nodes[self.truth.owner].disk;
+            self.truth.accept(|s| disk.read(s));
+        }
     }
 
     /// Both nodes use the two ends of the same sockets.
@@ -720,6 +724,7 @@ impl World {
                 if self.fails(n, |f| f.writes) {
                     if self.nodes[n].disk_config.on_io_error == OnIoError::PassOn {
                         self.truth.word[n] = true;
+                        self.truth.spoiled = true;
                     }
                     self.nodes[n].disk.torn_write(sector, &versions, &mut self.rng);
                     core!(Event::DiskDone { tag, result: EIO, buf: None });

@@ -37,7 +37,8 @@ impl Resource {
             self.fail_for_lack_of_data(slot, out);
             return;
         }
-        if marked && vol.set_out_of_sync(range) > 0 {
+        // At once if it is not mirrored: the bitmap may be sent before the local disk is done.
+        if !remote && vol.set_out_of_sync(range) > 0 && marked {
             self.send_out_of_sync(v, range, out);
         }
         if remote {
