@@ -1,5 +1,7 @@
 //! The program as users and scripts meet it: texts and exit codes, without a daemon and with one.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -259,6 +261,40 @@ fn the_life_of_a_resource_without_a_peer() {
     assert_eq!((exit, out.as_str()), (0, "Outdated\n"));
     assert_eq!(node.good(&["up", "r0"]), "");
     assert_eq!(node.good(&["dstate", "r0"]), "Outdated/DUnknown\n");
+}
+
+#[test]
+fn adjust_follows_the_file() {
+    let node = Node::start("");
+    let file = node.dir.path().join("drbd.conf");
+    let change = |from: &str, to: &str| {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&file, text.replace(from, to)).unwrap();
+    };
+    assert_eq!(node.run(&["up", "r0"]).0, 1, "no metadata");
+    change("/dev/drbd0;", "/dev/drbd7;");
+    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+    assert_eq!(node.good(&["adjust", "r0"]), "");
+    assert_eq!(node.good(&["cstate", "minor-7"]), "WFConnection\n", "brought up with the file as it is now");
+    node.good(&["primary", "--force", "r0"]);
+
+    node.good(&["disconnect", "r0"]);
+    change("net {  }", "net { ping-int 20; } disk { resync-rate 9M; }");
+    assert_eq!(node.good(&["adjust", "r0"]), "");
+    assert_eq!(node.good(&["cstate", "r0"]), "WFConnection\n");
+
+    change("/dev/drbd7;", "/dev/drbd8;");
+    let (exit, _, err) = node.run(&["adjust", "r0"]);
+    assert!(exit == 1 && err.contains("the volumes changed"), "a Primary is not restarted: {err}");
+    node.good(&["secondary", "r0"]);
+    assert_eq!(node.good(&["adjust", "r0"]), "");
+    assert_eq!(node.good(&["dstate", "minor-8"]), "UpToDate/DUnknown\n");
+
+    change("resource r0 {", "resource r0 { protocol X;");
+    let (exit, _, err) = node.run(&["adjust", "r0"]);
+    assert!(exit != 0 && !err.is_empty(), "{exit} {err}");
+    assert_eq!(node.good(&["dstate", "r0"]), "UpToDate/DUnknown\n", "what runs is not touched");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The demo as a stranger runs it: it must end by itself, say what it found, and keep its data.
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

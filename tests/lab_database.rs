@@ -76,6 +76,9 @@ struct Database {
     nbdfuse: Child,
     loop_dev: String,
     port: u16,
+    /// The server's process, once started: a dead device no longer tells.
+    postmaster: Option<u32>,
+    gone: bool,
 }
 
 impl Database {
@@ -102,11 +105,11 @@ impl Database {
             sh(&format!("mkfs.ext4 -q {loop_dev}"));
         }
         sh(&format!("mount {loop_dev} {}", mount.display()));
-        let d = Database { fuse_dir, mount, nbdfuse, loop_dev, port };
+        let d = Database { fuse_dir, mount, nbdfuse, loop_dev, port, postmaster: None, gone: false };
         if fresh {
             let pg = d.data_dir();
             sh(&format!(
-                "install -d -o postgres {0}; su postgres -c '{PG_BIN}/initdb -D {0} -A trust -N' >/dev/null",
+                "install -d -o postgres {0}; su postgres -c '{PG_BIN}/initdb -D {0} -A trust' >/dev/null",
                 pg.display()
             ));
         }
@@ -117,14 +120,17 @@ impl Database {
         self.mount.join("pg")
     }
 
-    fn start(&self) {
+    fn start(&mut self) {
         sh(&format!(
             "chmod 755 {0}; su postgres -c '{PG_BIN}/pg_ctl -w -t 60 -D {1} -l {1}/log -o \"-p {2} -k /tmp \
-             -c listen_addresses= -c shared_buffers=32MB\" start' >/dev/null",
+             -c listen_addresses= -c shared_buffers=32MB\" start' >/dev/null \
+             || {{ tail -n 20 {1}/log; ls -la {1}; dmesg | tail -5; exit 1; }}",
             self.mount.display(),
             self.data_dir().display(),
             self.port
         ));
+        let pid = fs::read_to_string(self.data_dir().join("postmaster.pid")).expect("the server runs");
+        self.postmaster = pid.lines().next().and_then(|l| l.trim().parse().ok());
     }
 
     fn stop(&self) {
@@ -143,15 +149,28 @@ impl Database {
     /// Unmounts and detaches cleanly.
     fn detach(mut self) {
         sh(&format!("umount {}; losetup -d {}", self.mount.display(), self.loop_dev));
-        quietly(&format!("fusermount3 -u {}", self.fuse_dir.display()));
+        // The kernel lets go of the loop device a moment later.
+        sh(&format!(
+            "for i in $(seq 100); do fusermount3 -u {0} 2>/dev/null && exit 0; sleep 0.1; done; fusermount3 -u {0}",
+            self.fuse_dir.display()
+        ));
         let _ = self.nbdfuse.wait();
+        self.gone = true;
     }
+}
 
+impl Drop for Database {
     /// Everything above a dead device goes away by force.
-    fn abandon(mut self) {
-        let pid = fs::read_to_string(self.data_dir().join("postmaster.pid")).unwrap_or_default();
-        if let Some(pid) = pid.lines().next().and_then(|l| l.trim().parse::<u32>().ok()) {
-            quietly(&format!("kill -9 {pid}; pkill -9 -P {pid}"));
+    fn drop(&mut self) {
+        if self.gone {
+            return;
+        }
+        if let Some(pid) = self.postmaster {
+            // As if its machine had died: the postmaster and every backend at once.
+            quietly(&format!(
+                "kids=$(pgrep -P {pid}); kill -9 {pid} $kids; \
+                 for i in $(seq 200); do kill -0 {pid} || break; sleep 0.05; done"
+            ));
         }
         quietly(&format!("umount -l {}; losetup -d {}", self.mount.display(), self.loop_dev));
         quietly(&format!("fusermount3 -uz {}", self.fuse_dir.display()));
@@ -252,13 +271,14 @@ fn require_root_and_tools() {
 fn postgresql_survives_the_loss_of_secondary_link_and_primary() {
     require_root_and_tools();
     let net = Network::make();
-    let dir = std::env::temp_dir().join("lockstep-lab-database");
+    let dir = std::env::temp_dir().join(format!("lockstep-lab-database-{}", std::process::id()));
     let options = Options {
         disk_bytes: 512 << 20,
         net: "ping-int 1; connect-int 1; timeout 20;",
         disk: "c-max-rate 400M; c-min-rate 40M; resync-rate 100M;",
         addresses: ["10.77.0.1:7789".into(), "10.77.0.2:7789".into()],
         netns: NETNS.map(|n| Some(n.to_owned())),
+        prewritten: false,
     };
     let mut p = Pair::create(&binary(), &dir, &options);
     let long = Duration::from_secs(120);
@@ -268,7 +288,7 @@ fn postgresql_survives_the_loss_of_secondary_link_and_primary() {
     p.ok(0, &["primary", "--force", "r0"]);
     p.wait_in_sync(0, long);
 
-    let db = Database::attach(&p, 0, true, 54331);
+    let mut db = Database::attach(&p, 0, true, 54331);
     db.start();
     db.psql("create table ledger (n bigint primary key)");
     db.psql("create extension amcheck");
@@ -302,10 +322,10 @@ fn postgresql_survives_the_loss_of_secondary_link_and_primary() {
     let committed = ledger.end();
     let _ = load.kill();
     let _ = load.wait();
-    db.abandon();
+    drop(db);
     p.wait_for(1, &["cstate", "r0"], "WFConnection", Duration::from_secs(30));
     p.ok(1, &["primary", "r0"]);
-    let db = Database::attach(&p, 1, false, 54332);
+    let mut db = Database::attach(&p, 1, false, 54332);
     db.start();
     let found = db.psql("select string_agg(n::text, ' ' order by n) from ledger");
     let found: std::collections::HashSet<u64> = found.split(' ').filter_map(|n| n.parse().ok()).collect();
@@ -319,7 +339,9 @@ fn postgresql_survives_the_loss_of_secondary_link_and_primary() {
          (select sum(bbalance) from pgbench_branches) = (select sum(delta) from pgbench_history)",
     );
     assert_eq!(sums, "t|t", "pgbench's tables agree with its history");
-    sh("su postgres -c 'pg_amcheck -h /tmp -p 54332 -d postgres --heapallindexed'");
+    sh(
+        "su postgres -c '/usr/lib/postgresql/15/bin/pg_amcheck -h /tmp -p 54332 -d postgres --heapallindexed'",
+    );
 
     println!("bringing the first node back as secondary");
     p.up(0);
@@ -337,5 +359,6 @@ fn postgresql_survives_the_loss_of_secondary_link_and_primary() {
     p.stop(0);
     p.stop(1);
     p.assert_disks_equal();
+    let _ = fs::remove_dir_all(&dir);
     println!("both backing disks are equal, byte for byte");
 }

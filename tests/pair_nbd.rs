@@ -88,6 +88,31 @@ fn a_killed_secondary_is_brought_up_to_date() {
 }
 
 #[test]
+fn a_killed_primary_follows_the_one_who_took_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut a, b) = synced_pair(dir.path());
+    let mut client = Client::open(&a.socket, "r0", Replies::Simple).unwrap();
+    client.write(0, &pattern(1, 64 * 1024), 0).unwrap();
+    // Killed with writes under way: nobody knows which of them are on which disk.
+    for i in 0..32u64 {
+        client.start(WRITE, 0, ((4 << 20) + i * 65536, 65536), &pattern(i as u8, 65536));
+    }
+    a.kill();
+    b.wait_for("alone", |s| s.volumes[0].state.conn < ConnState::Connected);
+    assert_eq!(b.primary(false), CommandResult::Ok);
+    let mut client = Client::open(&b.socket, "r0", Replies::Structured).unwrap();
+    assert!(client.read(0, 64 * 1024).unwrap() == pattern(1, 64 * 1024), "what was answered is there");
+    client.write(12 << 20, &pattern(5, 8192), 0).unwrap();
+    a.start();
+    assert_eq!(a.attach(), CommandResult::Ok);
+    assert_eq!(a.connect(), CommandResult::Ok);
+    a.wait_for("synced", is_synced);
+    b.wait_for("synced", is_synced);
+    assert!(a.data() == b.data(), "both disks hold the same");
+    assert!(a.data()[12 << 20..][..8192] == pattern(5, 8192));
+}
+
+#[test]
 fn a_client_gets_a_reason_where_it_may_not_go() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = synced_pair(dir.path());
@@ -152,6 +177,49 @@ fn many_requests_at_once_keep_their_answers_apart() {
     for i in 0..400u64 {
         assert_eq!(client.read(i * 8192, 4096).unwrap(), pattern(i as u8, 4096));
     }
+    assert!(a.data() == b.data(), "both disks hold the same");
+}
+
+#[test]
+fn a_pool_that_is_too_small_slows_down_and_does_not_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut a, mut b) = synced_pair(dir.path());
+    for node in [&mut a, &mut b] {
+        node.shutdown();
+        node.config.pool_cap_bytes = 4 << 20;
+        node.start();
+        assert_eq!(node.attach(), CommandResult::Ok);
+        assert_eq!(node.connect(), CommandResult::Ok);
+    }
+    a.wait_for("synced", is_synced);
+    assert_eq!(a.primary(false), CommandResult::Ok);
+    let sockets = [a.socket.clone(), a.socket.clone(), a.socket.clone()];
+    let clients: Vec<_> = sockets
+        .into_iter()
+        .enumerate()
+        .map(|(n, socket)| {
+            std::thread::spawn(move || {
+                let mut client = Client::open(&socket, "r0", Replies::Structured).unwrap();
+                let base = n as u64 * (7 << 20);
+                for round in 0..8u64 {
+                    // Large and small ones, so that the classes of the pool compete too.
+                    let large = pattern(round as u8, 1 << 20);
+                    for i in 0..6 {
+                        client.write(base + (i << 20), &large, 0).unwrap();
+                    }
+                    for i in 0..64u64 {
+                        client.write(base + (6 << 20) + i * 4096, &large[..4096], 0).unwrap();
+                    }
+                    assert!(client.read(base + (5 << 20), 1 << 20).unwrap() == large);
+                }
+                client.flush().unwrap();
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().unwrap();
+    }
+    a.wait_for("synced", is_synced);
     assert!(a.data() == b.data(), "both disks hold the same");
 }
 

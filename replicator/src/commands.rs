@@ -104,6 +104,7 @@ impl Resource {
                     self.conn.standalone_reason = None;
                     let change = StateChange::NONE.conn(ConnState::Disconnecting);
                     let _ = self.change_connection(change, Kind::Hard, out);
+                    self.log_attempt_given_up(out);
                     self.clean_up(out);
                 }
                 CommandResult::Ok
@@ -507,6 +508,7 @@ impl Resource {
         self.conn.standalone_reason = None;
         let change = StateChange::NONE.conn(ConnState::Disconnecting);
         let _ = self.change_connection(change, Kind::Hard, out);
+        self.log_attempt_given_up(out);
         self.clean_up(out);
     }
 
@@ -777,6 +779,8 @@ impl Resource {
             disk.sb.uuids.bitmap = DataUuid::ZERO;
             disk.md.mark_dirty();
             self.peer_has_own_generations(v);
+            let line = alloc::format!("cleared bitmap UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
+            out.log(LogLevel::Info, at, line);
             let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
             let _ = self.change_volume(v, change, Kind::Hard, out);
         }

@@ -121,7 +121,7 @@ fn redraw(text: &str) -> String {
     for line in text.lines() {
         out.push_str(line);
         out.push_str(CLEAR_TO_END_OF_LINE);
-        out.push_str("\r\n");
+        out.push('\n');
     }
     out.push_str(CLEAR_BELOW);
     out
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_picture_is_drawn_over_the_one_before() {
-        assert_eq!(redraw("a\nb\n"), "\x1b[Ha\x1b[K\r\nb\x1b[K\r\n\x1b[J");
+        assert_eq!(redraw("a\nb\n"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
     }
 
     #[test]

@@ -129,6 +129,11 @@ impl Commands {
         let mut all = Outcome::default();
         let mut created = Vec::new();
         for one in selected {
+            let old = self.resources.get(&one.resource.name);
+            // Left by an `up` that failed; the file may have changed since.
+            if old.is_some_and(|old| *old.config() != one.resource && old.is_bare()) {
+                self.resources.remove(&one.resource.name).await;
+            }
             match self.resources.create(&one.resource) {
                 Ok(running) => created.push(running),
                 Err(refused) => all.absorb(refused),

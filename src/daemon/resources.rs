@@ -272,12 +272,9 @@ impl Running {
         }
     }
 
-    /// Becomes Secondary unless a client has a volume open.
+    /// Becomes Secondary unless a client has a volume open, which the data plane knows best.
     pub async fn secondary(&self, object: &str, info: Option<&str>) -> Outcome {
-        let snapshot = self.snapshot();
-        let open = snapshot.volumes.iter().enumerate().filter(|(_, v)| v.open_count > 0);
-        let open = open.fold(0u64, |mask, (index, _)| mask | 1u64.checked_shl(index as u32).unwrap_or(0));
-        self.command(Command::Secondary { open }, object, info).await
+        self.command(Command::Secondary { open: 0 }, object, info).await
     }
 
     /// Everything up to the removal of the resource: demotes, disconnects, detaches. Stops at the first refusal.
@@ -321,21 +318,28 @@ impl Running {
         for (index, volume) in wanted.volumes.iter().enumerate() {
             all.absorb(self.adjust_volume(index, &present.volumes[index], volume).await);
         }
-        if all.exit_code != 0 {
-            all.exit_code = 1;
-            return Err(all);
-        }
-        if self.snapshot().connection == ConnState::StandAlone {
-            all.absorb(self.connect(false, false).await);
-        } else if present.net != wanted.net {
-            let options = Command::NetOptions(Box::new(translated.net));
-            all.absorb(self.command(options, &wanted.name, None).await);
+        if all.exit_code == 0 {
+            if self.snapshot().connection == ConnState::StandAlone {
+                all.absorb(self.connect(false, false).await);
+            } else if present.net != wanted.net {
+                let options = Command::NetOptions(Box::new(translated.net));
+                all.absorb(self.command(options, &wanted.name, None).await);
+            }
         }
         if all.exit_code != 0 {
+            // What was not done differs the next time too.
+            *self.config.borrow_mut() = present;
             all.exit_code = 1;
             return Err(all);
         }
         Ok(Adjusted::Done(all))
+    }
+
+    /// Neither disk nor connection nor clients: nothing is lost when it is made anew.
+    pub fn is_bare(&self) -> bool {
+        let snapshot = self.snapshot();
+        let bare = |v: &VolumeSnapshot| v.state.disk == DiskState::Diskless && v.open_count == 0;
+        snapshot.connection == ConnState::StandAlone && snapshot.volumes.iter().all(bare)
     }
 
     async fn adjust_volume(&self, index: usize, present: &VolumeConfig, wanted: &VolumeConfig) -> Outcome {

@@ -471,3 +471,73 @@ const SESSIONS_MAX: usize = 64;
 const CLIENTS_SHARE: u64 = 2;
 /// How long a client may negotiate.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+pub(super) mod tests {
+    use model::ids::{Minor, VolumeNo};
+    use model::policy::OnNoData;
+    use replicator::{Config, DiskConfig, VolumeConfig};
+
+    use super::*;
+    use crate::dataplane::worker_api::{SPIN, WorkerConfig};
+
+    /// A resource with the volumes 0 and 3, for tests that need no peer.
+    pub fn config(dir: &Path, name: &str) -> WorkerConfig {
+        let volume = |vnr, minor| VolumeConfig {
+            vnr: VolumeNo(vnr),
+            minor: Minor(minor),
+            disk: DiskConfig::default(),
+        };
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
+        WorkerConfig {
+            core: Config {
+                name: name.into(),
+                volumes: vec![volume(0, 10), volume(3, 11)],
+                on_no_data: OnNoData::IoError,
+            },
+            own_address: nobody,
+            peer_address: nobody,
+            sndbuf_bytes: 0,
+            rcvbuf_bytes: 0,
+            node_name: "alpha".into(),
+            peer_name: "beta".into(),
+            devices: vec!["/dev/drbd10".into(), "/dev/drbd11".into()],
+            nbd_unix: vec![dir.join(format!("{name}.nbd")), dir.join(format!("{name}-3.nbd"))],
+            nbd_tcp: None,
+            pool_cap_bytes: 8 << 20,
+            spin: SPIN,
+        }
+    }
+
+    #[test]
+    fn names_mean_volumes_and_a_socket_of_one_volume_serves_no_other() {
+        let core = Resource::new(config(Path::new("/"), "r0").core, [1; 32]);
+        let names = ExportNames { resource: "r0".into(), vnrs: vec![0, 3], max_block_bytes: 1 << 20 };
+        let find = |only: Option<u8>, name: &str| {
+            NbdServer::exports(&names, &core, only.map(VolIdx)).find(name.as_bytes()).map(|v| v.0)
+        };
+        let rows = [
+            (None, "", None),
+            (None, "r0", Some(0)),
+            (None, "r0/0", Some(0)),
+            (None, "r0/3", Some(1)),
+            (None, "r0/1", None),
+            (None, "r1", None),
+            (Some(1), "", Some(1)),
+            (Some(1), "r0", Some(1)),
+            (Some(1), "r0/3", Some(1)),
+            (Some(1), "r0/0", None),
+        ];
+        for (only, name, expected) in rows {
+            assert_eq!(find(only, name), expected, "{only:?} {name:?}");
+        }
+        let table = NbdServer::exports(&names, &core, None);
+        let refused = table.lookup(b"r0/3").unwrap_err();
+        assert_eq!(refused.error, RefusedError::Policy);
+        assert!(refused.message.contains("Secondary"), "{}", refused.message);
+        assert_eq!(table.lookup(b"r0/9").unwrap_err().error, RefusedError::Unknown);
+        let mut listed = Vec::new();
+        table.for_each(&mut |name| listed.push(name.to_owned()));
+        assert_eq!(listed, ["r0/0", "r0/3"]);
+    }
+}

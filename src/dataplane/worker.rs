@@ -12,6 +12,7 @@ use model::ids::Minor;
 use model::result_code::ConfigError;
 use model::status::snapshot::ResourceSnapshot;
 use model::time::{Duration, Instant};
+use nix::sys::resource::{UsageWho, getrusage};
 use replicator::{Command, CommandId, CommandResult, Event, Resource, VolIdx};
 use tokio::sync::oneshot;
 
@@ -186,6 +187,9 @@ impl Worker {
                 let start = std::time::Instant::now();
                 self.ring.wait_spinning(limit, timeout)?;
                 self.spin.learn(start.elapsed() < limit);
+                if self.spin.wants_switches() {
+                    self.spin.learn_switches(switches_of_thread());
+                }
             }
             None => {
                 self.ring.wait(timeout)?;
@@ -277,6 +281,8 @@ impl Worker {
             Message::Attach(vol, disk, answer) => self.attach(vol, *disk, answer),
             Message::Shutdown(answer) => self.stop(answer, false),
             Message::Kill(answer) => self.stop(answer, true),
+            #[cfg(test)]
+            Message::Break => panic!("a row of the table is wrong"),
         }
     }
 
@@ -366,6 +372,12 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown")
 }
 
+/// How often the scheduler gave this thread's processor to another that wanted it.
+fn switches_of_thread() -> i64 {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD);
+    usage.map_or(0, |usage| usage.involuntary_context_switches())
+}
+
 /// Seed of the core's random numbers; data generations must never repeat.
 fn random_seed() -> std::io::Result<[u8; 32]> {
     let mut seed = [0; 32];
@@ -379,3 +391,53 @@ const COMPLETIONS_PER_TURN: usize = 256;
 const BATCHES_PER_TURN: usize = 8;
 /// How long the end waits for disks and for last words to the peer.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::dataplane::WorkerHandle;
+    use crate::dataplane::nbd_sessions::tests::config;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_violated_invariant_stops_this_resource_only_and_tells_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let (broken, sound) = (config(dir.path(), "broken"), config(dir.path(), "sound"));
+        let socket = broken.nbd_unix[0].clone();
+        let (broken, sound) = (WorkerHandle::spawn(broken).unwrap(), WorkerHandle::spawn(sound).unwrap());
+        let mut client = UnixStream::connect(socket).unwrap();
+        block_on(async {
+            broken.break_invariant().await;
+            let error = broken.command(Command::SuspendIo).await.unwrap_err().to_string();
+            assert!(
+                error.contains("resource broken: internal error: a row of the table is wrong"),
+                "{error}"
+            );
+            assert!(error.contains("stopped before it could corrupt data"), "{error}");
+            assert!(broken.snapshot().volumes[0].last_error.is_some());
+            broken.shutdown().await;
+            assert_eq!(sound.command(Command::Primary { force: false }).await.unwrap(), {
+                CommandResult::State(model::result_code::StateResult::NoUpToDateDisk)
+            });
+            sound.shutdown().await;
+            assert!(sound.command(Command::SuspendIo).await.is_err());
+        });
+        // The greeting, then the end.
+        assert_eq!(client.read_to_end(&mut Vec::new()).unwrap(), 18);
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_made_is_an_error_of_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path(), "r0");
+        config.nbd_unix[0] = dir.path().join("missing").join("r0.nbd");
+        let error = WorkerHandle::spawn(config).unwrap_err().to_string();
+        assert!(error.contains("missing"), "{error}");
+    }
+}

@@ -84,6 +84,9 @@ pub(super) enum Message {
     Attach(VolIdx, Box<OpenedDisk>, oneshot::Sender<CommandResult>),
     Shutdown(oneshot::Sender<()>),
     Kill(oneshot::Sender<()>),
+    /// An invariant of the core turns out to be violated.
+    #[cfg(test)]
+    Break,
 }
 
 impl WorkerHandle {
@@ -154,6 +157,12 @@ impl WorkerHandle {
         let (answer, answered) = oneshot::channel();
         self.post(Message::Kill(answer)).await;
         let _ = answered.await;
+    }
+
+    /// Makes the worker panic as a violated invariant does.
+    #[cfg(test)]
+    pub(super) async fn break_invariant(&self) {
+        self.post(Message::Break).await;
     }
 
     /// Leaves a message, waiting while the mailbox is full. A message to a dead worker is dropped.

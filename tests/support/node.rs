@@ -21,7 +21,7 @@ use replicator::{AttachedDisk, Command, CommandResult, Config, DiskConfig, NetCo
 pub struct Node {
     pub image: PathBuf,
     pub socket: PathBuf,
-    config: WorkerConfig,
+    pub config: WorkerConfig,
     worker: Option<WorkerHandle>,
     runtime: tokio::runtime::Runtime,
 }

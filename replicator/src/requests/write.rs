@@ -37,7 +37,8 @@ impl Resource {
             self.fail_for_lack_of_data(slot, out);
             return;
         }
-        // At once if it is not mirrored: the bitmap may be sent before the local disk is done.
+        // A write that the peer does not get is marked before it starts: a connection may be made, and the bitmap
+        // be sent, while it is still on its way to the disk.
         if !remote && vol.set_out_of_sync(range) > 0 && marked {
             self.send_out_of_sync(v, range, out);
         }
