@@ -23,6 +23,8 @@ pub struct Truth {
     source: Option<usize>,
     /// Every answered write is on the peer's disk if it is connected.
     pub protocol_c: bool,
+    /// A disk that passes on errors lost something: what is in the end on both is the truth.
+    pub spoiled: bool,
     /// Splits seen.
     pub splits: u64,
 }
@@ -179,6 +181,12 @@ impl Truth {
         self.split = false;
         self.owner = winner;
         self.since = [0; 2];
+    }
+
+    /// Takes what both disks hold as the truth.
+    pub fn accept(&mut self, read: impl Fn(u64) -> u64) {
+        self.ledgers[0].rebase(read);
+        self.spoiled = false;
     }
 
     /// Both copies are in sync as far as anybody has seen.

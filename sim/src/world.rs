@@ -498,6 +498,10 @@ impl World {
             }
         }
         self.truth.look(&states);
+        if self.truth.spoiled && self.truth.is_whole() {
+            let disk = &self.nodes[self.truth.owner].disk;
+            self.truth.accept(|s| disk.read(s));
+        }
     }
 
     /// Both nodes use the two ends of the same sockets.
@@ -799,6 +803,7 @@ impl World {
                 if self.fails(n, |f| f.writes) || self.hooks.is_bad(n, DiskOp::Write, sector, count) {
                     if self.nodes[n].disk_config.on_io_error == OnIoError::PassOn {
                         self.truth.word[n] = true;
+                        self.truth.spoiled = true;
                     }
                     self.nodes[n].disk.torn_write(sector, &versions, &mut self.rng);
                     core!(Event::DiskDone { tag, result: EIO, buf: None });

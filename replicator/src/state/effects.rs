@@ -131,7 +131,13 @@ impl Resource {
         // The peer may have gone on from the generation that the disk found here still has.
         let attached_alone =
             old.disk < DiskState::Inconsistent && new.role == Role::Primary && new.conn < ConnState::Connected;
-        if lost_contact || diskless_promoted || attached_alone || target_may_be_done {
+        // What a Primary without a disk writes goes to this copy alone; its own disk may have the same generation.
+        let only_copy = old.disk < DiskState::UpToDate
+            && new.conn >= ConnState::Connected
+            && new.peer == Role::Primary
+            && new.pdsk < DiskState::Inconsistent;
+        let goes_alone = lost_contact || diskless_promoted || attached_alone || only_copy;
+        if goes_alone || target_may_be_done {
             self.new_current_uuid(v, out);
             self.send_uuids(v, UuidFlags::NONE, out);
         }
