@@ -66,6 +66,7 @@ impl Resource {
         if w.dp.contains(DpFlags::SEND_RECEIVE_ACK) {
             self.send_ack(Command::RecvAck, v, (w.sector, w.len_bytes, w.block_id), out);
         }
+        let order = self.peer.arrival();
         let slot = self.peer.writes.insert(PeerWrite {
             vol: v as u8,
             kind: w.kind,
@@ -75,6 +76,7 @@ impl Resource {
             dp: w.dp,
             buf: w.buf,
             epoch: number,
+            order,
             submitted: false,
             orphan: false,
             in_al: false,
@@ -273,7 +275,11 @@ impl Resource {
         }
         let reads: alloc::vec::Vec<u32> = self.peer.reads.iter().map(|(s, _)| s).collect();
         for slot in reads {
-            self.peer.reads[slot].orphan = true;
+            if self.peer.reads[slot].waiting {
+                self.peer.reads.remove(slot);
+            } else {
+                self.peer.reads[slot].orphan = true;
+            }
         }
         self.peer.epochs.clear();
         self.peer.flushing = None;
