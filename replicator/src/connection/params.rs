@@ -244,7 +244,9 @@ impl Resource {
         let vol = &mut self.vols[v];
         let set = crate::meta::uuids::Uuids { current: p.current, bitmap: p.bitmap, history: p.history };
         vol.peer_uuids = Some(PeerUuids { set, dirty_bits: p.dirty_bits, flags: p.flags.0 });
-        if vol.disk.is_none() {
+        // A disk that is on its way out counts as gone: the peer reacts to that with a new generation, which may
+        // be here before the last I/O on the disk has ended.
+        if vol.disk.is_none() || vol.state.disk == DiskState::Failed {
             let connected = vol.state.conn >= ConnState::Connected;
             let serves = vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero();
             if serves && !connected && !vol.exposed_uuid.same_as(p.current) {
