@@ -66,7 +66,9 @@ impl Ledger {
             if list.len() > CROWDED {
                 let old = list.clone();
                 list.retain(|e| {
-                    let gone = |a: &Entry| a.firm(flushed) && a.excludes(e) && a.ended.is_some_and(|t| t + 2000 < now);
+                    let gone = |a: &Entry| {
+                        a.firm(flushed) && a.excludes(e) && a.ended.is_some_and(|t| t + 2000 < now)
+                    };
                     !old.iter().any(gone)
                 });
             }

@@ -564,11 +564,16 @@ impl World {
         };
         for at in sector..sector + count {
             if s.disk == DiskState::UpToDate {
-                assert!(newer(n, at), "sector {at} of version {version} was answered, but is not on the own disk");
+                assert!(
+                    newer(n, at),
+                    "sector {at} of version {version} was answered, but is not on the own disk"
+                );
             }
             let there = s.conn == ConnState::Connected && s.pdsk == DiskState::UpToDate;
             assert!(
-                there && newer(1 - n, at) || s.disk < DiskState::Inconsistent || core.is_covered(VolIdx(0), at),
+                there && newer(1 - n, at)
+                    || s.disk < DiskState::Inconsistent
+                    || core.is_covered(VolIdx(0), at),
                 "sector {at} of version {version} was answered, is not on the peer, and nothing says so"
             );
         }
@@ -882,7 +887,8 @@ impl World {
         all.extend(self.nodes[1].disk.written());
         for s in all {
             let (a, b) = (self.nodes[0].disk.read(s), self.nodes[1].disk.read(s));
-            let marked = self.nodes.iter().any(|n| n.core.as_ref().is_some_and(|c| c.is_marked(VolIdx(0), s)));
+            let marked =
+                self.nodes.iter().any(|n| n.core.as_ref().is_some_and(|c| c.is_marked(VolIdx(0), s)));
             assert!(a == b || marked, "sector {s} holds {a} and {b}, and no bit says so");
         }
     }

@@ -8,13 +8,12 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 use core::net::SocketAddr;
 
 use crate::ids::{Minor, VolumeNo};
-use crate::policy::policy_enum;
 pub use crate::policy::{AfterSb0, AfterSb1, AfterSb2, Fencing, OnIoError, OnNoData, Protocol, RrConflict};
 use crate::time::Duration;
+use crate::word_enum::word_enum;
 
 /// One resource of this host, complete. Made by [`crate::config::resolve`].
 #[derive(Clone, Debug, PartialEq)]
@@ -262,7 +261,7 @@ pub struct GlobalOptions {
     pub cmd_timeout_long: Duration,
 }
 
-policy_enum! {
+word_enum! {
     /// What to do when congested.
     OnCongestion {
         /// Let the application wait.
@@ -274,7 +273,7 @@ policy_enum! {
     }
 }
 
-policy_enum! {
+word_enum! {
     /// Where a Primary reads.
     ReadBalancing {
         /// From the own disk.
@@ -302,7 +301,7 @@ policy_enum! {
     }
 }
 
-policy_enum! {
+word_enum! {
     /// Answer to the statistics question.
     UsageCount {
         /// Take part.
@@ -314,7 +313,7 @@ policy_enum! {
     }
 }
 
-policy_enum! {
+word_enum! {
     /// Handler scripts (drbd-admin 2.6).
     Handler {
         /// Primary lost the peer, or becomes Primary alone.
