@@ -280,7 +280,7 @@ pub fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "path exists and is not a socket"));
         }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
+        Ok(_) if someone_listens(path) => {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on this socket"));
         }
         Ok(_) => std::fs::remove_file(path)?,
@@ -288,6 +288,20 @@ pub fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
         Err(error) => return Err(error),
     }
     Ok(OwnedFd::from(UnixListener::bind(path)?))
+}
+
+/// A process that was killed leaves its io_uring to the kernel, which lets go of the sockets in it a moment later:
+/// until then the socket takes connections although nobody will ever answer. So the owner has to be alive.
+fn someone_listens(path: &Path) -> bool {
+    let Ok(stream) = UnixStream::connect(path) else { return false };
+    match socket::getsockopt(&stream, sockopt::PeerCredentials) {
+        // 0: a process that has no number here, in another namespace.
+        Ok(owner) if owner.pid() > 0 => {
+            let probe = nix::sys::signal::kill(nix::unistd::Pid::from_raw(owner.pid()), None);
+            probe != Err(nix::errno::Errno::ESRCH)
+        }
+        _ => true,
+    }
 }
 
 /// A TCP socket to connect to `peer` by [`Ring::connect`](crate::ring::Ring::connect), bound to the address

@@ -3,8 +3,9 @@
 use core::mem;
 
 use model::policy::OnNoData;
+use model::state::DiskState;
 
-use super::flag;
+use super::{Kind, flag};
 use crate::action::{Action, Actions, ClientResult, LogLevel};
 use crate::event::VolIdx;
 use crate::resource::Resource;
@@ -24,7 +25,11 @@ impl Resource {
             return;
         }
         let v = r.vol as usize;
-        if !r.has(flag::LOCAL_OK | flag::NET_OK) {
+        // What only a disk has that is not good (any more) is overwritten by the next resync: a write that was on
+        // its way when the peer was lost is not answered for its sake. A read took what is good there.
+        let own_counts = self.vols[v].state.disk == DiskState::UpToDate || r.kind == Kind::Read;
+        let done = r.has(flag::NET_OK) || r.has(flag::LOCAL_OK) && own_counts;
+        if !done {
             self.fail_for_lack_of_data(slot, out);
             return;
         }

@@ -80,12 +80,19 @@ impl Resource {
         self.arm_disk_timeout();
     }
 
+    /// Protocols A and B answer for the sake of the own copy. While it is not good, the peer's is the only one, and
+    /// has to be written.
+    pub(crate) fn protocol_of(&self, v: usize) -> Protocol {
+        let good = self.vols[v].state.disk == DiskState::UpToDate;
+        if good { self.net().protocol } else { Protocol::C }
+    }
+
     /// Appends the write to the transfer log and sends it, behind the barrier of the epoch before.
     fn send_write(&mut self, slot: u32, out: &mut Actions) {
         self.enter_epoch(out);
-        let protocol = self.net().protocol;
+        let v = self.reqs.table[slot].vol as usize;
+        let protocol = self.protocol_of(v);
         let r = &self.reqs.table[slot];
-        let v = r.vol as usize;
         let mut dp = match protocol {
             Protocol::A => DpFlags::NONE,
             Protocol::B => DpFlags::SEND_RECEIVE_ACK,
