@@ -778,9 +778,9 @@ impl Resource {
             let disk = self.vols[v].disk.as_mut().expect("a usable disk is present");
             disk.sb.uuids.bitmap = DataUuid::ZERO;
             disk.md.mark_dirty();
-            self.peer_has_own_generations(v);
             let line = alloc::format!("cleared bitmap UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
             out.log(LogLevel::Info, at, line);
+            self.peer_has_own_generations(v);
             let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
             let _ = self.change_volume(v, change, Kind::Hard, out);
         }
