@@ -498,7 +498,7 @@ impl World {
             }
         }
         self.truth.look(&states);
-        if self.truth.spoiled && self.truth.is_whole() {
+        if self.truth.spoiled && self.truth.is_whole() && self.in_sync() {
             let disk = &self.nodes[self.truth.owner].disk;
             self.truth.accept(|s| disk.read(s));
         }
@@ -866,7 +866,13 @@ impl World {
 
     fn fails(&mut self, n: usize, of: impl Fn(&Faults) -> u64) -> bool {
         let odds = of(&self.nodes[n].faults);
-        odds > 0 && self.rng.one_in(odds)
+        let fails = odds > 0 && self.rng.one_in(odds);
+        if fails && self.nodes[n].disk_config.on_io_error == OnIoError::PassOn {
+            // The copy becomes Inconsistent, and whatever the peer has counts for more: the policy's word.
+            self.truth.word[n] = true;
+            self.truth.spoiled = true;
+        }
+        fails
     }
 
     fn try_connect(&mut self, n: usize, attempt: u32) {

@@ -30,7 +30,7 @@ fn one(seed: u64) -> ExitCode {
     println!("{:?}", swarm::Plan::new(seed));
     let mut w = swarm::world(seed);
     w.trace = Some(Vec::new());
-    let result = catch_unwind(AssertUnwindSafe(|| swarm::run_in(&mut w, seed)));
+    let result = catch_unwind(AssertUnwindSafe(|| swarm::run_in(&mut w, seed, u64::MAX)));
     for line in w.trace.take().unwrap_or_default() {
         println!("{line}");
     }
