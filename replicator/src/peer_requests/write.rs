@@ -256,6 +256,7 @@ impl Resource {
         }
         self.epochs_advance(out);
         self.resync_conflicts_changed();
+        self.vols[v].pump |= w.orphan;
         if w.orphan && self.peer.writes.is_empty() {
             self.reconnect_if_clean(out);
         }
