@@ -93,6 +93,7 @@ impl Torture {
             disk,
             addresses: [free_address(), free_address()],
             netns: [None, None],
+            prewritten: false,
         };
         let mut pair = Pair::create(&binary(), &dir, &options);
         println!("seed {seed}, {net} {disk} {}", dir.display());
