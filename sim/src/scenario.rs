@@ -227,6 +227,34 @@ mod tests {
         w.check_disks();
     }
 
+    /// What the dead Primary had sent was still waiting for the disk when its peer took over: it came behind the new
+    /// Primary's own write and replaced it.
+    #[test]
+    fn a_new_primary_waits_for_the_last_writes_of_the_old_one() {
+        let mut w = fresh_pair(10, SECTORS);
+        w.request(0, SimOp::Write { sector: 1024, count: 8, fua: false });
+        w.run_for(Duration::from_secs(1));
+        w.weather.disk_us = 20_000_000;
+        w.request(0, SimOp::Write { sector: 1024, count: 8, fua: false });
+        w.run_for(Duration::from_millis(20));
+        w.weather.disk_us = 100;
+        w.crash(0, false);
+        let lost = w.run_until(Duration::from_secs(10), |w| w.state(1).0 < ConnState::Connected);
+        assert!(lost, "{:?}", w.state(1));
+        assert_eq!(w.command_and_wait(1, Command::Primary { force: false }), CommandResult::Ok);
+        w.request(1, SimOp::Write { sector: 1024, count: 8, fua: false });
+        w.run_for(Duration::from_secs(1));
+        w.request(1, SimOp::Read { sector: 1024, count: 8 });
+        w.run_for(Duration::from_secs(60));
+        w.request(1, SimOp::Read { sector: 1024, count: 8 });
+        w.run_for(Duration::from_secs(1));
+        w.start(0);
+        w.connect(0, &net());
+        assert!(w.run_until(Duration::from_secs(60), World::in_sync), "{:?} {:?}", w.state(0), w.state(1));
+        w.run_for(Duration::from_secs(1));
+        w.check_disks();
+    }
+
     #[test]
     fn same_seed_same_run() {
         let run = |seed| {

@@ -801,10 +801,6 @@ impl World {
             Later::DiskWrite { tag, sector, versions, fua } => {
                 let count = versions.len() as u64;
                 if self.fails(n, |f| f.writes) || self.hooks.is_bad(n, DiskOp::Write, sector, count) {
-                    if self.nodes[n].disk_config.on_io_error == OnIoError::PassOn {
-                        self.truth.word[n] = true;
-                        self.truth.spoiled = true;
-                    }
                     self.nodes[n].disk.torn_write(sector, &versions, &mut self.rng);
                     core!(Event::DiskDone { tag, result: EIO, buf: None });
                     return;

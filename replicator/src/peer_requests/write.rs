@@ -273,6 +273,7 @@ impl Resource {
         if w.only_copy && w.orphan {
             self.recompute_md_flags(v);
         }
+        self.vols[v].pump |= w.orphan;
         if w.orphan && self.peer.writes.is_empty() {
             self.reconnect_if_clean(out);
         }

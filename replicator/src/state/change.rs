@@ -182,7 +182,7 @@ impl Resource {
             self.vols[v].exposed_uuid = self.vols[v].uuids().current;
         }
         if old.disk >= DiskState::Inconsistent && new.disk < DiskState::Inconsistent {
-            self.expose_what_peer_went_on_with(v);
+            self.expose_what_peer_went_on_with(v, old.disk);
         }
         let both_inconsistent = old.disk == DiskState::Inconsistent && old.pdsk == DiskState::Inconsistent;
         if both_inconsistent && old.peer == Role::Secondary && new.peer == Role::Primary {
@@ -199,12 +199,14 @@ impl Resource {
 
     /// The own disk goes. A peer that was asked first may have told of its new generation before: what clients see
     /// from now on belongs to that one.
-    fn expose_what_peer_went_on_with(&mut self, v: usize) {
+    fn expose_what_peer_went_on_with(&mut self, v: usize, old: DiskState) {
         let vol = &mut self.vols[v];
         let serves = vol.state.conn >= ConnState::Connected && vol.state.pdsk == DiskState::UpToDate;
         let Some(peer) = vol.peer_uuids.filter(|_| serves) else { return };
         let own = vol.uuids().current;
-        if peer.set.bitmap.same_as(own) && !own.is_zero() {
+        // A copy that was not good did not serve clients anyway; the peer did.
+        let went_on = peer.set.bitmap.same_as(own) && !own.is_zero();
+        if went_on || old < DiskState::UpToDate {
             vol.exposed_uuid = peer.set.current;
         }
     }
