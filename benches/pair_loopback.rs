@@ -1,6 +1,7 @@
 //! Side by side on one machine, in one run: a replicated pair over loopback TCP (protocol C) against
 //! (a) qemu-storage-daemon exporting the same kind of file alone, and
-//! (b) qemu-storage-daemon with `quorum` writing two files: today's userspace way to two copies.
+//! (b) qemu-storage-daemon with `quorum` over its own file and a second qemu-storage-daemon, reached by NBD over
+//!     loopback TCP: today's userspace way to two copies.
 //!
 //! `cargo bench --bench pair_loopback [-- SECONDS_PER_JOB]`; needs fio and qemu-utils. Prints means, p50, p99 and
 //! ratios. Nothing is asserted: figures belong to the machine they were taken on.
@@ -9,6 +10,7 @@
 mod pair;
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -84,35 +86,51 @@ impl Drop for Qsd {
     }
 }
 
-/// Exports one file, or two by quorum.
-fn qsd(dir: &Path, files: &[PathBuf], socket: &Path) -> Qsd {
-    let _ = fs::create_dir_all(dir);
+/// Exports a file on a unix socket; with `second`, quorum over the file and the export at that TCP port.
+fn qsd(file: &Path, socket: &Path, second: Option<u16>) -> Qsd {
     let mut c = Command::new("qemu-storage-daemon");
-    let mut children = Vec::new();
-    for (i, f) in files.iter().enumerate() {
-        c.arg("--blockdev")
-            .arg(format!("driver=file,node-name=f{i},filename={},cache.direct=on,aio=io_uring", f.display()));
-        children.push(format!("children.{i}=f{i}"));
-    }
-    let node = if files.len() > 1 {
-        c.arg("--blockdev").arg(format!(
-            "driver=quorum,node-name=top,vote-threshold={},{}",
-            files.len(),
-            children.join(",")
-        ));
-        "top"
-    } else {
-        "f0"
+    c.arg("--blockdev")
+        .arg(format!("driver=file,node-name=f,filename={},cache.direct=on,aio=io_uring", file.display()));
+    let node = match second {
+        Some(port) => {
+            c.arg("--blockdev").arg(format!(
+                "driver=nbd,node-name=n,server.type=inet,server.host=127.0.0.1,server.port={port},export=r0"
+            ));
+            c.arg("--blockdev").arg("driver=quorum,node-name=top,vote-threshold=2,children.0=f,children.1=n");
+            "top"
+        }
+        None => "f",
     };
     c.arg("--nbd-server").arg(format!("addr.type=unix,addr.path={}", socket.display()));
     c.arg("--export").arg(format!("type=nbd,id=e,node-name={node},name=r0,writable=on"));
-    let child = c.stdin(Stdio::null()).spawn().expect("qemu-storage-daemon (package qemu-utils)");
+    let q = Qsd(c.stdin(Stdio::null()).spawn().expect("qemu-storage-daemon (package qemu-utils)"));
+    wait_until("qemu-storage-daemon listens", || socket.exists());
+    q
+}
+
+/// Exports a file over TCP: the far end of the quorum.
+fn far_qsd(file: &Path, port: u16) -> Qsd {
+    let child = Command::new("qemu-storage-daemon")
+        .arg("--blockdev")
+        .arg(format!("driver=file,node-name=f,filename={},cache.direct=on,aio=io_uring", file.display()))
+        .arg("--nbd-server")
+        .arg(format!("addr.type=inet,addr.host=127.0.0.1,addr.port={port}"))
+        .arg("--export")
+        .arg("type=nbd,id=e,node-name=f,name=r0,writable=on")
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("qemu-storage-daemon (package qemu-utils)");
+    let q = Qsd(child);
+    wait_until("the far qemu-storage-daemon listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    q
+}
+
+fn wait_until(what: &str, done: impl Fn() -> bool) {
     let until = Instant::now() + Duration::from_secs(10);
-    while !socket.exists() {
-        assert!(Instant::now() < until, "qemu-storage-daemon does not listen");
+    while !done() {
+        assert!(Instant::now() < until, "{what}: not within 10 s");
         sleep(Duration::from_millis(20));
     }
-    Qsd(child)
 }
 
 fn file(dir: &Path, name: &str) -> PathBuf {
@@ -148,7 +166,7 @@ fn main() {
             fs::create_dir_all(&dir).expect("a directory");
             let f = file(&dir, "a.img");
             let s = dir.join("a.sock");
-            let _q = qsd(&dir, &[f], &s);
+            let _q = qsd(&f, &s, None);
             row[0] = fio(&format!("nbd+unix:///r0?socket={}", s.display()), job, seconds);
             let _ = fs::remove_dir_all(&dir);
         }
@@ -156,8 +174,9 @@ fn main() {
             let dir = base.join("b");
             fs::create_dir_all(&dir).expect("a directory");
             let files = [file(&dir, "b0.img"), file(&dir, "b1.img")];
+            let _far = far_qsd(&files[1], 17809);
             let s = dir.join("b.sock");
-            let _q = qsd(&dir, &files, &s);
+            let _q = qsd(&files[0], &s, Some(17809));
             row[1] = fio(&format!("nbd+unix:///r0?socket={}", s.display()), job, seconds);
             let _ = fs::remove_dir_all(&dir);
         }
@@ -177,13 +196,13 @@ fn lockstep(base: &Path, job: &Job, seconds: u32) -> Figures {
         disk: "c-max-rate 4G; resync-rate 1G; c-fill-target 8M; c-plan-ahead 0;",
         addresses: ["127.0.0.1:17789".into(), "127.0.0.1:17790".into()],
         netns: [None, None],
+        prewritten: true,
     };
     let mut p = Pair::create(Path::new(env!("CARGO_BIN_EXE_lockstep")), &dir, &options);
     p.up(0);
     p.up(1);
     p.wait_for(0, &["cstate", "r0"], "Connected", Duration::from_secs(30));
     p.ok(0, &["primary", "--force", "r0"]);
-    // The first full sync also writes every block of both files once.
     p.wait_in_sync(0, Duration::from_secs(300));
     let f = fio(&p.nbd_uri(0), job, seconds);
     p.wait_in_sync(0, Duration::from_secs(10));
@@ -197,7 +216,7 @@ fn lockstep(base: &Path, job: &Job, seconds: u32) -> Figures {
 fn print_table(rows: &[[Figures; 3]]) {
     println!(
         "\n{:<20} {:>26} {:>26} {:>26}",
-        "", "(a) qemu, one file", "(b) qemu quorum, two", "lockstep pair"
+        "", "(a) qemu, one file", "(b) qemu quorum, pair", "lockstep pair"
     );
     println!(
         "{:<20} {:>26} {:>26} {:>26}",

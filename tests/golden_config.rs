@@ -186,7 +186,7 @@ fn settings_are_those_the_real_tool_passed_on() {
         shared_secret: Some("FooFunFactory".into()),
         sndbuf_bytes: 512 << 10,
         tcp_cork: false,
-        after_sb_0pri: model::config::settings::AfterSb0Pri::DiscardYoungerPrimary,
+        after_sb_0pri: model::config::settings::AfterSb0::DiscardYoungerPrimary,
         csums_alg: Some("md5".into()),
         ..NetOptions::default()
     };

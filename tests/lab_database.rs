@@ -149,7 +149,11 @@ impl Database {
     /// Unmounts and detaches cleanly.
     fn detach(mut self) {
         sh(&format!("umount {}; losetup -d {}", self.mount.display(), self.loop_dev));
-        quietly(&format!("fusermount3 -u {}", self.fuse_dir.display()));
+        // The kernel lets go of the loop device a moment later.
+        sh(&format!(
+            "for i in $(seq 100); do fusermount3 -u {0} 2>/dev/null && exit 0; sleep 0.1; done; fusermount3 -u {0}",
+            self.fuse_dir.display()
+        ));
         let _ = self.nbdfuse.wait();
         self.gone = true;
     }
@@ -274,6 +278,7 @@ fn postgresql_survives_the_loss_of_secondary_link_and_primary() {
         disk: "c-max-rate 400M; c-min-rate 40M; resync-rate 100M;",
         addresses: ["10.77.0.1:7789".into(), "10.77.0.2:7789".into()],
         netns: NETNS.map(|n| Some(n.to_owned())),
+        prewritten: false,
     };
     let mut p = Pair::create(&binary(), &dir, &options);
     let long = Duration::from_secs(120);

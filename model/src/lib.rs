@@ -15,3 +15,4 @@ pub mod state_word;
 pub mod status;
 pub mod time;
 pub mod units;
+mod word_enum;

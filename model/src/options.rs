@@ -4,7 +4,7 @@
 use core::fmt;
 
 use crate::config::settings::{
-    AfterSb0Pri, AfterSb1Pri, AfterSb2Pri, Fencing, Handler, OnCongestion, OnIoError, OnNoData, Protocol,
+    AfterSb0, AfterSb1, AfterSb2, Fencing, Handler, OnCongestion, OnIoError, OnNoData, Protocol,
     ReadBalancing, RrConflict, UsageCount,
 };
 
@@ -299,9 +299,9 @@ pub const OPTIONS: &[OptionDef] = &[
     flag(Net, "allow-two-primaries", false),
     text(Net, "cram-hmac-alg", DIGEST_LEN),
     text(Net, "shared-secret", DIGEST_LEN),
-    choice(Net, "after-sb-0pri", AfterSb0Pri::NAMES, "disconnect").unchecked(),
-    choice(Net, "after-sb-1pri", AfterSb1Pri::NAMES, "disconnect").unchecked(),
-    choice(Net, "after-sb-2pri", AfterSb2Pri::NAMES, "disconnect").unchecked(),
+    choice(Net, "after-sb-0pri", AfterSb0::NAMES, "disconnect").unchecked(),
+    choice(Net, "after-sb-1pri", AfterSb1::NAMES, "disconnect").unchecked(),
+    choice(Net, "after-sb-2pri", AfterSb2::NAMES, "disconnect").unchecked(),
     flag(Net, "always-asbp", false),
     choice(Net, "rr-conflict", RrConflict::NAMES, "disconnect").unchecked(),
     text(Net, "data-integrity-alg", DIGEST_LEN),

@@ -1,45 +1,9 @@
 //! Policies an operator chooses: their names in the configuration and their numbers on the wire
 //! (drbd-wire 8.8, drbd-states 14).
 
-use core::fmt;
+use crate::word_enum::word_enum;
 
-macro_rules! policy_enum {
-    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $num:literal => $text:literal,)+ }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-        #[repr(u8)]
-        pub enum $name { $($(#[$vmeta])* $variant = $num,)+ }
-
-        impl $name {
-            /// Every value, ascending by number.
-            pub const ALL: &'static [$name] = &[$($name::$variant,)+];
-
-            /// The number of this policy.
-            pub const fn number(self) -> u8 { self as u8 }
-
-            /// The policy with this number, if there is one.
-            pub const fn from_number(n: u32) -> Option<$name> {
-                match n { $($num => Some($name::$variant),)+ _ => None }
-            }
-
-            /// The word used in the configuration.
-            pub const fn name(self) -> &'static str {
-                match self { $($name::$variant => $text,)+ }
-            }
-
-            /// The policy with this word, if there is one.
-            pub fn from_name(s: &str) -> Option<$name> {
-                match s { $($text => Some($name::$variant),)+ _ => None }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(self.name()) }
-        }
-    };
-}
-
-policy_enum! {
+word_enum! {
     /// `after-sb-0pri`: split brain found while nobody is Primary. Numbers as in the protocol packet.
     AfterSb0 {
         /// No automatic decision.
@@ -59,7 +23,7 @@ policy_enum! {
     }
 }
 
-policy_enum! {
+word_enum! {
     /// `after-sb-1pri`: split brain found while one node is Primary. Numbers as in the protocol packet.
     AfterSb1 {
         /// No automatic decision.
@@ -75,7 +39,7 @@ policy_enum! {
     }
 }
 
-policy_enum! {
+word_enum! {
     /// `after-sb-2pri`: split brain found while both nodes are Primary. Numbers as in the protocol packet.
     AfterSb2 {
         /// No automatic decision.
@@ -87,7 +51,7 @@ policy_enum! {
     }
 }
 
-policy_enum! {
+word_enum! {
     /// `rr-conflict`: a Primary would become resync target. Not transmitted; the numbers are our own.
     RrConflict {
         /// Refuse the connection.
@@ -99,7 +63,7 @@ policy_enum! {
     }
 }
 
-policy_enum! {
+word_enum! {
     /// `fencing`: what a Primary does about a peer it lost. Ordered from weak to strong; the policy of a
     /// connection is the highest of its volumes (drbd-states 14.1).
     Fencing {
@@ -112,7 +76,7 @@ policy_enum! {
     }
 }
 
-policy_enum! {
+word_enum! {
     /// `on-io-error`: what follows an error of the backing disk (drbd-states 14.2).
     OnIoError {
         /// Mark the disk Inconsistent and go on.
@@ -124,7 +88,7 @@ policy_enum! {
     }
 }
 
-policy_enum! {
+word_enum! {
     /// `on-no-data-accessible`: no path to UpToDate data (drbd-states 14.4).
     OnNoData {
         /// Fail requests.
@@ -134,7 +98,7 @@ policy_enum! {
     }
 }
 
-policy_enum! {
+word_enum! {
     /// Replication protocol: when a write counts as done. Numbers as in the protocol packet.
     Protocol {
         /// Written locally and handed to the network.

@@ -1,46 +1,9 @@
 //! THE state model: roles, connection states and disk states under the names and numbers that users of DRBD
 //! know (drbd-states 1, drbd-wire 9.2). Replication and failover use these same types.
 
-use core::fmt;
+use crate::word_enum::word_enum;
 
-macro_rules! state_enum {
-    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $num:literal => $text:literal,)+ }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-        #[repr(u8)]
-        pub enum $name { $($(#[$vmeta])* $variant = $num,)+ }
-
-        impl $name {
-            /// Every value, ascending by number.
-            pub const ALL: &'static [$name] = &[$($name::$variant,)+];
-
-            /// The number on the wire and in comparisons.
-            pub const fn number(self) -> u8 { self as u8 }
-
-            /// The value with this number, if there is one.
-            pub const fn from_number(n: u8) -> Option<$name> {
-                match n { $($num => Some($name::$variant),)+ _ => None }
-            }
-
-            /// The name users know.
-            pub const fn name(self) -> &'static str {
-                match self { $($name::$variant => $text,)+ }
-            }
-
-            /// The value with this name, if there is one.
-            pub fn from_name(s: &str) -> Option<$name> {
-                match s { $($text => Some($name::$variant),)+ _ => None }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(self.name()) }
-        }
-    };
-}
-
-state_enum! {
+word_enum! {
     /// Role of a node for a resource (of a virtual address for failover).
     Role {
         /// Not connected to that node.
@@ -52,7 +15,7 @@ state_enum! {
     }
 }
 
-state_enum! {
+word_enum! {
     /// Connection and replication state; rules compare with `<` and `>`, so the order matters.
     ConnState {
         /// No network configuration, no attempts.
@@ -106,7 +69,7 @@ state_enum! {
     }
 }
 
-state_enum! {
+word_enum! {
     /// State of a disk (of the content of a service for failover).
     DiskState {
         /// No disk attached.
@@ -232,7 +195,7 @@ mod tests {
     #[test]
     fn names_and_numbers_round_trip() {
         for c in ConnState::ALL {
-            assert_eq!(ConnState::from_number(c.number()), Some(*c));
+            assert_eq!(ConnState::from_number(u32::from(c.number())), Some(*c));
             assert_eq!(ConnState::from_name(c.name()), Some(*c));
         }
         assert_eq!(ConnState::ALL.len(), 24);

@@ -55,11 +55,11 @@ impl StateWord {
     pub const fn decode(self) -> Option<VolumeState> {
         let w = self.0;
         let (Some(role), Some(peer), Some(conn), Some(disk), Some(pdsk)) = (
-            Role::from_number((w & 3) as u8),
-            Role::from_number((w >> 2 & 3) as u8),
-            ConnState::from_number((w >> 4 & 31) as u8),
-            DiskState::from_number((w >> 9 & 15) as u8),
-            DiskState::from_number((w >> 13 & 15) as u8),
+            Role::from_number(w & 3),
+            Role::from_number(w >> 2 & 3),
+            ConnState::from_number(w >> 4 & 31),
+            DiskState::from_number(w >> 9 & 15),
+            DiskState::from_number(w >> 13 & 15),
         ) else {
             return None;
         };

@@ -104,6 +104,7 @@ impl Resource {
                     self.conn.standalone_reason = None;
                     let change = StateChange::NONE.conn(ConnState::Disconnecting);
                     let _ = self.change_connection(change, Kind::Hard, out);
+                    self.log_attempt_given_up(out);
                     self.clean_up(out);
                 }
                 CommandResult::Ok
@@ -519,6 +520,7 @@ impl Resource {
         self.conn.standalone_reason = None;
         let change = StateChange::NONE.conn(ConnState::Disconnecting);
         let _ = self.change_connection(change, Kind::Hard, out);
+        self.log_attempt_given_up(out);
         self.clean_up(out);
     }
 
@@ -788,6 +790,8 @@ impl Resource {
             let disk = self.vols[v].disk.as_mut().expect("a usable disk is present");
             disk.sb.uuids.bitmap = DataUuid::ZERO;
             disk.md.mark_dirty();
+            let line = alloc::format!("cleared bitmap UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
+            out.log(LogLevel::Info, at, line);
             self.peer_has_own_generations(v);
             let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
             let _ = self.change_volume(v, change, Kind::Hard, out);

@@ -71,9 +71,11 @@ impl Resource {
         let role = self.vols[v].state.role;
         let flags = d.super_block.flags;
         let la = d.super_block.la_size_sectors;
+        // spec: drbd-metadata 8, only a Primary that froze for lack of data did nothing that could be in flight
+        let frozen = role == Role::Primary && self.vols[v].state.susp_nod;
         let vol = &mut self.vols[v];
-        vol.crashed_primary = flags.has(MetaFlags::CRASHED_PRIMARY)
-            || flags.has(MetaFlags::PRIMARY_IND) && role != Role::Primary;
+        vol.crashed_primary =
+            flags.has(MetaFlags::CRASHED_PRIMARY) || flags.has(MetaFlags::PRIMARY_IND) && !frozen;
         let distrust =
             flags.has(MetaFlags::FULL_SYNC) || vol.crashed_primary && flags.has(MetaFlags::AL_DISABLED);
         let mut bitmap = Bitmap::new(bits_of(la));

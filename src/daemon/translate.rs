@@ -1,10 +1,7 @@
 //! From the configuration of a resource to what the core runs, with a refusal for everything that this version
 //! cannot do: it is better not to start than to run differently than the file says.
 
-use model::config::settings::{
-    self, DiskOptions, Fencing, NetOptions, OnCongestion, ResourceConfig, VolumeConfig,
-};
-use model::policy;
+use model::config::settings::{DiskOptions, Fencing, NetOptions, OnCongestion, ResourceConfig, VolumeConfig};
 use replicator::{Auth, HmacAlg};
 
 /// Longest shared secret (drbd-admin 2.2).
@@ -145,7 +142,7 @@ fn core_config(resource: &ResourceConfig) -> replicator::Config {
     replicator::Config {
         name: resource.name.clone(),
         volumes: volumes.collect(),
-        on_no_data: on_no_data(resource.options.on_no_data_accessible),
+        on_no_data: resource.options.on_no_data_accessible,
     }
 }
 
@@ -153,16 +150,8 @@ fn core_config(resource: &ResourceConfig) -> replicator::Config {
 pub fn disk_config(o: &DiskOptions) -> replicator::DiskConfig {
     replicator::DiskConfig {
         size_sectors: o.size_sectors,
-        on_io_error: match o.on_io_error {
-            settings::OnIoError::PassOn => policy::OnIoError::PassOn,
-            settings::OnIoError::CallLocalIoError => policy::OnIoError::CallLocalIoError,
-            settings::OnIoError::Detach => policy::OnIoError::Detach,
-        },
-        fencing: match o.fencing {
-            Fencing::DontCare => policy::Fencing::DontCare,
-            Fencing::ResourceOnly => policy::Fencing::ResourceOnly,
-            Fencing::ResourceAndStonith => policy::Fencing::ResourceAndStonith,
-        },
+        on_io_error: o.on_io_error,
+        fencing: o.fencing,
         disk_flushes: o.disk_flushes,
         md_flushes: o.md_flushes,
         al_extents: u16::try_from(o.al_extents).unwrap_or(u16::MAX),
@@ -180,11 +169,7 @@ pub fn disk_config(o: &DiskOptions) -> replicator::DiskConfig {
 fn net_config(o: &NetOptions, auth: Option<Auth>) -> replicator::NetConfig {
     let name = |alg: &Option<String>| alg.clone().unwrap_or_default();
     replicator::NetConfig {
-        protocol: match o.protocol {
-            settings::Protocol::A => policy::Protocol::A,
-            settings::Protocol::B => policy::Protocol::B,
-            settings::Protocol::C => policy::Protocol::C,
-        },
+        protocol: o.protocol,
         timeout: o.timeout,
         connect_int: o.connect_int,
         ping_int: o.ping_int,
@@ -194,25 +179,11 @@ fn net_config(o: &NetOptions, auth: Option<Auth>) -> replicator::NetConfig {
         max_buffers: o.max_buffers_pages,
         max_epoch_size: o.max_epoch_size,
         auth,
-        after_sb_0pri: after_sb_0pri(o.after_sb_0pri),
-        after_sb_1pri: match o.after_sb_1pri {
-            settings::AfterSb1Pri::Disconnect => policy::AfterSb1::Disconnect,
-            settings::AfterSb1Pri::Consensus => policy::AfterSb1::Consensus,
-            settings::AfterSb1Pri::DiscardSecondary => policy::AfterSb1::DiscardSecondary,
-            settings::AfterSb1Pri::CallPriLostAfterSb => policy::AfterSb1::CallPriLostAfterSb,
-            settings::AfterSb1Pri::ViolentlyAs0p => policy::AfterSb1::ViolentlyAs0p,
-        },
-        after_sb_2pri: match o.after_sb_2pri {
-            settings::AfterSb2Pri::Disconnect => policy::AfterSb2::Disconnect,
-            settings::AfterSb2Pri::CallPriLostAfterSb => policy::AfterSb2::CallPriLostAfterSb,
-            settings::AfterSb2Pri::ViolentlyAs0p => policy::AfterSb2::ViolentlyAs0p,
-        },
+        after_sb_0pri: o.after_sb_0pri,
+        after_sb_1pri: o.after_sb_1pri,
+        after_sb_2pri: o.after_sb_2pri,
         always_asbp: o.always_asbp,
-        rr_conflict: match o.rr_conflict {
-            settings::RrConflict::Disconnect => policy::RrConflict::Disconnect,
-            settings::RrConflict::CallPriLost => policy::RrConflict::CallPriLost,
-            settings::RrConflict::Violently => policy::RrConflict::Violently,
-        },
+        rr_conflict: o.rr_conflict,
         allow_two_primaries: o.allow_two_primaries,
         data_integrity_alg: name(&o.data_integrity_alg),
         verify_alg: name(&o.verify_alg),
@@ -220,25 +191,6 @@ fn net_config(o: &NetOptions, auth: Option<Auth>) -> replicator::NetConfig {
         use_rle: o.use_rle,
         discard_my_data: false,
         tentative: false,
-    }
-}
-
-fn after_sb_0pri(policy: settings::AfterSb0Pri) -> policy::AfterSb0 {
-    match policy {
-        settings::AfterSb0Pri::Disconnect => policy::AfterSb0::Disconnect,
-        settings::AfterSb0Pri::DiscardYoungerPrimary => policy::AfterSb0::DiscardYoungerPrimary,
-        settings::AfterSb0Pri::DiscardOlderPrimary => policy::AfterSb0::DiscardOlderPrimary,
-        settings::AfterSb0Pri::DiscardZeroChanges => policy::AfterSb0::DiscardZeroChanges,
-        settings::AfterSb0Pri::DiscardLeastChanges => policy::AfterSb0::DiscardLeastChanges,
-        settings::AfterSb0Pri::DiscardLocal => policy::AfterSb0::DiscardLocal,
-        settings::AfterSb0Pri::DiscardRemote => policy::AfterSb0::DiscardRemote,
-    }
-}
-
-fn on_no_data(policy: settings::OnNoData) -> policy::OnNoData {
-    match policy {
-        settings::OnNoData::IoError => policy::OnNoData::IoError,
-        settings::OnNoData::SuspendIo => policy::OnNoData::SuspendIo,
     }
 }
 
@@ -253,6 +205,7 @@ mod tests {
     use model::config::{LoadError, LoadedFile, Loader};
 
     use super::*;
+    use model::policy;
 
     struct OneFile(String);
 
@@ -334,15 +287,5 @@ mod tests {
             assert!(found[0].contains(word) && found[0].contains("= help: "), "{}", found[0]);
         }
         assert_eq!(problems("net { allow-two-primaries; } disk { fencing resource-and-stonith; }").len(), 2);
-    }
-
-    #[test]
-    fn every_policy_keeps_its_name() {
-        for p in settings::AfterSb0Pri::ALL {
-            assert_eq!(after_sb_0pri(*p).name(), p.name());
-        }
-        for p in settings::OnNoData::ALL {
-            assert_eq!(on_no_data(*p).name(), p.name());
-        }
     }
 }

@@ -69,12 +69,11 @@ impl Worker {
             Some(minor) => format!("block drbd{minor}: {text}"),
             None => format!("drbd {}: {text}", self.resource),
         };
-        let resource = self.resource.as_str();
         match level {
-            LogLevel::Alert => tracing::error!(resource, alert = true, "{line}"),
-            LogLevel::Error => tracing::error!(resource, "{line}"),
-            LogLevel::Warn => tracing::warn!(resource, "{line}"),
-            LogLevel::Info => tracing::info!(resource, "{line}"),
+            LogLevel::Alert => tracing::error!(alert = true, "{line}"),
+            LogLevel::Error => tracing::error!("{line}"),
+            LogLevel::Warn => tracing::warn!("{line}"),
+            LogLevel::Info => tracing::info!("{line}"),
         }
     }
 }

@@ -35,6 +35,8 @@ pub struct Options<'a> {
     /// Addresses of the two nodes.
     pub addresses: [String; 2],
     pub netns: [Option<String>; 2],
+    /// Write the backing files once, as disks in use are; otherwise they are only allocated.
+    pub prewritten: bool,
 }
 
 impl Pair {
@@ -62,6 +64,15 @@ impl Pair {
                 .status()
                 .expect("fallocate (package util-linux)");
             assert!(status.success());
+            if options.prewritten {
+                let status = Command::new("dd")
+                    .args(["if=/dev/zero", "bs=1M", "conv=notrunc", "status=none", "oflag=direct"])
+                    .arg(format!("of={}", n.disk.display()))
+                    .arg(format!("count={}", options.disk_bytes >> 20))
+                    .status()
+                    .expect("dd (package coreutils)");
+                assert!(status.success());
+            }
         }
         let on = |i: usize| {
             format!(
@@ -94,8 +105,9 @@ impl Pair {
         let n = &self.nodes[i];
         let mut c = match &n.netns {
             Some(ns) => {
-                let mut c = Command::new("ip");
-                c.args(["netns", "exec", ns]).arg(&self.binary);
+                // Only the network is another: `ip netns exec` would also copy all mounts, and keep them busy.
+                let mut c = Command::new("nsenter");
+                c.arg(format!("--net=/run/netns/{ns}")).arg(&self.binary);
                 c
             }
             None => Command::new(&self.binary),
@@ -155,7 +167,7 @@ impl Pair {
     /// Kills the daemon without a word.
     pub fn kill(&mut self, i: usize) {
         let mut child = self.nodes[i].daemon.take().expect("a running daemon");
-        // `ip netns exec` replaces itself by the daemon, so this is the daemon's own process.
+        // `nsenter` replaces itself by the daemon, so this is the daemon's own process.
         child.kill().expect("the daemon is killed");
         child.wait().expect("and reaped");
     }

@@ -8,49 +8,12 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 use core::net::SocketAddr;
 
 use crate::ids::{Minor, VolumeNo};
+pub use crate::policy::{AfterSb0, AfterSb1, AfterSb2, Fencing, OnIoError, OnNoData, Protocol, RrConflict};
 use crate::time::Duration;
-
-macro_rules! value_enum {
-    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $num:literal => $text:literal,)+ }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-        #[repr(u8)]
-        pub enum $name { $($(#[$vmeta])* $variant = $num,)+ }
-
-        impl $name {
-            /// Every value, ascending by number.
-            pub const ALL: &'static [$name] = &[$($name::$variant,)+];
-            /// The words of the configuration, in the order of [`Self::ALL`].
-            pub const NAMES: &'static [&'static str] = &[$($text,)+];
-
-            /// The number of this value.
-            pub const fn number(self) -> u8 { self as u8 }
-
-            /// The value with this number, if there is one.
-            pub const fn from_number(n: u8) -> Option<$name> {
-                match n { $($num => Some($name::$variant),)+ _ => None }
-            }
-
-            /// The word in the configuration.
-            pub const fn name(self) -> &'static str {
-                match self { $($name::$variant => $text,)+ }
-            }
-
-            /// The value with this word, if there is one.
-            pub fn from_name(s: &str) -> Option<$name> {
-                match s { $($text => Some($name::$variant),)+ _ => None }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.pad(self.name()) }
-        }
-    };
-}
+use crate::word_enum::word_enum;
 
 /// One resource of this host, complete. Made by [`crate::config::resolve`].
 #[derive(Clone, Debug, PartialEq)]
@@ -151,11 +114,11 @@ pub struct NetOptions {
     /// Secret of the peer authentication.
     pub shared_secret: Option<String>,
     /// Split brain, no Primary.
-    pub after_sb_0pri: AfterSb0Pri,
+    pub after_sb_0pri: AfterSb0,
     /// Split brain, one Primary.
-    pub after_sb_1pri: AfterSb1Pri,
+    pub after_sb_1pri: AfterSb1,
     /// Split brain, two Primaries.
-    pub after_sb_2pri: AfterSb2Pri,
+    pub after_sb_2pri: AfterSb2,
     /// Apply the policies although the UUIDs are unrelated to a split brain.
     pub always_asbp: bool,
     /// Resync direction contradicts the roles.
@@ -298,79 +261,7 @@ pub struct GlobalOptions {
     pub cmd_timeout_long: Duration,
 }
 
-value_enum! {
-    /// Replication protocol; numbers as in P_PROTOCOL.
-    Protocol {
-        /// A write is done when it is on the local disk and in the send buffer.
-        A = 1 => "A",
-        /// A write is done when it is on the local disk and the peer received it.
-        B = 2 => "B",
-        /// A write is done when it is on both disks.
-        C = 3 => "C",
-    }
-}
-
-value_enum! {
-    /// Split brain, no Primary; numbers as in P_PROTOCOL (drbd-wire 8.8).
-    AfterSb0Pri {
-        /// Give up the connection.
-        Disconnect = 0 => "disconnect",
-        /// The node that became Primary later loses.
-        DiscardYoungerPrimary = 1 => "discard-younger-primary",
-        /// The node that became Primary earlier loses.
-        DiscardOlderPrimary = 2 => "discard-older-primary",
-        /// A node without changes loses.
-        DiscardZeroChanges = 3 => "discard-zero-changes",
-        /// The node with fewer changes loses.
-        DiscardLeastChanges = 4 => "discard-least-changes",
-        /// This node loses.
-        DiscardLocal = 5 => "discard-local",
-        /// The peer loses.
-        DiscardRemote = 6 => "discard-remote",
-    }
-}
-
-value_enum! {
-    /// Split brain, one Primary; numbers as in P_PROTOCOL (drbd-wire 8.8).
-    AfterSb1Pri {
-        /// Give up the connection.
-        Disconnect = 0 => "disconnect",
-        /// The 0pri result, if it makes the Secondary the target.
-        Consensus = 7 => "consensus",
-        /// The Secondary loses.
-        DiscardSecondary = 8 => "discard-secondary",
-        /// The 0pri result; a losing Primary steps down or calls the handler.
-        CallPriLostAfterSb = 9 => "call-pri-lost-after-sb",
-        /// The 0pri result, whatever it does to the Primary.
-        ViolentlyAs0p = 10 => "violently-as0p",
-    }
-}
-
-value_enum! {
-    /// Split brain, two Primaries; numbers as in P_PROTOCOL (drbd-wire 8.8).
-    AfterSb2Pri {
-        /// Give up the connection.
-        Disconnect = 0 => "disconnect",
-        /// The 0pri result; a losing Primary steps down or calls the handler.
-        CallPriLostAfterSb = 9 => "call-pri-lost-after-sb",
-        /// The 0pri result, whatever it does to the Primary.
-        ViolentlyAs0p = 10 => "violently-as0p",
-    }
-}
-
-value_enum! {
-    /// Resync direction contradicts the roles; local, not transmitted.
-    RrConflict {
-        /// Give up the connection.
-        Disconnect = 0 => "disconnect",
-        /// Call the handler `pri-lost`.
-        CallPriLost = 1 => "call-pri-lost",
-        /// Sync to the Primary.
-        Violently = 2 => "violently",
-    }
-}
-
-value_enum! {
+word_enum! {
     /// What to do when congested.
     OnCongestion {
         /// Let the application wait.
@@ -382,31 +273,7 @@ value_enum! {
     }
 }
 
-value_enum! {
-    /// What to do on an I/O error of the backing device.
-    OnIoError {
-        /// Report it; the disk becomes Inconsistent.
-        PassOn = 0 => "pass_on",
-        /// Detach and call the handler `local-io-error`.
-        CallLocalIoError = 1 => "call-local-io-error",
-        /// Detach.
-        Detach = 2 => "detach",
-    }
-}
-
-value_enum! {
-    /// What to do when a Primary loses its peer.
-    Fencing {
-        /// Nothing.
-        DontCare = 0 => "dont-care",
-        /// Call the handler `fence-peer`.
-        ResourceOnly = 1 => "resource-only",
-        /// Freeze I/O and call the handler `fence-peer`.
-        ResourceAndStonith = 2 => "resource-and-stonith",
-    }
-}
-
-value_enum! {
+word_enum! {
     /// Where a Primary reads.
     ReadBalancing {
         /// From the own disk.
@@ -434,17 +301,7 @@ value_enum! {
     }
 }
 
-value_enum! {
-    /// A Primary without any UpToDate disk.
-    OnNoData {
-        /// Requests fail.
-        IoError = 0 => "io-error",
-        /// Requests wait.
-        SuspendIo = 1 => "suspend-io",
-    }
-}
-
-value_enum! {
+word_enum! {
     /// Answer to the statistics question.
     UsageCount {
         /// Take part.
@@ -456,7 +313,7 @@ value_enum! {
     }
 }
 
-value_enum! {
+word_enum! {
     /// Handler scripts (drbd-admin 2.6).
     Handler {
         /// Primary lost the peer, or becomes Primary alone.

@@ -210,8 +210,8 @@ fn values_become_typed_with_their_units() {
          startup { wfc-timeout 9; become-primary-on alice bob; stacked-timeouts; }",
     );
     let r0 = settings(&text, "alice");
-    assert_eq!(r0.net.after_sb_0pri, AfterSb0Pri::DiscardLocal);
-    assert_eq!(settings(&text, "bob").net.after_sb_0pri, AfterSb0Pri::DiscardRemote);
+    assert_eq!(r0.net.after_sb_0pri, AfterSb0::DiscardLocal);
+    assert_eq!(settings(&text, "bob").net.after_sb_0pri, AfterSb0::DiscardRemote);
     assert_eq!((r0.net.after_sb_1pri.number(), r0.net.rr_conflict), (7, RrConflict::Disconnect));
     assert_eq!(r0.net.ping_timeout, Duration::from_secs(30), "the driver clamps what drbdadm does not check");
     assert_eq!((r0.net.sndbuf_bytes, r0.net.congestion_fill_sectors), (512 << 10, 2 << 20));

@@ -9,7 +9,7 @@ use super::ast::{Config, Entry};
 use super::diagnostic::{Diagnostic, Severity};
 use super::parse::{DISCARD_NODE, RR_CONFLICT_ONLY9};
 use super::settings::{
-    AfterSb0Pri, BecomePrimaryOn, DiskOptions, Fencing, GlobalOptions, Handler, NetOptions, Protocol,
+    AfterSb0, BecomePrimaryOn, DiskOptions, Fencing, GlobalOptions, Handler, NetOptions, Protocol,
     ResourceOptions, RrConflict, StartupOptions,
 };
 use crate::options::{self, Kind, OptionDef, Section};
@@ -130,8 +130,8 @@ pub(super) fn net(v: &mut Values<'_>, own_names: &[String]) -> NetOptions {
         cram_hmac_alg: v.text("cram-hmac-alg"),
         shared_secret: v.text("shared-secret"),
         after_sb_0pri: after_sb_0pri(v, own_names),
-        after_sb_1pri: v.choice("after-sb-1pri", super::settings::AfterSb1Pri::from_name),
-        after_sb_2pri: v.choice("after-sb-2pri", super::settings::AfterSb2Pri::from_name),
+        after_sb_1pri: v.choice("after-sb-1pri", super::settings::AfterSb1::from_name),
+        after_sb_2pri: v.choice("after-sb-2pri", super::settings::AfterSb2::from_name),
         always_asbp: v.flag("always-asbp"),
         rr_conflict: v.choice("rr-conflict", |s| {
             if RR_CONFLICT_ONLY9.contains(&s) {
@@ -153,12 +153,12 @@ pub(super) fn net(v: &mut Values<'_>, own_names: &[String]) -> NetOptions {
 }
 
 /// drbd-admin 2.2: `discard-node-NAME` is a side, seen from here.
-fn after_sb_0pri(v: &mut Values<'_>, own_names: &[String]) -> AfterSb0Pri {
+fn after_sb_0pri(v: &mut Values<'_>, own_names: &[String]) -> AfterSb0 {
     if let Some(name) = v.get("after-sb-0pri").1.and_then(|e| e.value().strip_prefix(DISCARD_NODE)) {
         let own = own_names.iter().any(|own| own == name);
-        return if own { AfterSb0Pri::DiscardLocal } else { AfterSb0Pri::DiscardRemote };
+        return if own { AfterSb0::DiscardLocal } else { AfterSb0::DiscardRemote };
     }
-    v.choice("after-sb-0pri", AfterSb0Pri::from_name)
+    v.choice("after-sb-0pri", AfterSb0::from_name)
 }
 
 /// `disk` without `resync-after`, which needs the other resources. `net_fencing` is the spelling of 9, used

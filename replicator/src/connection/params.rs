@@ -237,6 +237,8 @@ impl Resource {
         let text = format!("size = {} (resync bitmap: bits={})", human_size(sectors), vol.bitmap.bits());
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
         if self.vols[v].disk.is_some() {
+            let text = "Writing the whole bitmap, size changed".into();
+            out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
             self.write_bitmap_all(v, out);
         }
         out.push(Action::ExportChanged { vol: VolIdx(v as u8) });
@@ -247,15 +249,22 @@ impl Resource {
         let set = crate::meta::uuids::Uuids { current: p.current, bitmap: p.bitmap, history: p.history };
         vol.peer_uuids = Some(PeerUuids { set, dirty_bits: p.dirty_bits, flags: p.flags.0 });
         let no_disk = vol.state.disk < DiskState::Inconsistent;
-        if no_disk && vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero() {
+        if no_disk {
+            let serves = vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero();
             // Whatever it attaches or comes back with has to be what clients saw here last.
             let arrives = vol.state.conn < ConnState::Connected || vol.state.pdsk < DiskState::Inconsistent;
-            if arrives && !vol.exposed_uuid.same_as(p.current) {
+            let connected = vol.state.conn >= ConnState::Connected;
+            if serves && arrives && !vol.exposed_uuid.same_as(p.current) {
                 let why = format!("Can only connect to data with current UUID={}", vol.exposed_uuid);
                 self.end_in_standalone(&why, out);
                 return;
             }
-            vol.exposed_uuid = p.current;
+            // What the peer's clients see counts on a Secondary too: older data must not be attached for them.
+            if (serves || connected) && vol.exposed_uuid != p.current {
+                vol.exposed_uuid = p.current;
+                let line = format!("receiver updated UUIDs to effective data uuid: {}", p.current);
+                out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
+            }
         }
         let vol = &self.vols[v];
         let skip = vol.state.conn == ConnState::Connected
@@ -281,9 +290,14 @@ impl Resource {
         self.write_bitmap_all(v, out);
         let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
         let _ = self.change_volume(v, change, Kind::Hard, out);
-        // The state packet of the connect, which said Inconsistent, may reach the peer only after its command: it
-        // would take this disk for Inconsistent from then on and mirror nothing.
-        self.send_state(v, out);
+        let line = format!("receiver updated UUIDs to {}", crate::meta_io::uuid_line(&self.vols[v].uuids()));
+        out.log(LogLevel::Info, at, line);
+        if self.conn.peer_is_lockstep() {
+            // The state packet of the connect, which said Inconsistent, may reach the peer only after its command: it
+            // would take this disk for Inconsistent from then on and mirror nothing. A kernel peer expects no answer
+            // (drbd-wire 8.9).
+            self.send_state(v, out);
+        }
     }
 
     /// Both nodes have the same generations now. What was received before would be taken over as it is at the end of

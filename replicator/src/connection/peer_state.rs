@@ -101,7 +101,7 @@ impl Resource {
                             return;
                         }
                         AfterRefusal::StandAlone => {
-                            self.end_in_standalone(refusal_text(why), out);
+                            self.end_in_standalone_quietly(refusal_text(why), out);
                             return;
                         }
                     }

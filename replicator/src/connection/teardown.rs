@@ -93,12 +93,11 @@ impl Resource {
                 self.write_bitmap_dirty(v, out);
                 self.md_sync(v, out);
             }
-            self.log_conn(LogLevel::Info, "Connection closed".to_string(), out);
         }
+        self.log_conn(LogLevel::Info, "Connection closed".to_string(), out);
         self.commands_connection_lost(out);
         if self.conn.state == ConnState::Disconnecting {
             let _ = self.change_connection(StateChange::NONE.conn(ConnState::StandAlone), Kind::Hard, out);
-            self.log_conn(LogLevel::Info, "Discarding network configuration.".to_string(), out);
             self.conn.net = None;
             return;
         }
@@ -121,9 +120,22 @@ impl Resource {
     /// The handshake found something that only an operator can mend.
     pub(crate) fn end_in_standalone(&mut self, why: &str, out: &mut Actions) {
         self.log_conn(LogLevel::Error, why.to_string(), out);
+        self.end_in_standalone_quietly(why, out);
+    }
+
+    /// The same where the log says already why.
+    pub(crate) fn end_in_standalone_quietly(&mut self, why: &str, out: &mut Actions) {
         self.conn.standalone_reason = Some(why.to_string());
+        self.log_attempt_given_up(out);
         let _ = self.change_connection(StateChange::NONE.conn(ConnState::Disconnecting), Kind::Hard, out);
         self.clean_up(out);
+    }
+
+    /// A connection attempt, not a connection, ends for good.
+    pub(crate) fn log_attempt_given_up(&mut self, out: &mut Actions) {
+        if self.conn.phase != Phase::Established {
+            self.log_conn(LogLevel::Info, "Discarding network configuration.".to_string(), out);
+        }
     }
 
     pub(crate) fn socket_down(&mut self, sock: SockId, out: &mut Actions) {

@@ -137,6 +137,11 @@ impl RateController {
         now
     }
 
+    /// So many sectors more than granted were requested: they come off what the step has left.
+    pub fn overdrawn(&mut self, sectors: u64) {
+        self.left_sectors = self.left_sectors.saturating_sub(sectors);
+    }
+
     /// The rate the last step asked for, in KiB/s (`want:` in the status).
     pub fn wanted_kib_per_s(&self) -> u64 {
         self.wanted_sectors * 1000 / STEP_MS / 2

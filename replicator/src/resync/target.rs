@@ -81,6 +81,8 @@ impl Resource {
         run.wanted = None;
         run.in_flight_sectors = 0;
         run.received_sectors = 0;
+        // What the application did before is no reason to step back now.
+        run.app_sectors_seen = vol.app_sectors;
         run.budget_sectors = 0;
         run.may_request = false;
         run.ending = false;
@@ -207,18 +209,22 @@ impl Resource {
             run.cursor = range.end.div_ceil(SECTORS_PER_BIT);
             run.requests.insert(RsRequest { range, writing: false, orphan: false });
             run.in_flight_sectors += range.len_sectors();
+            let overdrawn = range.len_sectors().saturating_sub(run.budget_sectors);
             run.budget_sectors = run.budget_sectors.saturating_sub(range.len_sectors());
+            if let Some(c) = run.controller.as_mut().filter(|_| overdrawn > 0) {
+                c.overdrawn(overdrawn);
+            }
             self.send_resync_request(v, range.start, (range.len_sectors() * 512) as u32, out);
         }
         self.check_resync_end(v, out);
     }
 
     /// The request that starts at a set bit (drbd-wire 6.2): consecutive set bits, growing only as far as the
-    /// start is aligned, inside one resync extent.
+    /// start is aligned, inside one resync extent. The last one of a step may exceed what is left by one block.
     fn request_at(&self, v: usize, bit: u64, room_sectors: u64) -> SectorRange {
         let vol = &self.vols[v];
         let own_max = vol.disk.as_ref().map_or(MAX_BIO_BYTES, |d| d.max_bio_bytes.min(MAX_BIO_BYTES));
-        let max_blocks = u64::from(own_max / BLOCK_BYTES).max(1).min((room_sectors / SECTORS_PER_BIT).max(1));
+        let max_blocks = u64::from(own_max / BLOCK_BYTES).max(1).min(room_sectors / SECTORS_PER_BIT + 1);
         let start = bit * SECTORS_PER_BIT;
         let extent_end =
             (start / SECTORS_PER_RESYNC_EXTENT + 1) * (SECTORS_PER_RESYNC_EXTENT / SECTORS_PER_BIT);

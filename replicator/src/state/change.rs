@@ -108,7 +108,7 @@ impl Resource {
         let wanted = if change.mask & mask::CONN == 0 {
             self.conn.state
         } else {
-            ConnState::from_number((change.value >> 4 & 31) as u8).ok_or(StateResult::UnknownError)?
+            ConnState::from_number(change.value >> 4 & 31).ok_or(StateResult::UnknownError)?
         };
         validate::conn_transition(self.conn.state, wanted)?;
         let mut results: Vec<Evaluated> = Vec::with_capacity(self.vols.len());

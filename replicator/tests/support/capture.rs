@@ -49,8 +49,23 @@ impl Captured {
 pub struct Capture {
     /// All packets, in the order in which they were complete.
     pub packets: Vec<Captured>,
+    /// Ends of byte streams, in the order in which they were seen.
+    pub ends: Vec<StreamEnd>,
     /// Bytes of packets that were cut off by the end of their connection.
     pub cut_bytes: usize,
+}
+
+/// The end of what one node sends on a connection that carried packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StreamEnd {
+    /// Number of packets that were complete before.
+    pub after_packets: usize,
+    /// Time stamp, in microseconds since the epoch.
+    pub time_us: u64,
+    /// Number of the TCP connection in this capture.
+    pub connection: usize,
+    /// The node that ended it.
+    pub node: u8,
 }
 
 /// Reads capture `number`. Panics on anything that the protocol does not allow.
@@ -58,7 +73,14 @@ pub fn read(number: u32) -> Capture {
     let mut all = Capture::default();
     let mut connections: HashMap<usize, Connection> = HashMap::new();
     for chunk in pcap::streams(&pcap::load(number)) {
-        if let Event::Bytes(bytes) = chunk.event {
+        let Event::Bytes(bytes) = chunk.event else {
+            if connections.contains_key(&chunk.connection) {
+                let (time_us, connection, node) = (chunk.time_us, chunk.connection, chunk.node);
+                all.ends.push(StreamEnd { after_packets: all.packets.len(), time_us, connection, node });
+            }
+            continue;
+        };
+        {
             let c =
                 connections.entry(chunk.connection).or_insert_with(|| Connection::new(chunk.node, &bytes));
             c.halves.entry(chunk.node).or_default().buffer.extend_from_slice(&bytes);

@@ -4,3 +4,4 @@
 pub mod capture;
 pub mod counts;
 pub mod pcap;
+pub mod replay;

@@ -43,7 +43,11 @@ pub fn load(number: u32) -> Vec<u8> {
     let path = std::fs::read_dir(golden_dir())
         .expect("the directory of the captures")
         .map(|entry| entry.expect("an entry").path())
-        .find(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&prefix)))
+        .find(|p| {
+            p.file_name()
+                .and_then(|n| n.to_str())
+                .is_some_and(|n| n.starts_with(&prefix) && n.ends_with(".xz"))
+        })
         .unwrap_or_else(|| panic!("no capture {prefix}"));
     let output = Command::new("xz")
         .arg("-dc")

@@ -184,3 +184,23 @@ fn the_source_throttles_for_its_application_only() {
     assert!(!should_throttle(&ThrottleInput { peer_primary: true, ..busy }));
     assert!(!should_throttle(&ThrottleInput { min_rate_kib_per_s: 0, ..busy }));
 }
+
+#[test]
+fn what_was_requested_beyond_the_grant_comes_off_the_rest() {
+    let mut c = RateController::new(RateOptions {
+        plan_ahead_ds: 0,
+        resync_rate_kib_per_s: 102_400,
+        max_buffers: 32,
+        ..DEFAULTS
+    });
+    assert_eq!(c.step(StepInput::default()), 16 * 8);
+    c.overdrawn(8);
+    // 20480 sectors in this step: 16 blocks are granted, one more was taken
+    let mut rest = 0;
+    while let more @ 1.. = c.top_up(0) {
+        rest += more;
+    }
+    assert_eq!(rest, sectors_per_step(102_400) - 17 * 8);
+    c.overdrawn(8);
+    assert_eq!(c.top_up(0), 0);
+}
