@@ -238,7 +238,8 @@ fn against_a_kernel_peer_the_next_epoch_waits_for_the_flush() {
     });
     w.truth.protocol_c = false;
     link_up(&mut w, &NetConfig { protocol: Protocol::A, ..net() });
-    w.run_for(ms(50));
+    // A kernel does not answer the skip, so the state packets of the connect have to be in before it.
+    w.run_for(ms(100));
     skip_initial_sync(&mut w, 0);
     assert_eq!(primary(&mut w, 0), OK);
     for i in 0..4 {
@@ -286,7 +287,8 @@ fn zeroes_without_the_feature_travel_as_trims() {
         }
     });
     link_up(&mut w, &net());
-    w.run_for(ms(50));
+    // A kernel does not answer the skip, so the state packets of the connect have to be in before it.
+    w.run_for(ms(100));
     skip_initial_sync(&mut w, 0);
     assert_eq!(primary(&mut w, 0), OK);
     w.hooks.record = true;
