@@ -281,7 +281,6 @@ impl Resource {
         disk.sb.uuids.current = current.with_primary_bit(primary);
         disk.sb.uuids.bitmap = model::ids::DataUuid::ZERO;
         disk.md.mark_dirty();
-        self.peer_has_own_generations(v);
         self.write_bitmap_all(v, out);
         let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
         let _ = self.change_volume(v, change, Kind::Hard, out);
