@@ -6,7 +6,7 @@ use alloc::collections::VecDeque;
 
 use model::ids::DataUuid;
 use model::result_code::{ConfigError, StateResult};
-use model::state::{ConnState, DiskState, Role};
+use model::state::{ConnState, DiskState, Role, VolumeState};
 use model::state_word::{StateChange, mask};
 use model::time::Duration;
 
@@ -308,6 +308,9 @@ impl Resource {
             Err(StateResult::InTransientState) => return Attempt::Later,
             Err(e) => return Attempt::Done(CommandResult::State(e)),
         };
+        if starts_from_bad_data(&old, &wanted.new) {
+            return Attempt::Done(CommandResult::State(StateResult::NoUpToDateDisk));
+        }
         if wanted.result == StateResult::NothingToDo {
             return Attempt::Done(CommandResult::Ok);
         }
@@ -610,6 +613,11 @@ impl Resource {
         match v {
             Some(v) => {
                 let own = translate::for_volume(change, &self.vols[v].state);
+                let old = self.vols[v].state;
+                if own.apply(&old).is_some_and(|new| starts_from_bad_data(&old, &new)) {
+                    self.send_change_reply(Some(v), StateResult::NoUpToDateDisk.number(), out);
+                    return;
+                }
                 let code = match self.change_volume_verbose(v, own, out) {
                     Ok(r) => r.number(),
                     Err(e) => e.number(),
@@ -798,6 +806,16 @@ impl Resource {
         }
         self.md_sync(v, out);
         CommandResult::Ok
+    }
+}
+
+/// A full sync is asked for whose source is not UpToDate. Entering StartingSyncS would call it so, and the good copy
+/// would be overwritten.
+fn starts_from_bad_data(old: &VolumeState, new: &VolumeState) -> bool {
+    match new.conn {
+        ConnState::StartingSyncS => old.disk != DiskState::UpToDate,
+        ConnState::StartingSyncT => old.pdsk != DiskState::UpToDate,
+        _ => false,
     }
 }
 
