@@ -7,7 +7,8 @@ use replicator::bitmap::{Bitmap, BitmapReceiver};
 use replicator::wire::{Command, Features, Header, HeaderForm, Packet};
 
 fuzz_target!(|data: &[u8]| {
-    let [low, high, mut bytes @ ..] = data else { return };
+    let [low, high, bytes @ ..] = data else { return };
+    let mut bytes = bytes;
     let bits = 1 + u64::from(u16::from_le_bytes([*low, *high]));
     let mut bitmap = Bitmap::new(bits);
     let mut receiver = BitmapReceiver::new(&bitmap);

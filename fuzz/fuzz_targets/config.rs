@@ -27,7 +27,7 @@ fn read(parts: &Parts<'_>) -> Option<Config> {
 
 fuzz_target!(|data: &[u8]| {
     let Some(config) = read(&Parts(data.split(|b| *b == 0).collect())) else { return };
-    for host in config.resources.iter().flat_map(|r| &r.hosts).flat_map(|h| &h.names).take(4) {
+    for host in ["a", "alice", "n1"] {
         let _ = resolve(&config, host, None);
     }
     for expanded in [false, true] {

@@ -25,7 +25,8 @@ impl Exports for One {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let [piece, mut bytes @ ..] = data else { return };
+    let [piece, bytes @ ..] = data else { return };
+    let mut bytes = bytes;
     let mut handshake = Handshake::new(&ServerInfo::default());
     handshake.greeting(&mut Vec::new());
     let negotiated = loop {

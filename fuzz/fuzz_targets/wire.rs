@@ -6,7 +6,8 @@ use libfuzzer_sys::fuzz_target;
 use replicator::wire::{Features, HeaderForm, Packet, Sock, frame_shape, parse_header};
 
 fuzz_target!(|data: &[u8]| {
-    let [how, mut bytes @ ..] = data else { return };
+    let [how, bytes @ ..] = data else { return };
+    let mut bytes = bytes;
     let form = [HeaderForm::H80, HeaderForm::H95, HeaderForm::H100][usize::from(how & 3) % 3];
     let sock = if how & 4 == 0 { Sock::Data } else { Sock::Meta };
     let features = Features(u32::from(how >> 4));
