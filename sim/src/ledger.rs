@@ -131,7 +131,14 @@ impl Ledger {
                 e.ended = e.ended.map(|t| if late { now } else { t });
                 e.acked = false;
             }
-            list.push(Entry { id: OBSERVED, content, issued: now, ended: Some(now), acked: true, durable: false });
+            list.push(Entry {
+                id: OBSERVED,
+                content,
+                issued: now,
+                ended: Some(now),
+                acked: true,
+                durable: false,
+            });
         }
     }
 

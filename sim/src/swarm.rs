@@ -253,7 +253,7 @@ impl Schedule<'_> {
             }
             Act::Jump => {
                 let us = 1 << self.below(24);
-                self.w.now = self.w.now + Duration::from_micros(us);
+                self.w.now += Duration::from_micros(us);
             }
             Act::Detach => {
                 self.w.command(n, Command::Detach { vol: VOL, force: n == 0 });
@@ -417,6 +417,8 @@ impl Schedule<'_> {
             n.faults = Faults::default();
         }
         self.w.cut(false);
+        let thaws = self.w.nodes[0].frozen_until.max(self.w.nodes[1].frozen_until);
+        self.w.run_for(thaws.saturating_since(self.w.now));
         let until = self.w.now + CONVERGE;
         let mut rounds = 0;
         while !(self.w.in_sync() && self.w.is_idle()) {
@@ -451,10 +453,10 @@ impl Schedule<'_> {
     fn mend_pair(&mut self, rounds: u64) {
         let (Some(a), Some(b)) = (self.w.volume(0), self.w.volume(1)) else { return };
         let stuck = |s: &VolumeState| s.conn <= ConnState::WFConnection || s.disk < DiskState::Inconsistent;
-        if rounds % 30 == 0 && (stuck(&a) || stuck(&b)) {
+        if rounds.is_multiple_of(30) && (stuck(&a) || stuck(&b)) {
             // Nothing else brought them together: the node that does not run an application gives way.
             let loser = match (a.role, b.role) {
-                _ if rounds % 60 == 0 => usize::from(b.role == Role::Primary),
+                _ if rounds.is_multiple_of(60) => usize::from(b.role == Role::Primary),
                 (Role::Primary, _) => 1,
                 (_, Role::Primary) => 0,
                 _ if a.disk < b.disk => 0,
@@ -473,7 +475,8 @@ impl Schedule<'_> {
             self.w.run_for(Duration::from_secs(3));
         }
         for n in 0..2 {
-            let refused = self.w.volume(n).is_some_and(|s| s.role == Role::Primary && s.disk == DiskState::Diskless);
+            let refused =
+                self.w.volume(n).is_some_and(|s| s.role == Role::Primary && s.disk == DiskState::Diskless);
             if rounds % 20 == 19 && refused {
                 // Its data is gone for good: what clients see next is another past.
                 self.w.command(n, Command::Secondary { open: 0 });
@@ -481,11 +484,11 @@ impl Schedule<'_> {
         }
         let bad = |s: &VolumeState| s.disk < DiskState::UpToDate && s.disk >= DiskState::Inconsistent;
         let calm = a.conn == ConnState::Connected && b.conn == ConnState::Connected;
-        if rounds % 4 == 0 && calm && bad(&a) && bad(&b) {
+        if rounds.is_multiple_of(4) && calm && bad(&a) && bad(&b) {
             self.w.note_phase("no copy is good");
             let n = if b.role == Role::Primary { 1 } else { 0 };
             self.w.command(n, Command::Primary { force: true });
-        } else if rounds % 4 == 0 && calm && (bad(&a) || bad(&b)) {
+        } else if rounds.is_multiple_of(4) && calm && (bad(&a) || bad(&b)) {
             // Blocks that failed leave a copy Inconsistent while connected; a new handshake repeats the resync.
             let n = usize::from(bad(&b));
             self.w.command(n, Command::Disconnect { force: true });
@@ -507,8 +510,8 @@ mod tests {
     #[test]
     fn a_hundred_seeds_run_alike_twice() {
         for seed in 1000..1100 {
-            let once = run_in(&mut world(seed), seed, 12);
-            assert_eq!(once, run_in(&mut world(seed), seed, 12), "seed {seed}");
+            let once = run_in(&mut world(seed), seed, 4);
+            assert_eq!(once, run_in(&mut world(seed), seed, 4), "seed {seed}");
         }
     }
 }

@@ -372,7 +372,7 @@ impl World {
                 self.truth.issued(n, version, 0, sector, count, false);
                 self.writes.insert(tag.0, (version, n));
                 let zero = ClientOp::Zeroes { may_unmap: version % 4 == 1, fua: false };
-                (sector, count, if version % 2 == 0 { ClientOp::Discard } else { zero })
+                (sector, count, if version.is_multiple_of(2) { ClientOp::Discard } else { zero })
             }
             SimOp::Read { sector, count } => (sector, count, ClientOp::Read),
             SimOp::Flush => (0, 0, ClientOp::Flush),
@@ -429,12 +429,12 @@ impl World {
             let pair = linked(a) && linked(b) && self.same_connection();
             assert!(!(pair && primary(a) && primary(b)), "two connected Primaries");
         }
-        for n in 0..2 {
+        for (n, state) in states.iter().enumerate() {
             let remote = |s: &VolumeState| {
                 s.role == Role::Primary && s.conn >= ConnState::Connected && s.disk < DiskState::UpToDate
             };
             let was = self.remote[n];
-            self.remote[n] = states[n].is_some_and(|s| remote(&s));
+            self.remote[n] = state.is_some_and(|s| remote(&s));
             if was && !self.remote[n] && !self.truth.protocol_c {
                 self.truth.remote_answers_lost(n);
             }

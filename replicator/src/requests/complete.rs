@@ -3,6 +3,7 @@
 use core::mem;
 
 use model::policy::OnNoData;
+use model::state::DiskState;
 
 use super::flag;
 use crate::action::{Action, Actions, ClientResult, LogLevel};
@@ -24,7 +25,9 @@ impl Resource {
             return;
         }
         let v = r.vol as usize;
-        if !r.has(flag::LOCAL_OK | flag::NET_OK) {
+        // A block written to a bad copy alone is overwritten as soon as a good one is back.
+        let bad_copy = r.changes_data() && self.vols[v].state.disk == DiskState::Inconsistent;
+        if !(r.has(flag::NET_OK) || r.has(flag::LOCAL_OK) && !bad_copy) {
             self.fail_for_lack_of_data(slot, out);
             return;
         }

@@ -113,9 +113,7 @@ impl Resource {
             && new.conn < ConnState::Connected
             && new.role == Role::Primary
             && (run.active && run.all_acked && self.vols[v].uuids().end_of_sync_unknown());
-        if new.disk != DiskState::UpToDate
-            || !self.vols[v].uuids().bitmap.is_zero() && !target_may_be_done
-        {
+        if new.disk != DiskState::UpToDate || !self.vols[v].uuids().bitmap.is_zero() && !target_may_be_done {
             return;
         }
         let had_data =
@@ -129,8 +127,9 @@ impl Resource {
         let diskless_promoted =
             new.pdsk < DiskState::Inconsistent && old.peer != Role::Primary && new.peer == Role::Primary;
         // The peer may have gone on from the generation that the disk found here still has.
-        let attached_alone =
-            old.disk < DiskState::Inconsistent && new.role == Role::Primary && new.conn < ConnState::Connected;
+        let attached_alone = old.disk < DiskState::Inconsistent
+            && new.role == Role::Primary
+            && new.conn < ConnState::Connected;
         // What a Primary without a disk writes goes to this copy alone; its own disk may have the same generation.
         let only_copy = old.disk < DiskState::UpToDate
             && new.conn >= ConnState::Connected
