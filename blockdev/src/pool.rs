@@ -22,7 +22,7 @@ pub const SLOT_BYTES_MAX: usize = 1 << 20;
 /// Slot sizes (bytes), ascending. A 4 KiB write takes the first, resync and bitmap pages the middle ones.
 pub const SLOT_CLASSES_BYTES: [usize; CLASSES] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, SLOT_BYTES_MAX];
 /// Size of the control area (bytes), on top of the cap.
-pub const CONTROL_BYTES: usize = 8 << 20;
+pub const CONTROL_BYTES: usize = 16 << 20;
 /// Largest cap (bytes): handles carry a page number of 20 bits, which the control area shares.
 pub const CAP_BYTES_MAX: usize = (1 << PAGE_BITS) * SLOT_ALIGN_BYTES - CONTROL_BYTES;
 

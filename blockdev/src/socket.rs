@@ -27,7 +27,7 @@ pub const PUSH_BYTES_MAX: usize = ARENA_BYTES;
 /// Usual size of a [`RecvBuffer`] (bytes).
 pub const RECV_BUFFER_BYTES: usize = 128 << 10;
 /// Connections that may wait to be accepted on a listening socket.
-pub const LISTEN_BACKLOG: i32 = 5;
+pub const LISTEN_BACKLOG: i32 = 128;
 
 /// The control area of the pool is exhausted: the other side has stopped reading while we had ever more to
 /// say. Nothing was queued; the connection has to be given up.
@@ -44,16 +44,26 @@ pub struct SendQueueFull;
 /// cleared, else its references stay in the pool.
 #[derive(Default)]
 pub struct SendQueue {
-    spans: VecDeque<BufSpan>,
+    spans: VecDeque<Piece>,
     arena: Option<Arena>,
     queued_bytes: usize,
+    copied_bytes: usize,
     sending: bool,
+}
+
+/// Part of the stream.
+#[derive(Clone, Copy)]
+struct Piece {
+    span: BufSpan,
+    /// It is in the control area.
+    copied: bool,
 }
 
 /// The slot that header bytes are copied to; the queue holds one reference for it.
 struct Arena {
     buf: BufId,
     used_bytes: usize,
+    len_bytes: usize,
 }
 
 impl SendQueue {
@@ -75,14 +85,15 @@ impl SendQueue {
         let span = BufSpan { buf, offset_bytes: at as u32, len_bytes: bytes.len() as u32 };
         pool.append_bytes(span, bytes);
         self.queued_bytes += bytes.len();
-        if let Some(last) = self.spans.back_mut()
+        self.copied_bytes += bytes.len();
+        if let Some(last) = self.spans.back_mut().map(|piece| &mut piece.span)
             && last.buf == buf
             && last.offset_bytes + last.len_bytes == span.offset_bytes
         {
             last.len_bytes += span.len_bytes;
         } else {
             pool.retain(buf);
-            self.spans.push_back(span);
+            self.spans.push_back(Piece { span, copied: true });
         }
         Ok(())
     }
@@ -94,19 +105,19 @@ impl SendQueue {
         }
         pool.retain(span.buf);
         self.queued_bytes += span.len_bytes as usize;
-        self.spans.push_back(span);
+        self.spans.push_back(Piece { span, copied: false });
     }
 
     /// What the next send takes, in order: at most `out` pieces, and no more once there are
     /// [`SEND_BYTES_MAX`] bytes. Returns the number of pieces.
     pub fn prepare(&self, out: &mut [BufSpan]) -> usize {
         let (mut count, mut bytes) = (0, 0);
-        for (slot, span) in out.iter_mut().zip(&self.spans) {
+        for (slot, piece) in out.iter_mut().zip(&self.spans) {
             if bytes >= SEND_BYTES_MAX {
                 break;
             }
-            *slot = *span;
-            bytes += span.len_bytes as usize;
+            *slot = piece.span;
+            bytes += piece.span.len_bytes as usize;
             count += 1;
         }
         count
@@ -120,30 +131,40 @@ impl SendQueue {
         let mut left = sent_bytes;
         while left > 0 {
             let first = self.spans.front_mut().expect("queued bytes are in the spans");
-            if left < first.len_bytes as usize {
-                *first = first.skip(left as u32);
+            let taken = left.min(first.span.len_bytes as usize);
+            if first.copied {
+                self.copied_bytes -= taken;
+            }
+            if left < first.span.len_bytes as usize {
+                first.span = first.span.skip(left as u32);
                 break;
             }
-            left -= first.len_bytes as usize;
+            left -= taken;
             let done = self.spans.pop_front().expect("it was just there");
-            pool.release(done.buf);
+            pool.release(done.span.buf);
         }
     }
 
     /// Forgets everything, because the connection is gone. A send still in flight keeps its buffers until its
     /// completion, which must not be reported to this queue any more.
     pub fn clear(&mut self, pool: &mut BufferPool) {
-        self.spans.drain(..).for_each(|span| pool.release(span.buf));
+        self.spans.drain(..).for_each(|piece| pool.release(piece.span.buf));
         if let Some(arena) = self.arena.take() {
             pool.release(arena.buf);
         }
         self.queued_bytes = 0;
+        self.copied_bytes = 0;
         self.sending = false;
     }
 
     /// Bytes not yet sent.
     pub fn queued_bytes(&self) -> usize {
         self.queued_bytes
+    }
+
+    /// Bytes not yet sent that take room in the control area, which all connections share.
+    pub fn copied_bytes(&self) -> usize {
+        self.copied_bytes
     }
 
     /// Nothing is left to send.
@@ -171,14 +192,18 @@ impl SendQueue {
                 // Neither queued nor in the kernel's hands any more: start over.
                 arena.used_bytes = 0;
             }
-            if arena.used_bytes + len_bytes <= ARENA_BYTES {
+            if arena.used_bytes + len_bytes <= arena.len_bytes {
                 let at = arena.used_bytes;
                 arena.used_bytes += len_bytes;
                 return Ok((arena.buf, at));
             }
         }
-        let buf = pool.alloc_control(ARENA_BYTES).ok_or(SendQueueFull)?;
-        if let Some(full) = self.arena.replace(Arena { buf, used_bytes: len_bytes }) {
+        // Most queues never hold more than a few headers; there may be hundreds of them.
+        let is_idle = self.spans.is_empty() && len_bytes <= IDLE_ARENA_BYTES;
+        let arena_bytes = if is_idle { IDLE_ARENA_BYTES } else { ARENA_BYTES };
+        let buf = pool.alloc_control(arena_bytes).ok_or(SendQueueFull)?;
+        let arena = Arena { buf, used_bytes: len_bytes, len_bytes: arena_bytes };
+        if let Some(full) = self.arena.replace(arena) {
             pool.release(full.buf);
         }
         Ok((buf, 0))
@@ -280,7 +305,7 @@ pub fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "path exists and is not a socket"));
         }
-        Ok(_) if UnixStream::connect(path).is_ok() => {
+        Ok(_) if someone_listens(path) => {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on this socket"));
         }
         Ok(_) => std::fs::remove_file(path)?,
@@ -288,6 +313,20 @@ pub fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
         Err(error) => return Err(error),
     }
     Ok(OwnedFd::from(UnixListener::bind(path)?))
+}
+
+/// A process that was killed leaves its io_uring to the kernel, which lets go of the sockets in it a moment later:
+/// until then the socket takes connections although nobody will ever answer. So the owner has to be alive.
+fn someone_listens(path: &Path) -> bool {
+    let Ok(stream) = UnixStream::connect(path) else { return false };
+    match socket::getsockopt(&stream, sockopt::PeerCredentials) {
+        // 0: a process that has no number here, in another namespace.
+        Ok(owner) if owner.pid() > 0 => {
+            let probe = nix::sys::signal::kill(nix::unistd::Pid::from_raw(owner.pid()), None);
+            probe != Err(nix::errno::Errno::ESRCH)
+        }
+        _ => true,
+    }
 }
 
 /// A TCP socket to connect to `peer` by [`Ring::connect`](crate::ring::Ring::connect), bound to the address
@@ -375,6 +414,8 @@ fn new_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
 
 /// Header bytes of some thousand packets; a class of the pool.
 const ARENA_BYTES: usize = 64 << 10;
+/// The same for a queue that was empty; another class.
+const IDLE_ARENA_BYTES: usize = 4 << 10;
 /// Pieces that fit without growing the list.
 const SPANS_USUAL: usize = 1024;
 

@@ -343,6 +343,11 @@ impl Resource {
         if self.vols[v].state.role == Role::Primary {
             return self.promoted(active, out);
         }
+        if let Some(u) = (v + 1..self.vols.len()).find(|u| !force && self.lacks_data(*u)) {
+            // All volumes change together: one without data refuses it before any other has changed.
+            self.log_refusal(u, change, StateResult::NoUpToDateDisk, out);
+            return Attempt::Done(CommandResult::State(StateResult::NoUpToDateDisk));
+        }
         match self.request(Some(v), change, out) {
             Attempt::Asked => {
                 active.asked = Some(Asked { vol: Some(v), change });
@@ -383,6 +388,13 @@ impl Resource {
             }
             other => other,
         }
+    }
+
+    /// The volume cannot become Primary without force.
+    fn lacks_data(&self, v: usize) -> bool {
+        let s = &self.vols[v].state;
+        let wanted = evaluate(s, StateChange::NONE.role(Role::Primary), Kind::Soft, &self.context(v));
+        s.disk != DiskState::Consistent && wanted.err() == Some(StateResult::NoUpToDateDisk)
     }
 
     /// The role of one volume is Primary now: data generation, announcement, super block; then the next volume.

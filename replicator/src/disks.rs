@@ -187,8 +187,9 @@ impl Resource {
             ConnState::StartingSyncS | ConnState::WFBitMapS | ConnState::SyncSource | ConnState::PausedSyncS
         );
         match policy {
-            // A source cannot become Inconsistent, and must not go on copying blocks it failed to write.
-            OnIoError::PassOn if !is_source => {
+            // A source cannot become Inconsistent, and must not go on copying blocks it failed to write. (A block it
+            // failed to read is refused, and the source stays as it is.)
+            OnIoError::PassOn if !is_source || what == "read" => {
                 if self.io_error_lines.allow(self.now) {
                     out.log(LogLevel::Error, Some(VolIdx(v as u8)), format!("{text}."));
                 }

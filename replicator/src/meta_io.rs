@@ -508,6 +508,7 @@ impl Resource {
         if kind == IoKind::AlBlock {
             self.pump_waiting_al(v, out);
             self.vols[v].pump = true;
+            // Writes of a diskless peer wait for the log too.
             self.peer_pump = true;
         }
         self.finish_detach_if_idle(v, out);

@@ -98,14 +98,8 @@ impl Resource {
                     }
                 }
             }
-            Phase::Features => {
-                let why = format!("the peer's first packet is not P_CONNECTION_FEATURES: {error}");
-                self.end_in_standalone(&why, out);
-            }
-            Phase::Challenge => {
-                let why = format!("Authentication of peer failed: {error}");
-                self.end_in_standalone(&why, out);
-            }
+            // Before the peer has proved who it is, bytes that are no packet at all come from a stranger: no DRBD
+            // sends any, and StandAlone would let whoever reaches the port end the replication for good.
             _ => self.handshake_retry(&error.to_string(), out),
         }
     }

@@ -152,6 +152,7 @@ impl Resource {
             if core::mem::take(&mut self.peer_pump) {
                 self.pump_peer_al(out);
                 self.pump_peer_writes(out);
+                self.pump_peer_reads(out);
                 again = true;
             }
             let all = core::mem::take(&mut self.pump_all);

@@ -67,6 +67,11 @@ impl Resource {
         hot || self.is_marked(vol, sector)
     }
 
+    /// This node accepted the meta socket of the connection (drbd-wire 1.3).
+    pub fn conflict_flag(&self) -> bool {
+        self.conn.conflict_flag
+    }
+
     /// The data and the meta socket of an established connection.
     pub fn sockets(&self) -> Option<(SockId, SockId)> {
         if self.conn.is_established() { self.conn.data.zip(self.conn.meta) } else { None }

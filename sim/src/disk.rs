@@ -74,9 +74,14 @@ impl Disk {
         Disk { sectors, data: Area::new(), metadata: Area::new(), completed: 0 }
     }
 
+    /// What the medium holds, without the cache.
+    pub fn medium(&self, sector: u64) -> u64 {
+        self.data.durable.get(&sector).copied().unwrap_or(0)
+    }
+
     /// What a read returns.
     pub fn read(&self, sector: u64) -> u64 {
-        assert!(sector < self.sectors, "inside the disk");
+        assert!(crate::node::volume_and_sector(sector).1 < self.sectors, "inside the disk");
         self.data.read(sector).unwrap_or(0)
     }
 

@@ -3,10 +3,14 @@
 #![forbid(unsafe_code)]
 
 pub mod disk;
+pub mod found;
+pub mod hooks;
 pub mod ledger;
 pub mod node;
 pub mod rng;
 pub mod scenario;
+#[cfg(test)]
+mod scenarios;
 pub mod swarm;
 pub mod truth;
 pub mod world;

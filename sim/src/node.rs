@@ -8,9 +8,20 @@ use replicator::activity_log::replay::replay;
 use replicator::activity_log::transaction::{AlRing, encode_initialized};
 use replicator::meta::layout::{Layout, MetaKind};
 use replicator::meta::superblock::{MetaFlags, SuperBlock};
-use replicator::{Actions, AttachedDisk, Config, DiskConfig, Resource, VolumeConfig};
+use replicator::{Actions, AttachedDisk, Config, DiskConfig, Resource, VolIdx, VolumeConfig};
 
 use crate::disk::Disk;
+
+/// Where a sector of a volume is on a node's disk: all volumes share one, so a flush of one flushes all.
+pub fn place(vol: VolIdx, sector: u64) -> u64 {
+    assert!(sector < 1 << 32, "volumes are smaller than 2 TiB here");
+    u64::from(vol.0) << 32 | sector
+}
+
+/// The inverse of [`place`].
+pub fn volume_and_sector(at: u64) -> (VolIdx, u64) {
+    (VolIdx((at >> 32) as u8), at & 0xffff_ffff)
+}
 
 /// A buffer of versions, counted like the driver's.
 #[derive(Clone, Debug)]
@@ -56,24 +67,35 @@ pub struct Node {
     pub frozen_until: model::time::Instant,
     /// Faults of its disk.
     pub faults: Faults,
-    /// Disk options of its volume.
+    /// Disk options of its volumes.
     pub disk_config: DiskConfig,
+    /// Number of volumes.
+    pub volumes: u8,
+    /// Without access to data.
+    pub on_no_data: OnNoData,
 }
 
 impl Node {
     /// A node with fresh metadata on a disk of `sectors` data sectors.
     pub fn new(sectors: u64, disk_config: DiskConfig) -> Node {
+        Node::with_volumes(sectors, disk_config, 1)
+    }
+
+    /// A node with several equal volumes.
+    pub fn with_volumes(sectors: u64, disk_config: DiskConfig, volumes: u8) -> Node {
         // External metadata keeps data and metadata addresses apart.
         let layout =
             Layout::new(MetaKind::FlexibleExternal, 4096, AlRing::DEFAULT).expect("a layout for 2 MiB");
         let mut disk = Disk::new(sectors);
         let mut block = [0u8; 4096];
-        for i in 0..layout.ring().blocks() {
-            encode_initialized(&mut block);
-            disk.write_md(layout.al_block_sector(i), &block, true);
+        for v in (0..volumes).map(VolIdx) {
+            for i in 0..layout.ring().blocks() {
+                encode_initialized(&mut block);
+                disk.write_md(place(v, layout.al_block_sector(i)), &block, true);
+            }
+            SuperBlock::just_created(&layout, 0).encode(&mut block);
+            disk.write_md(place(v, layout.superblock_sector()), &block, true);
         }
-        SuperBlock::just_created(&layout, 0).encode(&mut block);
-        disk.write_md(layout.superblock_sector(), &block, true);
         Node {
             core: None,
             out: Actions::new(),
@@ -87,6 +109,8 @@ impl Node {
             frozen_until: model::time::Instant(0),
             faults: Faults::default(),
             disk_config,
+            volumes,
+            on_no_data: OnNoData::IoError,
         }
     }
 
@@ -96,8 +120,14 @@ impl Node {
         self.incarnation += 1;
         let config = Config {
             name: "r0".into(),
-            volumes: vec![VolumeConfig { vnr: VolumeNo(0), minor: Minor(0), disk: self.disk_config.clone() }],
-            on_no_data: OnNoData::IoError,
+            volumes: (0..self.volumes)
+                .map(|v| VolumeConfig {
+                    vnr: VolumeNo(v.into()),
+                    minor: Minor(v.into()),
+                    disk: self.disk_config.clone(),
+                })
+                .collect(),
+            on_no_data: self.on_no_data,
         };
         let mut bytes = [0u8; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -116,14 +146,14 @@ impl Node {
     }
 
     /// What `apply-al` and reading the metadata give an attach.
-    pub fn load(&mut self) -> AttachedDisk {
-        let raw = self.disk.read_md(self.layout.superblock_sector(), 8);
+    pub fn load(&mut self, vol: VolIdx) -> AttachedDisk {
+        let raw = self.disk.read_md(place(vol, self.layout.superblock_sector()), 8);
         let raw: [u8; 4096] = raw.try_into().expect("eight sectors");
         let mut sb = SuperBlock::decode(&raw).expect("the super block always decodes");
         let pages = self.disk.sectors.div_ceil(8).div_ceil(32768);
-        let mut bitmap = self.disk.read_md(self.layout.bitmap_sector(), pages * 8);
+        let mut bitmap = self.disk.read_md(place(vol, self.layout.bitmap_sector()), pages * 8);
         let ring = self.layout.ring();
-        let area = self.disk.read_md(self.layout.al_sector(), u64::from(ring.blocks()) * 8);
+        let area = self.disk.read_md(place(vol, self.layout.al_sector()), u64::from(ring.blocks()) * 8);
         let al = replay(ring, &area).expect("the activity log always replays");
         if sb.flags.has(MetaFlags::PRIMARY_IND) {
             for extent in &al.hot {
@@ -134,16 +164,16 @@ impl Node {
                 }
             }
         }
-        self.disk.write_md(self.layout.bitmap_sector(), &bitmap, true);
+        self.disk.write_md(place(vol, self.layout.bitmap_sector()), &bitmap, true);
         let mut block = [0u8; 4096];
         for i in 0..ring.blocks() {
             encode_initialized(&mut block);
-            self.disk.write_md(self.layout.al_block_sector(i), &block, true);
+            self.disk.write_md(place(vol, self.layout.al_block_sector(i)), &block, true);
         }
         sb.unclean_magic = false;
         sb.flags = sb.flags.with(MetaFlags::AL_CLEAN);
         sb.encode(&mut block);
-        self.disk.write_md(self.layout.superblock_sector(), &block, true);
+        self.disk.write_md(place(vol, self.layout.superblock_sector()), &block, true);
         let words =
             bitmap.chunks(8).map(|c| u64::from_le_bytes(c.try_into().expect("whole words"))).collect();
         AttachedDisk {

@@ -13,7 +13,8 @@ use replicator::{
     DownCause, Event, IoResult, IoTag, NetConfig, SockId, VolIdx,
 };
 
-use crate::node::{Faults, Node};
+use crate::hooks::{Blocked, DiskOp, Hooks};
+use crate::node::{Faults, Node, place, volume_and_sector};
 use crate::rng::Rng;
 use crate::truth::Truth;
 
@@ -84,6 +85,8 @@ pub struct World {
     pub weather: Weather,
     /// What clients saw.
     pub truth: Truth,
+    /// What a script does at exact points.
+    pub hooks: Hooks,
     /// Answers not yet looked at, by node.
     pub answers: Vec<(usize, Answer)>,
     /// One line per event, if wanted.
@@ -122,6 +125,7 @@ impl World {
             nodes: [Node::new(sectors, disk.clone()), Node::new(sectors, disk)],
             weather: Weather { disk_us: 100, net_us: 50, cut: false },
             truth: Truth::new(),
+            hooks: Hooks::default(),
             answers: Vec::new(),
             trace: None,
             heap: BinaryHeap::new(),
@@ -190,8 +194,10 @@ impl World {
             return;
         }
         self.nodes[n].attached = true;
-        let disk = self.nodes[n].load();
-        self.command(n, Command::Attach(VolIdx(0), Box::new(disk)));
+        for v in 0..self.nodes[n].volumes {
+            let disk = self.nodes[n].load(VolIdx(v));
+            self.command(n, Command::Attach(VolIdx(v), Box::new(disk)));
+        }
     }
 
     /// The process dies; with `power` the disk's cache goes too.
@@ -278,14 +284,65 @@ impl World {
         }
         let socks: Vec<SockId> = self.ends.keys().copied().collect();
         for sock in socks {
-            let list = std::mem::take(&mut self.ends.get_mut(&sock).expect("listed").held);
             let peer_lives = self.ends.contains_key(&self.ends[&sock].peer);
-            for message in list {
-                self.transmit(sock, message);
-            }
+            self.deliver_held(sock);
+            let (n, at, total) = (self.ends[&sock].node, self.net_time(), self.ends[&sock].sent_total);
+            let end = self.ends.get_mut(&sock).expect("listed");
+            end.last_sent = at.max(end.last_sent + Duration::from_nanos(1));
+            let at = end.last_sent;
+            self.at(n, at, Later::Sent { sock, total });
             if !peer_lives {
                 let (n, at) = (self.ends[&sock].node, self.net_time());
                 self.at(n, at, Later::Down { sock });
+            }
+        }
+    }
+
+    /// What waited for the link goes on its way, and the sender's kernel has room again.
+    fn deliver_held(&mut self, sock: SockId) {
+        let Some(end) = self.ends.get_mut(&sock) else { return };
+        let (list, peer) = (std::mem::take(&mut end.held), end.peer);
+        if !list.is_empty()
+            && let Some((n, total)) = self.ends.get(&peer).map(|e| (e.node, e.sent_total))
+        {
+            let at = self.net_time();
+            self.at(n, at, Later::Sent { sock: peer, total });
+        }
+        for message in list {
+            self.transmit(sock, message);
+        }
+    }
+
+    /// Stops what a node sends on some of its sockets, or lets it go on.
+    pub fn block(&mut self, n: usize, which: Blocked) {
+        self.note(n, || format!("sockets that take nothing: {which:?}"));
+        self.hooks.blocked[n] = which;
+        if which == Blocked::No && !self.weather.cut {
+            let socks: Vec<SockId> =
+                self.ends.iter().filter(|(_, e)| e.node == 1 - n).map(|(s, _)| *s).collect();
+            for sock in socks {
+                self.deliver_held(sock);
+            }
+        }
+    }
+
+    fn is_blocked(&self, n: usize, sock: SockId) -> bool {
+        let socks = self.nodes[n].core.as_ref().and_then(|c| c.sockets());
+        match self.hooks.blocked[n] {
+            Blocked::No => false,
+            Blocked::Data => socks.is_some_and(|(d, _)| d == sock),
+            Blocked::Meta => socks.is_some_and(|(_, m)| m == sock),
+            Blocked::Both => true,
+        }
+    }
+
+    /// Holds every data operation of a node's disk, or lets them end.
+    pub fn hold_disk(&mut self, n: usize, held: bool) {
+        self.note(n, || format!("disk held: {held}"));
+        self.hooks.disk_held[n] = held;
+        if !held {
+            for (id, m, incarnation) in std::mem::take(&mut self.hooks.parked) {
+                self.heap.push(Reverse((self.now.0, id, m, incarnation)));
             }
         }
     }
@@ -318,7 +375,12 @@ impl World {
 
     /// State of the volume of a node; None while it is down.
     pub fn volume(&self, n: usize) -> Option<VolumeState> {
-        self.nodes[n].core.as_ref().map(|c| c.volume_state(VolIdx(0)))
+        self.volume_of(n, 0)
+    }
+
+    /// State of any volume of a node; None while it is down.
+    pub fn volume_of(&self, n: usize, v: u8) -> Option<VolumeState> {
+        self.nodes[n].core.as_ref().map(|c| c.volume_state(VolIdx(v)))
     }
 
     /// Gives a command to a node.
@@ -379,7 +441,8 @@ impl World {
         };
         let clock = self.truth.of(n).clock;
         self.open.insert(tag.0, (n, asked, clock));
-        let r = ClientRequest { tag, vol: VolIdx(0), sector, len_bytes: (count * 512) as u32, op };
+        let (vol, sector) = volume_and_sector(sector);
+        let r = ClientRequest { tag, vol, sector, len_bytes: (count * 512) as u32, op };
         self.note(n, || format!("request {} {op:?} sector {sector}+{count}", tag.0));
         let now = self.now;
         let node = &mut self.nodes[n];
@@ -461,18 +524,21 @@ impl World {
     fn carry_out(&mut self, n: usize, a: Action, out: &replicator::Actions) {
         self.mix(self.now.0 << 1 | n as u64);
         match a {
-            Action::DiskRead { tag, sector, len_bytes, .. } => {
+            Action::DiskRead { tag, vol, sector, len_bytes } => {
+                let sector = place(vol, sector);
                 self.mix(tag.0);
                 let at = self.disk_time();
                 self.at(n, at, Later::DiskRead { tag, sector, count: u64::from(len_bytes / 512) });
             }
-            Action::DiskWrite { tag, sector, len_bytes, buf, fua, .. } => {
+            Action::DiskWrite { tag, vol, sector, len_bytes, buf, fua } => {
+                let sector = place(vol, sector);
                 self.mix(tag.0 ^ sector);
                 let versions = self.nodes[n].versions(buf, u64::from(len_bytes / 512));
                 let at = self.disk_time();
                 self.at(n, at, Later::DiskWrite { tag, sector, versions, fua });
             }
-            Action::DiskZero { tag, sector, len_bytes, fua, .. } => {
+            Action::DiskZero { tag, vol, sector, len_bytes, fua, .. } => {
+                let sector = place(vol, sector);
                 let versions = vec![0; (len_bytes / 512) as usize];
                 let at = self.disk_time();
                 self.at(n, at, Later::DiskWrite { tag, sector, versions, fua });
@@ -481,7 +547,8 @@ impl World {
                 let (at, point) = (self.disk_time(), self.nodes[n].disk.flush_point());
                 self.at(n, at, Later::Flush { tag, point });
             }
-            Action::MetaWrite { tag, md_sector, block, flush_before, fua, .. } => {
+            Action::MetaWrite { tag, vol, md_sector, block, flush_before, fua } => {
+                let md_sector = place(vol, md_sector);
                 let at = self.disk_time();
                 let flush = flush_before.then(|| self.nodes[n].disk.flush_point());
                 let block = out.span(block).to_vec();
@@ -514,7 +581,7 @@ impl World {
                 self.command_done(n, promotion, result);
                 self.answers.push((n, Answer::Command(id, result)));
             }
-            Action::CloseDisk { .. } => self.nodes[n].attached = false,
+            Action::CloseDisk { vol } => self.nodes[n].attached &= vol != VolIdx(0),
             Action::ExportChanged { .. } => {}
             Action::Log { text, .. } => {
                 let text = out.texts[text as usize].clone();
@@ -581,7 +648,8 @@ impl World {
     fn check_written(&self, n: usize, version: u64, op: SimOp) {
         let SimOp::Write { sector, count, .. } = op else { return };
         let core = self.nodes[n].core.as_ref().expect("it answered");
-        let s = core.volume_state(VolIdx(0));
+        let (vol, _) = volume_and_sector(sector);
+        let s = core.volume_state(vol);
         let newer = |m: usize, s: u64| {
             let v = self.nodes[m].disk.read(s);
             v >= version || v == 0
@@ -597,24 +665,28 @@ impl World {
             assert!(
                 there && newer(1 - n, at)
                     || s.disk < DiskState::Inconsistent
-                    || core.is_covered(VolIdx(0), at),
+                    || core.is_covered(vol, volume_and_sector(at).1),
                 "sector {at} of version {version} was answered, is not on the peer, and nothing says so"
             );
         }
     }
 
-    fn send(&mut self, n: usize, sock: SockId, bytes: Vec<u8>, payload: Option<(BufId, u32)>) {
+    fn send(&mut self, n: usize, sock: SockId, mut bytes: Vec<u8>, payload: Option<(BufId, u32)>) {
         let versions =
             payload.map_or(Vec::new(), |(buf, len)| self.nodes[n].versions(buf, u64::from(len / 512)));
         let len = bytes.len() as u64 + versions.len() as u64 * 512;
         let sum = bytes.iter().fold(len, |h, b| h.rotate_left(5) ^ u64::from(*b));
         self.mix(sum);
+        if self.hooks.packet_leaves(self.now, n, &mut bytes, versions.len() as u64) {
+            self.cut(true);
+        }
+        let blocked = self.weather.cut || self.is_blocked(n, sock);
         let Some(end) = self.ends.get_mut(&sock) else { return };
         assert_eq!(end.node, n, "a node sends on its own socket");
         end.sent_total += len;
         let (total, peer) = (end.sent_total, end.peer);
         let message = Message { bytes, versions };
-        if self.weather.cut {
+        if blocked {
             if let Some(other) = self.ends.get_mut(&peer) {
                 other.held.push(message);
             }
@@ -698,6 +770,12 @@ impl World {
             self.heap.push(Reverse((thaws.0, id, n, incarnation)));
             return true;
         }
+        let data_op = matches!(what, Later::DiskRead { .. } | Later::DiskWrite { .. } | Later::Flush { .. });
+        if data_op && self.hooks.disk_held[n] {
+            self.later.insert(id, what);
+            self.hooks.parked.push((id, n, incarnation));
+            return true;
+        }
         self.mix(self.now.0 << 1 | n as u64);
         self.happen(n, what);
         self.settle(n);
@@ -717,7 +795,7 @@ impl World {
         }
         match what {
             Later::DiskRead { tag, sector, count } => {
-                if self.fails(n, |f| f.reads) {
+                if self.fails(n, |f| f.reads) || self.hooks.is_bad(n, DiskOp::Read, sector, count) {
                     core!(Event::DiskDone { tag, result: EIO, buf: None });
                     return;
                 }
@@ -726,7 +804,8 @@ impl World {
                 core!(Event::DiskDone { tag, result: IoResult::Ok, buf });
             }
             Later::DiskWrite { tag, sector, versions, fua } => {
-                if self.fails(n, |f| f.writes) {
+                let count = versions.len() as u64;
+                if self.fails(n, |f| f.writes) || self.hooks.is_bad(n, DiskOp::Write, sector, count) {
                     self.nodes[n].disk.torn_write(sector, &versions, &mut self.rng);
                     core!(Event::DiskDone { tag, result: EIO, buf: None });
                     return;
@@ -747,7 +826,7 @@ impl World {
                 core!(Event::DiskDone { tag, result: IoResult::Ok, buf: None });
             }
             Later::MetaWrite { tag, sector, block, fua, flush } => {
-                if self.fails(n, |f| f.metadata) {
+                if self.fails(n, |f| f.metadata) || self.hooks.is_bad(n, DiskOp::Meta, sector, 8) {
                     self.nodes[n].disk.torn_md(sector, &block, &mut self.rng);
                     core!(Event::MetaDone { tag, result: EIO });
                     return;
@@ -925,9 +1004,22 @@ impl World {
         all.extend(self.nodes[1].disk.written());
         for s in all {
             let (a, b) = (self.nodes[0].disk.read(s), self.nodes[1].disk.read(s));
-            let marked =
-                self.nodes.iter().any(|n| n.core.as_ref().is_some_and(|c| c.is_marked(VolIdx(0), s)));
+            let (vol, at) = volume_and_sector(s);
+            let marked = self.nodes.iter().any(|n| n.core.as_ref().is_some_and(|c| c.is_marked(vol, at)));
             assert!(a == b || marked, "sector {s} holds {a} and {b}, and no bit says so");
+        }
+    }
+}
+
+/// A run that fails shows what happened last.
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Some(trace) = &self.trace
+        {
+            for line in &trace[trace.len().saturating_sub(300)..] {
+                eprintln!("{line}");
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -65,6 +66,7 @@ pub fn run(config: DaemonConfig) -> anyhow::Result<()> {
         .with_ansi(false)
         .with_target(false)
         .init();
+    raise_descriptor_limit();
     let _lock = claim(&config.run_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = LocalSet::new().block_on(&runtime, serve(&config));
@@ -72,6 +74,17 @@ pub fn run(config: DaemonConfig) -> anyhow::Result<()> {
     runtime.shutdown_background();
     let _ = fs::remove_file(config.run_dir.join(SOCKET_NAME));
     result
+}
+
+/// Allows as many descriptors as an ordinary start permits: hundreds of clients of several resources need more than
+/// the usual 1024. Fewer than that work as well, so a failure is none.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        info!("the limit of open files stays {soft}: {error}");
+    }
 }
 
 async fn serve(config: &DaemonConfig) -> anyhow::Result<()> {

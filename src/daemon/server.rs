@@ -10,7 +10,7 @@ use nix::sys::stat::{Mode, umask};
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::commands::Commands;
@@ -23,6 +23,9 @@ use super::control::{
 const CONNECTIONS_MAX: usize = 64;
 /// Smallest time between two pictures of a watcher.
 const WATCH_PAUSE: Duration = Duration::from_millis(100);
+/// Time for a request to come and for a reply to be taken. Who connects and says nothing, or asks and does not
+/// read, must not keep a place from others.
+const MESSAGE_MAX: Duration = Duration::from_secs(10);
 /// After an accept that failed (too many open files), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -67,17 +70,17 @@ pub async fn serve(listener: UnixListener, commands: Rc<Commands>) {
 
 async fn converse(mut stream: UnixStream, commands: &Commands) -> Result<(), ControlError> {
     loop {
-        let envelope = match receive::<Envelope>(&mut stream, REQUEST_BYTES_MAX).await {
+        let envelope = match in_time(receive::<Envelope>(&mut stream, REQUEST_BYTES_MAX)).await {
             Ok(envelope) => envelope,
             Err(e @ (ControlError::Garbage(_) | ControlError::TooLong(..))) => {
                 let message = format!("this daemon does not understand the request: {e}");
-                send(&mut stream, &Reply::Refused { message }, REPLY_BYTES_MAX).await?;
+                reply_to(&mut stream, &Reply::Refused { message }).await?;
                 return Err(e);
             }
             Err(e) => return Err(e),
         };
         if let Some(message) = objection(&envelope) {
-            send(&mut stream, &Reply::Refused { message }, REPLY_BYTES_MAX).await?;
+            reply_to(&mut stream, &Reply::Refused { message }).await?;
             return Ok(());
         }
         let reply = match envelope.request {
@@ -98,7 +101,18 @@ async fn converse(mut stream: UnixStream, commands: &Commands) -> Result<(), Con
                 }
             }
         };
-        send(&mut stream, &reply, REPLY_BYTES_MAX).await?;
+        reply_to(&mut stream, &reply).await?;
+    }
+}
+
+async fn reply_to(stream: &mut UnixStream, reply: &Reply) -> Result<(), ControlError> {
+    in_time(send(stream, reply, REPLY_BYTES_MAX)).await
+}
+
+async fn in_time<T>(message: impl Future<Output = Result<T, ControlError>>) -> Result<T, ControlError> {
+    match timeout(MESSAGE_MAX, message).await {
+        Ok(result) => result,
+        Err(_) => Err(ControlError::Io(io::ErrorKind::TimedOut.into())),
     }
 }
 
@@ -142,6 +156,7 @@ async fn watch(mut stream: UnixStream, commands: &Commands, targets: &[String]) 
         changes.borrow_and_update();
         let reply = status(commands, targets);
         let refused = matches!(reply, Reply::Done(_));
+        // A watcher may pause as long as it likes.
         send(&mut stream, &reply, REPLY_BYTES_MAX).await?;
         if refused {
             return Ok(());

@@ -46,6 +46,11 @@ enum Next {
 }
 
 impl Incoming {
+    /// Room is held for a write whose data the client owes us.
+    pub(super) fn awaits_data(&self) -> bool {
+        self.write.is_some() && !self.blocked
+    }
+
     /// Forgets everything when the connection is closed; returns the request that will not become complete.
     pub(super) fn abandon(&mut self, pool: &mut BufferPool) -> Option<u32> {
         self.blocked = false;
@@ -94,6 +99,8 @@ impl NbdServer {
             let (_, got) = write.piece.as_mut().expect("a piece is received into a buffer only");
             *got += count as u32;
         }
+        session.moved_bytes += count as u64;
+        session.has_spoken = true;
         self.pump(ring, core, key.slot);
     }
 
@@ -103,7 +110,10 @@ impl NbdServer {
             return false;
         }
         let before = core.data_events;
-        for slot in 0..self.sessions.capacity().min(SLOTS_MAX) {
+        let slots = self.sessions.capacity().min(SLOTS_MAX);
+        // Another one is first each time, so that nobody always comes when all room is taken.
+        self.resumed_first = (self.resumed_first + 1) % slots.max(1);
+        for slot in (self.resumed_first..slots).chain(0..self.resumed_first) {
             if self.sessions.get(slot).is_some_and(|s| s.incoming.blocked) {
                 self.pump(ring, core, slot as u32);
             }
@@ -115,6 +125,13 @@ impl NbdServer {
     fn block(&mut self, slot: u32) {
         self.sessions[slot as usize].incoming.blocked = true;
         self.blocked = true;
+    }
+
+    /// The same for a session that lacks what others hold.
+    fn block_for_room(&mut self, core: &Core, slot: u32) {
+        self.block(slot);
+        self.short_of_room = true;
+        self.watch_for_stalls(core.now);
     }
 
     /// Takes everything out of the staging buffer that can be dealt with now.
@@ -153,7 +170,7 @@ impl NbdServer {
         if session.recv.bytes().is_empty() {
             return Next::Receive;
         }
-        if session.queue.queued_bytes() > REPLIES_BYTES_MAX {
+        if session.queue.copied_bytes() > REPLIES_BYTES_MAX {
             self.block(slot);
             return Next::Wait;
         }
@@ -161,7 +178,7 @@ impl NbdServer {
         let only = session.only;
         let stage = std::mem::replace(&mut self.sessions[slot as usize].stage, Stage::Closed);
         let Stage::Handshake(mut handshake) = stage else { unreachable!("the caller looked at the stage") };
-        let exports = NbdServer::exports(self.names(), &core.resource, only);
+        let exports = NbdServer::exports(self.names(), &core.resource, only, self.is_full());
         let step = handshake.feed(self.sessions[slot as usize].recv.bytes(), &mut out, &exports);
         let session = &mut self.sessions[slot as usize];
         session.recv.consume(step.consumed);
@@ -179,6 +196,9 @@ impl NbdServer {
                 Stage::Finishing
             }
         };
+        if matches!(session.stage, Stage::Finishing) {
+            self.watch_for_stalls(core.now);
+        }
         if let Some(vol) = opened {
             self.opened(core, vol);
         }
@@ -203,6 +223,7 @@ impl NbdServer {
             Ok(Some(request)) => self.request(ring, core, slot, &request),
             Err(error) => {
                 tracing::warn!("a client is disconnected: {error}");
+                self.watch_for_stalls(core.now);
                 self.fatal(ring, slot, &error);
                 Next::GoOn
             }
@@ -238,11 +259,17 @@ impl NbdServer {
         let valid = request.validate(&negotiated.export, negotiated.style);
         let carries_data = matches!(request.command, Command::Read | Command::Write);
         let charge = if carries_data && valid.is_ok() { request.len_bytes } else { 0 };
+        let held_bytes = session.charged_bytes + session.queue.queued_bytes() as u64;
+        let is_only = session.requests == 0 && session.queue.is_empty();
         let crowded = session.requests >= REQUESTS_MAX
-            || session.requests > 0 && session.charged_bytes + u64::from(charge) > SESSION_BYTES_MAX
-            || session.queue.queued_bytes() as u64 > SESSION_BYTES_MAX;
-        if crowded || !self.requests.has_room(charge) {
+            || !is_only && held_bytes + u64::from(charge) > SESSION_BYTES_MAX
+            || session.queue.copied_bytes() > REPLIES_BYTES_MAX;
+        if crowded {
             self.block(slot);
+            return Next::Wait;
+        }
+        if !self.requests.has_room(charge, is_only) {
+            self.block_for_room(core, slot);
             return Next::Wait;
         }
         session.recv.consume(REQUEST_BYTES);
@@ -255,6 +282,7 @@ impl NbdServer {
         }
         if request.command == Command::Disconnect {
             session.stage = Stage::Finishing;
+            self.watch_for_stalls(core.now);
             self.end_if_done(ring, core, slot);
             return Next::GoOn;
         }
@@ -319,7 +347,7 @@ impl NbdServer {
                 return Next::Receive;
             }
             let Some(buf) = ring.pool_mut().alloc(piece_bytes as usize) else {
-                self.block(slot);
+                self.block_for_room(core, slot);
                 return Next::Wait;
             };
             ring.pool_mut().bytes_mut(buf)[..staged].copy_from_slice(&session.recv.bytes()[..staged]);
@@ -352,7 +380,8 @@ impl NbdServer {
 const REQUESTS_MAX: u32 = 128;
 /// Data of requests of one session in flight, and of replies it has not taken; a single larger request passes.
 const SESSION_BYTES_MAX: u64 = 32 << 20;
-/// Unsent answers of a negotiation beyond which no more options are read.
+/// Unsent headers of replies beyond which no more options or requests are read: they come from an area that all
+/// connections share, that of the peer included.
 const REPLIES_BYTES_MAX: usize = 32 << 10;
 /// A piece that lacks no more than this, and fits, is completed in the staging buffer.
 const STAGED_REST_BYTES_MAX: usize = 16 << 10;

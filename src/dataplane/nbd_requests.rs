@@ -69,10 +69,11 @@ impl Requests {
         self.table.len()
     }
 
-    /// All clients together have room for a request of so many bytes. One request always has.
-    pub(super) fn has_room(&self, bytes: u32) -> bool {
+    /// All clients together have room for a request of so many bytes. One request always has, and so has a small
+    /// one of a session that has nothing else in flight: nobody is shut out by what others leave lying.
+    pub(super) fn has_room(&self, bytes: u32, is_only: bool) -> bool {
         let used = self.charged_bytes + self.queued_bytes;
-        used == 0 || used + u64::from(bytes) <= self.limit_bytes
+        used == 0 || is_only && bytes <= RESERVED_BYTES || used + u64::from(bytes) <= self.limit_bytes
     }
 }
 
@@ -268,3 +269,6 @@ fn message_of(errno: Errno) -> &'static str {
         _ => "the request lies outside of the device",
     }
 }
+
+/// What each session may have in flight beyond the common limit.
+const RESERVED_BYTES: u32 = 64 << 10;

@@ -31,6 +31,12 @@ pub(super) struct NbdServer {
     pub(super) to_flush: Vec<u32>,
     /// A session waits for room or a buffer: all of them are looked at in each batch.
     pub(super) blocked: bool,
+    /// The session that gets room first.
+    pub(super) resumed_first: usize,
+    /// A session lacked room that others hold, since the last look for stalled ones.
+    pub(super) short_of_room: bool,
+    /// When to look for clients that hold room and neither read nor write.
+    next_look: Option<Instant>,
     /// Sessions that use each volume.
     open_counts: Vec<u32>,
     stopped: bool,
@@ -69,6 +75,12 @@ pub(super) struct Session {
     pub(super) requests: u32,
     pub(super) charged_bytes: u64,
     handshake_deadline: Instant,
+    /// Something came from the client.
+    pub(super) has_spoken: bool,
+    /// Bytes that went over the connection since the last look.
+    pub(super) moved_bytes: u64,
+    /// It held room at the last look.
+    held_room: bool,
 }
 
 /// Where a session stands.
@@ -104,11 +116,14 @@ impl NbdServer {
                 max_block_bytes,
             },
             listeners: Vec::new(),
-            sessions: Slab::with_capacity(SESSIONS_MAX),
+            sessions: Slab::with_capacity(SESSIONS_MAX + STRANGERS_MAX),
             sessions_made: 0,
             requests: Requests::new(limit_bytes),
-            to_flush: Vec::with_capacity(SESSIONS_MAX),
+            to_flush: Vec::with_capacity(SESSIONS_MAX + STRANGERS_MAX),
             blocked: false,
+            resumed_first: 0,
+            short_of_room: false,
+            next_look: None,
             open_counts: vec![0; core.volumes.len()],
             stopped: false,
         };
@@ -151,10 +166,10 @@ impl NbdServer {
         }
         let (only, is_unix) = (listener.volume, listener.path.is_some());
         let Some(fd) = completion.accepted.take() else { return };
-        if self.stopped || self.sessions.len() >= SESSIONS_MAX {
-            tracing::warn!("a client was turned away: {SESSIONS_MAX} are connected");
+        if self.stopped {
             return;
         }
+        self.make_place(ring, core);
         let nodelay = if is_unix { Ok(()) } else { socket::set_nodelay(&fd) };
         match nodelay.and_then(|()| RecvBuffer::new(RECV_BUFFER_BYTES)) {
             Ok(recv) => self.add_session(ring, core, fd, recv, only),
@@ -190,10 +205,34 @@ impl NbdServer {
             requests: 0,
             charged_bytes: 0,
             handshake_deadline: core.now + HANDSHAKE_MAX,
+            has_spoken: false,
+            moved_bytes: 0,
+            held_room: false,
         });
         session.arm(ring);
         self.reply(ring, key.slot, &greeting);
         self.end_if_done(ring, core, key.slot);
+    }
+
+    /// Closes a connection without an export when there are too many: the oldest of those that have said nothing
+    /// yet, or just the oldest. Whoever means it negotiates at once, and must not be kept out by connections that
+    /// nobody uses.
+    fn make_place(&mut self, ring: &mut Ring<Token>, core: &mut Core) {
+        let strangers = self.sessions.iter().filter(|(_, s)| s.volume.is_none());
+        if strangers.clone().count() < STRANGERS_MAX {
+            return;
+        }
+        let oldest = strangers.min_by_key(|(_, s)| (s.has_spoken, s.handshake_deadline));
+        if let Some(slot) = oldest.map(|(slot, _)| slot as u32) {
+            tracing::debug!("a connection without an export is closed for a new one");
+            self.close_connection(ring, slot);
+            self.end_if_done(ring, core, slot);
+        }
+    }
+
+    /// No further client gets an export.
+    pub(super) fn is_full(&self) -> bool {
+        self.sessions.iter().filter(|(_, s)| s.volume.is_some()).count() >= SESSIONS_MAX
     }
 
     /// The session that a completion names, unless it is over.
@@ -251,6 +290,7 @@ impl NbdServer {
         };
         let session = &mut self.sessions[key.slot as usize];
         session.queue.advance(sent, ring.pool_mut());
+        session.moved_bytes += sent as u64;
         self.requests.queued_bytes -= sent as u64;
         if !session.queue.is_empty() {
             self.note_flush(key.slot);
@@ -334,8 +374,9 @@ impl NbdServer {
         names: &'a ExportNames,
         core: &'a Resource,
         only: Option<VolIdx>,
+        full: bool,
     ) -> ExportTable<'a> {
-        ExportTable { names, core, only }
+        ExportTable { names, core, only, full }
     }
 
     /// Names of the exports.
@@ -343,18 +384,58 @@ impl NbdServer {
         &self.names
     }
 
-    /// When the next handshake takes too long.
+    /// When the next handshake takes too long, or stalled clients are to be looked for.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let negotiating = |s: &Session| matches!(s.stage, Stage::Handshake(_));
-        self.sessions.iter().filter(|(_, s)| negotiating(s)).map(|(_, s)| s.handshake_deadline).min()
+        let handshakes =
+            self.sessions.iter().filter(|(_, s)| negotiating(s)).map(|(_, s)| s.handshake_deadline);
+        handshakes.chain(self.next_look).min()
     }
 
-    /// Turns away clients that take too long to say what they want.
+    /// Stalled clients are looked for from now on.
+    pub(super) fn watch_for_stalls(&mut self, now: Instant) {
+        if self.next_look.is_some() {
+            return;
+        }
+        self.next_look = Some(now + STALL_PERIOD);
+        for (_, session) in &mut self.sessions {
+            (session.moved_bytes, session.held_room) = (0, session.holds_room());
+        }
+    }
+
+    /// A client may be as slow as it likes as long as that costs nobody else anything. When others lack the room
+    /// that it holds, or it has said goodbye, it has to move.
+    fn close_stalled(&mut self, ring: &mut Ring<Token>, core: &mut Core) {
+        let pressed = std::mem::take(&mut self.short_of_room);
+        let stalled = |s: &Session| {
+            let held = s.held_room && s.holds_room() && s.moved_bytes < STALL_BYTES_MIN;
+            held && (pressed || matches!(s.stage, Stage::Finishing))
+        };
+        let slots: Vec<usize> =
+            self.sessions.iter().filter(|(_, s)| stalled(s)).map(|(slot, _)| slot).collect();
+        for slot in slots {
+            tracing::warn!(
+                "a client is disconnected: it neither reads nor writes and holds room that others need"
+            );
+            self.close_connection(ring, slot as u32);
+            self.end_if_done(ring, core, slot as u32);
+        }
+        self.next_look = None;
+        let finishing = |s: &Session| matches!(s.stage, Stage::Finishing);
+        if pressed || self.sessions.iter().any(|(_, s)| finishing(s)) {
+            self.watch_for_stalls(core.now);
+        }
+    }
+
+    /// Turns away clients that take too long to say what they want, and those that are in the way of others.
     pub(super) fn on_time(&mut self, ring: &mut Ring<Token>, core: &mut Core, now: Instant) {
         let late = |s: &Session| matches!(s.stage, Stage::Handshake(_)) && s.handshake_deadline <= now;
         while let Some(slot) = self.sessions.iter().find(|(_, s)| late(s)).map(|(slot, _)| slot) {
             self.close_connection(ring, slot as u32);
             self.end_if_done(ring, core, slot as u32);
+        }
+        if self.next_look.is_some_and(|at| at <= now) {
+            self.close_stalled(ring, core);
         }
     }
 
@@ -378,6 +459,11 @@ impl NbdServer {
 }
 
 impl Session {
+    /// It has something that only its client can make it give back.
+    fn holds_room(&self) -> bool {
+        self.fd.is_some() && (!self.queue.is_empty() || self.incoming.awaits_data())
+    }
+
     /// Starts a receive into the staging buffer unless one is in flight or there is no room.
     pub(super) fn arm(&mut self, ring: &mut Ring<Token>) {
         if self.fd.is_some() && !self.recv.is_receiving() && self.recv.room_bytes() > 0 {
@@ -391,6 +477,8 @@ pub(super) struct ExportTable<'a> {
     names: &'a ExportNames,
     core: &'a Resource,
     only: Option<VolIdx>,
+    /// No further client is served.
+    full: bool,
 }
 
 impl ExportTable<'_> {
@@ -429,6 +517,13 @@ impl Exports for ExportTable<'_> {
             };
             return Err(Refused { error: RefusedError::Policy, message });
         }
+        if self.full {
+            let message = format!(
+                "{SESSIONS_MAX} clients use resource {}, and no more are served",
+                self.names.resource
+            );
+            return Err(Refused { error: RefusedError::Policy, message });
+        }
         let v = vol.0 as usize;
         let mut info = ExportInfo::new(u32::from(vol.0), &self.names.export(v), state.size_sectors * 512);
         info.flags = ExportFlags {
@@ -464,13 +559,20 @@ fn prev_power_of_two(n: u64) -> u64 {
     if n == 0 { 0 } else { 1 << n.ilog2() }
 }
 
-/// Clients connected at once.
+/// Clients with an export at once. A further one is told so when it asks for one.
 const SESSIONS_MAX: usize = 64;
+/// Connections without an export at once. With one more a silent one is closed. So many that a client has spoken
+/// before as many others have come.
+const STRANGERS_MAX: usize = 512;
 /// Requests and unsent replies of clients may take one part in so many of the pool; the rest is for the peer's
 /// requests and for resync, which must go on when clients flood us.
 const CLIENTS_SHARE: u64 = 2;
 /// How long a client may negotiate.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(30);
+/// How long a client may hold up others without moving: one whole period, so at most twice as long.
+const STALL_PERIOD: Duration = Duration::from_secs(10);
+/// Less than this in a period is a stall. What comes straight into a buffer is seen when that is full.
+const STALL_BYTES_MIN: u64 = 64 << 10;
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -514,7 +616,7 @@ pub(super) mod tests {
         let core = Resource::new(config(Path::new("/"), "r0").core, [1; 32]);
         let names = ExportNames { resource: "r0".into(), vnrs: vec![0, 3], max_block_bytes: 1 << 20 };
         let find = |only: Option<u8>, name: &str| {
-            NbdServer::exports(&names, &core, only.map(VolIdx)).find(name.as_bytes()).map(|v| v.0)
+            NbdServer::exports(&names, &core, only.map(VolIdx), false).find(name.as_bytes()).map(|v| v.0)
         };
         let rows = [
             (None, "", None),
@@ -531,7 +633,7 @@ pub(super) mod tests {
         for (only, name, expected) in rows {
             assert_eq!(find(only, name), expected, "{only:?} {name:?}");
         }
-        let table = NbdServer::exports(&names, &core, None);
+        let table = NbdServer::exports(&names, &core, None, false);
         let refused = table.lookup(b"r0/3").unwrap_err();
         assert_eq!(refused.error, RefusedError::Policy);
         assert!(refused.message.contains("Secondary"), "{}", refused.message);

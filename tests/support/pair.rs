@@ -124,6 +124,46 @@ impl Pair {
         self.command(i).args(args).output().expect("lockstep runs")
     }
 
+    /// Runs a command that has to end within `limit`; none: it did not, and was killed.
+    pub fn run_within(&self, i: usize, args: &[&str], limit: Duration) -> Option<Output> {
+        let mut child = self
+            .command(i)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("lockstep runs");
+        let until = Instant::now() + limit;
+        // What commands print fits into a pipe.
+        while child.try_wait().expect("its state").is_none() {
+            if Instant::now() > until {
+                let _ = child.kill();
+                let _ = child.wait();
+                return None;
+            }
+            sleep(Duration::from_millis(5));
+        }
+        Some(child.wait_with_output().expect("what it said"))
+    }
+
+    /// The process of a daemon that was started and not ended.
+    pub fn pid(&self, i: usize) -> Option<u32> {
+        self.nodes[i].daemon.as_ref().map(Child::id)
+    }
+
+    /// The daemon was started and has not ended by itself.
+    pub fn is_alive(&mut self, i: usize) -> bool {
+        self.nodes[i].daemon.as_mut().is_some_and(|d| d.try_wait().expect("its state").is_none())
+    }
+
+    /// Sends a signal, by name, to a running daemon.
+    pub fn signal(&self, i: usize, name: &str) {
+        let pid = self.pid(i).expect("a running daemon").to_string();
+        let status = Command::new("kill").args(["-s", name, &pid]).status().expect("kill (package procps)");
+        assert!(status.success(), "kill -s {name} {pid}");
+    }
+
     /// Runs a command that has to succeed; returns its output.
     pub fn ok(&self, i: usize, args: &[&str]) -> String {
         let o = self.run(i, args);

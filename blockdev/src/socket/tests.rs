@@ -28,7 +28,9 @@ fn adjacent_headers_become_one_piece_and_payload_separates_them() {
     assert_eq!(contents(&queue, &pool), b"one two ddd three");
     assert_eq!(queue.queued_bytes(), 17);
     assert_eq!(pool.references(data), 2);
+    let copied_bytes = queue.copied_bytes();
     queue.advance(9, &mut pool);
+    assert!(queue.copied_bytes() < copied_bytes);
     assert_eq!(contents(&queue, &pool), b"dd three");
     queue.advance(2, &mut pool);
     assert_eq!(pool.references(data), 1, "given up with its last byte");
@@ -46,8 +48,9 @@ fn an_idle_queue_uses_one_arena_for_ever() {
     for n in 0..10_000u32 {
         queue.push_bytes(&mut pool, &n.to_be_bytes()).unwrap();
         assert_eq!(contents(&queue, &pool), n.to_be_bytes());
-        assert_eq!(pool.used_bytes(), ARENA_BYTES);
+        assert_eq!((pool.used_bytes(), queue.copied_bytes()), (IDLE_ARENA_BYTES, 4));
         queue.advance(4, &mut pool);
+        assert_eq!(queue.copied_bytes(), 0);
     }
 }
 

@@ -35,6 +35,12 @@ pub(crate) fn mac(auth: &Auth, message: &[u8]) -> Vec<u8> {
 impl Resource {
     pub(crate) fn receive_features(&mut self, f: ConnectionFeatures, out: &mut Actions) {
         let peer_max = if f.version_max == 0 { f.version_min } else { f.version_max };
+        if f.version_min > peer_max {
+            let why =
+                format!("the peer announces the impossible protocol versions {}..{peer_max}", f.version_min);
+            self.handshake_retry(&why, out);
+            return;
+        }
         let agreed = peer_max.min(PROTOCOL_VERSION_MAX);
         if agreed < PROTOCOL_VERSION_MIN || f.version_min > PROTOCOL_VERSION_MAX {
             let why = format!(

@@ -13,7 +13,8 @@ use crate::state::Kind;
 use crate::timers::Timer;
 use crate::wire::{Command, ConnectionFeatures, Features, PROTOCOL_VERSION_MAX, Packet};
 
-/// Accepted sockets that may wait for their first packet at once; further ones are closed.
+/// Accepted sockets that may wait for their first packet at once. With one more the oldest is closed: a peer speaks
+/// at once, and must not be kept out by connections that say nothing.
 const NEWCOMERS_MAX: usize = 8;
 
 impl Resource {
@@ -106,9 +107,13 @@ impl Resource {
 
     pub(crate) fn accepted(&mut self, sock: SockId, out: &mut Actions) {
         let connecting = matches!(self.conn.phase, Phase::Active { .. } | Phase::Passive | Phase::Settling);
-        if !connecting || self.conn.newcomers.len() >= NEWCOMERS_MAX {
+        if !connecting {
             out.push(Action::CloseSocket { sock, flush: false });
             return;
+        }
+        if self.conn.newcomers.len() >= NEWCOMERS_MAX {
+            let oldest = self.conn.newcomers.remove(0);
+            out.push(Action::CloseSocket { sock: oldest, flush: false });
         }
         self.conn.newcomers.push(sock);
         let at = self.now + self.net().ping_timeout * 4;

@@ -22,6 +22,10 @@ use crate::wire::{
 impl Resource {
     /// Features and authentication are done: announce everything, blindly, then process what the peer says.
     pub(crate) fn begin_params(&mut self, out: &mut Actions) {
+        if self.conn.meta.is_none() {
+            self.handshake_retry("the peer closed the connection in the handshake", out);
+            return;
+        }
         self.timers.stop(Timer::Handshake);
         self.conn.phase = Phase::Established;
         self.conn.generation += 1;
@@ -245,10 +249,10 @@ impl Resource {
         let set = crate::meta::uuids::Uuids { current: p.current, bitmap: p.bitmap, history: p.history };
         vol.peer_uuids = Some(PeerUuids { set, dirty_bits: p.dirty_bits, flags: p.flags.0 });
         if vol.state.disk < DiskState::Inconsistent {
-            // Whatever it attaches or comes back with has to be what clients saw here last.
-            let arrives = vol.state.conn < ConnState::Connected || vol.state.pdsk < DiskState::Inconsistent;
             let connected = vol.state.conn >= ConnState::Connected;
             let serves = vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero();
+            // Whatever it attaches or comes back with has to be what clients saw here last.
+            let arrives = !connected || vol.state.pdsk < DiskState::Inconsistent;
             if serves && arrives && !vol.exposed_uuid.same_as(p.current) {
                 let why = format!("Can only connect to data with current UUID={}", vol.exposed_uuid);
                 self.end_in_standalone(&why, out);
@@ -286,6 +290,11 @@ impl Resource {
         let _ = self.change_volume(v, change, Kind::Hard, out);
         let line = format!("receiver updated UUIDs to {}", crate::meta_io::uuid_line(&self.vols[v].uuids()));
         out.log(LogLevel::Info, at, line);
+        if self.conn.peer_is_lockstep() {
+            // The state packet of the connect, which said Inconsistent, may reach the peer only after its command: it
+            // would take this disk for Inconsistent from then on and mirror nothing. A kernel peer expects no answer.
+            self.send_state(v, out);
+        }
     }
 
     /// Both nodes have the same generations now. What was received before would be taken over as it is at the end of

@@ -108,6 +108,10 @@ impl Resource {
                 }
             }
         }
+        if self.conn.meta.is_none() {
+            self.lose_connection(ConnState::NetworkFailure, out);
+            return;
+        }
         if let Some(step) = full {
             self.set_all_bits(v, step, out);
         }

@@ -158,9 +158,18 @@ impl Resource {
                     self.peer_closed_after_request(out);
                     return;
                 }
+                if was_meta && self.conn.handshake_in_progress {
+                    // A peer that refuses us closes both sockets; what it sent before on the data socket lets this
+                    // node come to the same verdict, and say why (drbd-wire 1.6).
+                    let at = self.now + self.net().ping_timeout;
+                    self.timers.set(Timer::Handshake, at);
+                    return;
+                }
                 let reason = if was_data { ConnState::BrokenPipe } else { ConnState::NetworkFailure };
                 self.lose_connection(reason, out);
             }
+            // What the peer said last is still in the data socket: a wrong response, for instance.
+            Phase::Features | Phase::Challenge | Phase::Response if was_meta => {}
             Phase::Features | Phase::Challenge | Phase::Response => {
                 self.handshake_retry("the peer closed the connection in the handshake", out);
             }

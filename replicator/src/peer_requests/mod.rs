@@ -35,6 +35,8 @@ pub(crate) struct PeerWrite {
     pub buf: Option<BufId>,
     /// Number of the receiver's epoch it is counted in.
     pub epoch: u64,
+    /// Place in the order of arrival, see [`PeerSide::arrived`].
+    pub order: u64,
     pub submitted: bool,
     /// The connection it came on is gone: nothing is acknowledged.
     pub orphan: bool,
@@ -59,6 +61,16 @@ pub(crate) struct PeerRead {
     pub len_bytes: u32,
     pub block_id: BlockId,
     pub orphan: bool,
+    /// Place in the order of arrival, see [`PeerSide::arrived`].
+    pub order: u64,
+    /// Not submitted yet: a write that came before and overlaps is not on the disk.
+    pub waiting: bool,
+}
+
+impl PeerRead {
+    pub(crate) fn range(&self) -> SectorRange {
+        SectorRange::new(self.sector, self.len_bytes)
+    }
 }
 
 /// Writes between two barriers, as received.
@@ -81,6 +93,8 @@ pub(crate) struct PeerSide {
     /// Submitted: volume, range, slot.
     pub active: Vec<(u8, SectorRange, u32)>,
     pub reads: Table<PeerRead>,
+    /// Writes and reads received so far.
+    pub arrived: u64,
     /// Oldest first; the last one is open.
     pub epochs: VecDeque<RecvEpoch>,
     pub next_epoch: u64,
@@ -100,6 +114,7 @@ impl PeerSide {
             waiting: Vec::with_capacity(256),
             active: Vec::with_capacity(256),
             reads: Table::with_capacity(64),
+            arrived: 0,
             epochs: VecDeque::with_capacity(256),
             next_epoch: 0,
             flushing: None,
@@ -108,6 +123,12 @@ impl PeerSide {
             flushed_up_to: None,
             flush_generation: 0,
         }
+    }
+
+    /// The next place in the order of arrival.
+    pub(crate) fn arrival(&mut self) -> u64 {
+        self.arrived += 1;
+        self.arrived
     }
 
     pub(crate) fn open_epoch(&mut self) -> &mut RecvEpoch {

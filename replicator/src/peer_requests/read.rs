@@ -22,15 +22,47 @@ impl Resource {
             self.send_ack(Command::NegDreply, v, id, out);
             return;
         }
+        let order = self.peer.arrival();
         let slot = self.peer.reads.insert(PeerRead {
             vol: v as u8,
             sector: r.sector,
             len_bytes: r.size_bytes,
             block_id: r.block_id,
             orphan: false,
+            order,
+            waiting: true,
         });
+        self.try_submit_peer_read(slot, out);
+    }
+
+    /// Submits what no longer has to wait for a write.
+    pub(crate) fn pump_peer_reads(&mut self, out: &mut Actions) {
+        let waiting = self.peer.reads.iter().filter(|(_, r)| r.waiting).map(|(slot, _)| slot);
+        let waiting: alloc::vec::Vec<u32> = waiting.collect();
+        for slot in waiting {
+            self.try_submit_peer_read(slot, out);
+        }
+    }
+
+    /// In protocols A and B the peer's application may have its answer before the write is on this disk; what it
+    /// reads then must be what it wrote.
+    fn try_submit_peer_read(&mut self, slot: u32, out: &mut Actions) {
+        let r = &self.peer.reads[slot];
+        let (v, range, order) = (r.vol as usize, r.range(), r.order);
+        let (sector, len_bytes, block_id) = (r.sector, r.len_bytes, r.block_id);
+        let behind =
+            |w: &super::PeerWrite| w.vol as usize == v && w.order < order && w.range().overlaps(range);
+        if self.peer.writes.iter().any(|(_, w)| behind(w)) {
+            return;
+        }
+        if self.vols[v].state.disk != DiskState::UpToDate {
+            self.peer.reads.remove(slot);
+            self.send_ack(Command::NegDreply, v, (sector, len_bytes, block_id), out);
+            return;
+        }
+        self.peer.reads[slot].waiting = false;
         let tag = pack(IoKind::PeerRead, slot, self.peer.reads.generation(slot));
-        self.read_disk(v, tag, r.sector, r.size_bytes, out);
+        self.read_disk(v, tag, sector, len_bytes, out);
     }
 
     /// Submits a read for the peer to the local disk.

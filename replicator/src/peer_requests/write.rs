@@ -71,6 +71,7 @@ impl Resource {
             // At once, since the peer may attach its disk before the write starts, and gets the bitmap then.
             self.vols[v].set_out_of_sync(range);
         }
+        let order = self.peer.arrival();
         let slot = self.peer.writes.insert(PeerWrite {
             vol: v as u8,
             kind: w.kind,
@@ -80,6 +81,7 @@ impl Resource {
             dp: w.dp,
             buf: w.buf,
             epoch: number,
+            order,
             submitted: false,
             orphan: false,
             only_copy,
@@ -271,6 +273,7 @@ impl Resource {
         if w.only_copy && w.orphan {
             self.recompute_md_flags(v);
         }
+        self.vols[v].pump |= w.orphan;
         if w.orphan && self.peer.writes.is_empty() {
             self.reconnect_if_clean(out);
         }
@@ -290,7 +293,11 @@ impl Resource {
         }
         let reads: alloc::vec::Vec<u32> = self.peer.reads.iter().map(|(s, _)| s).collect();
         for slot in reads {
-            self.peer.reads[slot].orphan = true;
+            if self.peer.reads[slot].waiting {
+                self.peer.reads.remove(slot);
+            } else {
+                self.peer.reads[slot].orphan = true;
+            }
         }
         self.peer.epochs.clear();
         self.peer.flushing = None;

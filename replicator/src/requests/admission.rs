@@ -78,6 +78,13 @@ impl Resource {
             && !matches!(s.disk, DiskState::Attaching | DiskState::Negotiating)
             && vol.completion_gate.is_none()
             && !self.whole_bitmap_write_runs(v)
+            && !self.is_written_for_lost_peer(v)
+    }
+
+    /// Writes that a lost peer sent are still on their way to the disk. A node promoted meanwhile must neither read
+    /// what they are about to replace nor let them come behind its own.
+    fn is_written_for_lost_peer(&self, v: usize) -> bool {
+        self.peer.writes.iter().any(|(_, w)| w.orphan && w.vol as usize == v)
     }
 
     /// Starts whatever may start among the waiting requests of a volume, oldest first.

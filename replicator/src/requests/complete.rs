@@ -5,7 +5,7 @@ use core::mem;
 use model::policy::OnNoData;
 use model::state::DiskState;
 
-use super::flag;
+use super::{Kind, flag};
 use crate::action::{Action, Actions, ClientResult, LogLevel};
 use crate::event::VolIdx;
 use crate::resource::Resource;
@@ -25,9 +25,11 @@ impl Resource {
             return;
         }
         let v = r.vol as usize;
-        // A block written to a bad copy alone is overwritten as soon as a good one is back.
-        let bad_copy = r.changes_data() && self.vols[v].state.disk == DiskState::Inconsistent;
-        if !(r.has(flag::NET_OK) || r.has(flag::LOCAL_OK) && !bad_copy) {
+        // What only a disk has that is not good (any more) is overwritten by the next resync: a write that was on
+        // its way when the peer was lost is not answered for its sake. A read took what is good there.
+        let own_counts = self.vols[v].state.disk == DiskState::UpToDate || r.kind == Kind::Read;
+        let done = r.has(flag::NET_OK) || r.has(flag::LOCAL_OK) && own_counts;
+        if !done {
             self.fail_for_lack_of_data(slot, out);
             return;
         }
@@ -121,8 +123,9 @@ impl Resource {
             return;
         }
         let vol = &mut self.vols[r.vol as usize];
-        let both = r.has(flag::LOCAL_OK) && r.has(flag::NET_OK) && r.has(flag::BARRIER_ACKED);
-        if !both || r.has(flag::NET_LOST | flag::LOCAL_FAILED) {
+        // A write that went to the peer alone was marked when it started.
+        let peer_has_it = r.has(flag::NET_OK) && r.has(flag::BARRIER_ACKED);
+        if !peer_has_it || r.has(flag::NET_LOST | flag::LOCAL_FAILED) {
             vol.set_out_of_sync(r.range());
         }
         if r.has(flag::IN_AL)

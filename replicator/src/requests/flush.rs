@@ -23,9 +23,8 @@ impl Resource {
         }
         self.close_epoch();
         let established = self.conn.is_established();
-        // Without a disk here the peer's is all there is to flush, in every protocol.
-        let asks_peer = established && (self.net().protocol == Protocol::C || flags == 0);
-        if asks_peer && !self.reqs.epochs.is_empty() {
+        let waits_for_peer = established && self.protocol_of(v as usize) == Protocol::C;
+        if waits_for_peer && !self.reqs.epochs.is_empty() {
             flags |= flag::NET_WANTED | flag::NET_PENDING;
             self.reqs.table[slot].epoch = self.reqs.epochs.back().expect("not empty").number;
             self.reqs.flushes.push(slot);
@@ -33,7 +32,6 @@ impl Resource {
             // Tells the peer not to be lazy about the flush behind the barrier.
             self.send_unplug(v as usize, out);
         } else if established {
-            let waits_for_peer = self.net().protocol == Protocol::C;
             self.reqs.flush_before_next |= !waits_for_peer;
             // In protocol C everything sent was flushed there too. In A and B only the local disk answers, and
             // the peer's part counts only where there is no disk here.

@@ -42,6 +42,11 @@ impl Resource {
         if !remote && vol.set_out_of_sync(range) > 0 && marked {
             self.send_out_of_sync(v, range, out);
         }
+        if remote && !local {
+            // Marked now and not when the peer's acknowledgement is final: a disk may be attached and brought up to
+            // date before that.
+            self.vols[v].set_out_of_sync(range);
+        }
         if remote {
             self.send_write(slot, out);
         }
@@ -75,12 +80,19 @@ impl Resource {
         self.arm_disk_timeout();
     }
 
+    /// Protocols A and B answer for the sake of the own copy. While it is not good, the peer's is the only one, and
+    /// has to be written.
+    pub(crate) fn protocol_of(&self, v: usize) -> Protocol {
+        let good = self.vols[v].state.disk == DiskState::UpToDate;
+        if good { self.net().protocol } else { Protocol::C }
+    }
+
     /// Appends the write to the transfer log and sends it, behind the barrier of the epoch before.
     fn send_write(&mut self, slot: u32, out: &mut Actions) {
         self.enter_epoch(out);
-        let protocol = self.net().protocol;
+        let v = self.reqs.table[slot].vol as usize;
+        let protocol = self.protocol_of(v);
         let r = &self.reqs.table[slot];
-        let v = r.vol as usize;
         let mut dp = match protocol {
             Protocol::A => DpFlags::NONE,
             Protocol::B => DpFlags::SEND_RECEIVE_ACK,

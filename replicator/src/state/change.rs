@@ -181,13 +181,8 @@ impl Resource {
         if old.disk < DiskState::Consistent && new.disk >= DiskState::Consistent {
             self.vols[v].exposed_uuid = self.vols[v].uuids().current;
         }
-        if old.disk >= DiskState::Inconsistent
-            && new.disk < DiskState::Inconsistent
-            && new.pdsk == DiskState::UpToDate
-            && let Some(p) = self.vols[v].peer_uuids
-        {
-            // Clients see the peer's copy from here on, which may have begun a new generation for that already.
-            self.vols[v].exposed_uuid = p.set.current;
+        if old.disk >= DiskState::Inconsistent && new.disk < DiskState::Inconsistent {
+            self.expose_what_peer_went_on_with(v, old.disk);
         }
         let both_inconsistent = old.disk == DiskState::Inconsistent && old.pdsk == DiskState::Inconsistent;
         if both_inconsistent && old.peer == Role::Secondary && new.peer == Role::Primary {
@@ -200,6 +195,20 @@ impl Resource {
         }
         self.something_changed = true;
         self.effects.push_back(Transition { vol: v, old, new });
+    }
+
+    /// The own disk goes. A peer that was asked first may have told of its new generation before: what clients see
+    /// from now on belongs to that one.
+    fn expose_what_peer_went_on_with(&mut self, v: usize, old: DiskState) {
+        let vol = &mut self.vols[v];
+        let serves = vol.state.conn >= ConnState::Connected && vol.state.pdsk == DiskState::UpToDate;
+        let Some(peer) = vol.peer_uuids.filter(|_| serves) else { return };
+        let own = vol.uuids().current;
+        // A copy that was not good did not serve clients anyway; the peer did.
+        let went_on = peer.set.bitmap.same_as(own) && !own.is_zero();
+        if went_on || old < DiskState::UpToDate {
+            vol.exposed_uuid = peer.set.current;
+        }
     }
 
     /// What can never be, whatever was asked.

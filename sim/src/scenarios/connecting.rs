@@ -1,0 +1,210 @@
+//! Finding each other, and every reason to refuse (drbd-wire 1, 3).
+
+use super::*;
+use model::policy::{AfterSb0, AfterSb1, AfterSb2, Protocol};
+use model::result_code::ConfigError;
+use replicator::{Auth, HmacAlg};
+
+fn secret(alg: HmacAlg, text: &str) -> Option<Auth> {
+    Some(Auth { alg, secret: text.as_bytes().to_vec() })
+}
+
+/// Fresh nodes connect with different options; long enough for every verdict.
+fn meet(seed: u64, nets: [NetConfig; 2]) -> World {
+    let mut w = nodes(seed, SECTORS, [DiskConfig::default(), DiskConfig::default()], 1);
+    w.hooks.record = true;
+    w.connect(0, &nets[0]);
+    w.connect(1, &nets[1]);
+    w.run_for(secs(20));
+    w
+}
+
+fn changed(change: impl Fn(&mut NetConfig)) -> NetConfig {
+    let mut n = net();
+    change(&mut n);
+    n
+}
+
+#[test]
+fn both_start_at_once_in_every_order() {
+    for seed in 0..100 {
+        let mut w = World::new(seed, SECTORS, DiskConfig::default());
+        let first = w.rng.below(2) as usize;
+        w.weather.net_us = 1 + w.rng.below(2000);
+        w.start(first);
+        let gap = [0, 50, 100_000, 900_000][w.rng.below(4) as usize];
+        w.connect(first, &net());
+        let gap = w.rng.below(gap + 1);
+        w.run_for(Duration::from_micros(gap));
+        w.start(1 - first);
+        w.connect(1 - first, &net());
+        // A crossing costs a passive wait of at most connect-int + 1/7 and a settle time; the coin may ask for more.
+        let up = w.run_until(secs(20), |w| (0..2).all(|n| w.state(n).0 == ConnState::Connected));
+        assert!(up, "seed {seed}: {:?} {:?}", w.state(0), w.state(1));
+        let flags = [0, 1].map(|n| w.nodes[n].core.as_ref().unwrap().conflict_flag());
+        assert_ne!(flags[0], flags[1], "seed {seed}: exactly one node accepted the meta socket");
+    }
+}
+
+#[test]
+fn secrets_that_are_equal() {
+    for alg in [HmacAlg::Sha1, HmacAlg::Sha256] {
+        let n = changed(|n| n.auth = secret(alg, "FooFunFactory"));
+        let w = meet(1, [n.clone(), n]);
+        assert_eq!(w.state(0).0, ConnState::Connected);
+        assert_eq!(w.hooks.seen(0, Wire::AuthResponse), 1);
+        assert_eq!(w.hooks.seen(1, Wire::AuthResponse), 1);
+    }
+}
+
+#[test]
+fn secrets_that_differ() {
+    let a = changed(|n| n.auth = secret(HmacAlg::Sha1, "right"));
+    let b = changed(|n| n.auth = secret(HmacAlg::Sha1, "wrong"));
+    let w = meet(1, [a, b]);
+    for n in 0..2 {
+        stands_alone(&w, n, "Authentication of peer failed");
+        assert_eq!(w.hooks.seen(n, Wire::Uuids), 0, "nothing is told to a stranger");
+    }
+}
+
+/// spec: drbd-wire 3.3, golden/wire 16: the node with the secret stands alone, the other keeps trying.
+#[test]
+fn secret_on_one_side_only() {
+    let a = changed(|n| n.auth = secret(HmacAlg::Sha1, "secret"));
+    let w = meet(1, [a, net()]);
+    stands_alone(&w, 0, "Authentication of peer failed");
+    assert!((ConnState::Unconnected..=ConnState::WFReportParams).contains(&w.state(1).0), "{:?}", w.state(1));
+    assert_eq!(reason(&w, 1), None);
+}
+
+#[test]
+fn settings_that_differ() {
+    type Change = fn(&mut NetConfig);
+    let cases: [(&str, Change); 8] = [
+        ("protocol", |n| n.protocol = Protocol::A),
+        ("after-sb-0pri", |n| n.after_sb_0pri = AfterSb0::DiscardZeroChanges),
+        ("after-sb-1pri", |n| n.after_sb_1pri = AfterSb1::Consensus),
+        ("after-sb-2pri", |n| n.after_sb_2pri = AfterSb2::ViolentlyAs0p),
+        ("allow-two-primaries", |n| n.allow_two_primaries = true),
+        ("data-integrity-alg", |n| n.data_integrity_alg = "crc32c".into()),
+        ("verify-alg", |n| n.verify_alg = "sha1".into()),
+        ("csums-alg", |n| n.csums_alg = "md5".into()),
+    ];
+    for (what, change) in cases {
+        for seed in 0..3 {
+            let w = meet(seed, [net(), changed(change)]);
+            for n in 0..2 {
+                stands_alone(&w, n, what);
+            }
+        }
+    }
+}
+
+#[test]
+fn discard_local_matches_discard_remote() {
+    let local = changed(|n| n.after_sb_0pri = AfterSb0::DiscardLocal);
+    let remote = changed(|n| n.after_sb_0pri = AfterSb0::DiscardRemote);
+    let w = meet(3, [local.clone(), remote]);
+    assert_eq!(w.state(0).0, ConnState::Connected);
+    let w = meet(3, [local.clone(), local]);
+    stands_alone(&w, 0, "after-sb-0pri");
+    stands_alone(&w, 1, "after-sb-0pri");
+}
+
+#[test]
+fn both_want_to_discard_their_data() {
+    let n = changed(|n| n.discard_my_data = true);
+    let w = meet(3, [n.clone(), n]);
+    for n in 0..2 {
+        stands_alone(&w, n, "discard-my-data");
+    }
+}
+
+#[test]
+fn no_common_version() {
+    let mut w = nodes(1, SECTORS, [DiskConfig::default(), DiskConfig::default()], 1);
+    // Node 2 speaks DRBD 9 only.
+    w.hooks.tamper = Some(|from, command, body| {
+        if from == 1 && command == Wire::ConnectionFeatures {
+            body[0..4].copy_from_slice(&110u32.to_be_bytes());
+            body[8..12].copy_from_slice(&118u32.to_be_bytes());
+        }
+    });
+    w.connect(0, &net());
+    w.connect(1, &net());
+    w.run_for(secs(20));
+    stands_alone(&w, 0, "incompatible protocol versions");
+}
+
+#[test]
+fn a_smaller_disk_of_the_peer_is_refused() {
+    let mut w = pair(4);
+    assert_eq!(write(&mut w, 0, 0, 8), ClientResult::Ok);
+    w.crash(1, false);
+    w.run_for(secs(5));
+    w.nodes[1] = Node::new(SECTORS / 2, DiskConfig::default());
+    w.nodes[1].incarnation = 7;
+    w.start(1);
+    w.connect(1, &net());
+    w.run_for(secs(20));
+    stands_alone(&w, 0, "too small");
+    assert!(w.state(1).0 < ConnState::Connected);
+    assert_eq!(write(&mut w, 0, SECTORS - 8, 8), ClientResult::Ok, "the device keeps its size");
+}
+
+/// The size of two fresh disks is that of the smaller one.
+#[test]
+fn fresh_disks_agree_on_the_smaller_size() {
+    let mut w = World::new(5, SECTORS, DiskConfig::default());
+    w.nodes[1] = Node::new(SECTORS / 2, DiskConfig::default());
+    w.start(0);
+    w.start(1);
+    link_up(&mut w, &net());
+    for n in 0..2 {
+        let s = w.nodes[n].core.as_ref().unwrap().snapshot(w.now);
+        assert_eq!(s.volumes[0].size_sectors, SECTORS / 2);
+    }
+}
+
+#[test]
+fn discard_my_data_is_refused_while_primary() {
+    let mut w = pair(6);
+    disconnect(&mut w, 0);
+    let n = changed(|n| n.discard_my_data = true);
+    let refused = w.command_and_wait(0, Command::Connect(Box::new(n)));
+    assert_eq!(refused, CommandResult::Config(ConfigError::DiscardImpossible));
+    assert_eq!(w.state(0).0, ConnState::StandAlone);
+}
+
+#[test]
+fn connecting_twice_and_disconnecting_twice() {
+    let mut w = pair(7);
+    let again = w.command_and_wait(0, Command::Connect(Box::new(net())));
+    assert_eq!(again, CommandResult::Config(ConfigError::NetConfigured));
+    disconnect(&mut w, 0);
+    assert_eq!(w.state(0).0, ConnState::StandAlone);
+    assert_eq!(reason(&w, 0), None, "an operator's wish needs no reason");
+    let again = w.command_and_wait(0, Command::Disconnect { force: false });
+    assert_eq!(again, CommandResult::Config(ConfigError::InvalidRequest));
+    // The peer was told, and waits for us.
+    assert!((ConnState::Unconnected..=ConnState::WFConnection).contains(&w.state(1).0));
+    w.connect(0, &net());
+    heals(&mut w);
+}
+
+#[test]
+fn a_dry_run_drops_the_connection_and_changes_nothing() {
+    let mut w = pair(8);
+    disconnect(&mut w, 0);
+    assert_eq!(write(&mut w, 0, 64, 8), ClientResult::Ok);
+    let before = uuids(&w, 0);
+    w.connect(0, &changed(|n| n.tentative = true));
+    w.run_for(secs(5));
+    stands_alone(&w, 0, "dry run");
+    assert!(w.state(1).0 < ConnState::Connected && w.state(1).0 > ConnState::StandAlone);
+    assert_eq!(uuids(&w, 0), before);
+    assert_eq!(resync_bytes(&w, 0), 0);
+    w.connect(0, &net());
+    heals(&mut w);
+}
