@@ -181,8 +181,15 @@ impl Resource {
         let policy = disk.cfg.on_io_error;
         let text = format!("Local IO failed ({what})");
         self.vols[v].last_error = Some(text.clone());
+        let conn = self.vols[v].state.conn;
+        let is_source = matches!(
+            conn,
+            ConnState::StartingSyncS | ConnState::WFBitMapS | ConnState::SyncSource | ConnState::PausedSyncS
+        );
         match policy {
-            OnIoError::PassOn => {
+            // A source cannot become Inconsistent, and must not go on copying blocks it failed to write. (A block it
+            // failed to read is refused, and the source stays as it is.)
+            OnIoError::PassOn if !is_source || what == "read" => {
                 if self.io_error_lines.allow(self.now) {
                     out.log(LogLevel::Error, Some(VolIdx(v as u8)), format!("{text}."));
                 }
@@ -191,7 +198,7 @@ impl Resource {
                     let _ = self.change_volume(v, change, Kind::Hard, out);
                 }
             }
-            OnIoError::Detach | OnIoError::CallLocalIoError => {
+            OnIoError::PassOn | OnIoError::Detach | OnIoError::CallLocalIoError => {
                 self.force_detach(v, out);
                 out.log(LogLevel::Error, Some(VolIdx(v as u8)), format!("{text}. Detaching..."));
             }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod disk;
+pub mod found;
 pub mod hooks;
 pub mod ledger;
 pub mod node;

@@ -17,7 +17,12 @@ pub fn net() -> NetConfig {
 
 /// A pair after its first full sync, node 1 Primary.
 pub fn fresh_pair(seed: u64, sectors: u64) -> World {
-    let mut w = World::new(seed, sectors, DiskConfig::default());
+    fresh_pair_with(seed, sectors, DiskConfig::default())
+}
+
+/// The same with other disk options.
+pub fn fresh_pair_with(seed: u64, sectors: u64, disk: DiskConfig) -> World {
+    let mut w = World::new(seed, sectors, disk);
     w.start(0);
     w.start(1);
     w.connect(0, &net());

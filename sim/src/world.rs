@@ -286,6 +286,11 @@ impl World {
         for sock in socks {
             let peer_lives = self.ends.contains_key(&self.ends[&sock].peer);
             self.deliver_held(sock);
+            let (n, at, total) = (self.ends[&sock].node, self.net_time(), self.ends[&sock].sent_total);
+            let end = self.ends.get_mut(&sock).expect("listed");
+            end.last_sent = at.max(end.last_sent + Duration::from_nanos(1));
+            let at = end.last_sent;
+            self.at(n, at, Later::Sent { sock, total });
             if !peer_lives {
                 let (n, at) = (self.ends[&sock].node, self.net_time());
                 self.at(n, at, Later::Down { sock });

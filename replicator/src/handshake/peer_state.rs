@@ -83,6 +83,15 @@ pub fn conclude(own: &VolumeState, received: &VolumeState, c: &Circumstances) ->
             return if done { Conclusion::FinishResync } else { Conclusion::ResyncLeftovers };
         }
     }
+    let source = matches!(own.conn, ConnState::SyncSource | ConnState::PausedSyncS);
+    if source
+        && c.failed_bits > 0
+        && (received.conn, peer_disk) == (ConnState::Connected, DiskState::Inconsistent)
+    {
+        // The target has given up the blocks that failed, and ends without being UpToDate.
+        let done = c.dirty_bits <= c.failed_bits;
+        return if done { Conclusion::FinishResync } else { Conclusion::ResyncLeftovers };
+    }
     let both_good = own.disk == DiskState::UpToDate && peer_disk == DiskState::UpToDate;
     if own.conn == ConnState::VerifyT && received.conn == ConnState::Connected && both_good {
         return Conclusion::FinishVerify; // step 4
