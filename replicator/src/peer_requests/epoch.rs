@@ -37,7 +37,7 @@ impl Resource {
 
     /// Acknowledges what can be, and arranges the flush that the rest waits for.
     pub(crate) fn epochs_advance(&mut self, out: &mut Actions) {
-        let flushes = self.vols.iter().any(|v| v.disk.as_ref().is_some_and(|d| d.cfg.disk_flushes));
+        let flushes = self.vols.iter().any(|v| v.disk.as_ref().is_none_or(|d| d.cfg.disk_flushes));
         while let Some(e) = self.peer.epochs.front().copied() {
             let Some(barrier) = e.barrier else { return };
             if e.active > 0 {
@@ -78,7 +78,9 @@ impl Resource {
     fn start_epoch_flush(&mut self, out: &mut Actions) {
         self.timers.stop(Timer::EpochFlush);
         let complete = self.peer.epochs.iter().take_while(|e| e.barrier.is_some() && e.active == 0);
-        let Some(newest) = complete.last().map(|e| e.number) else { return };
+        let mut wrote = 0;
+        let newest = complete.inspect(|e| wrote |= e.wrote).last().map(|e| e.number);
+        let Some(newest) = newest else { return };
         self.flush_now = false;
         self.peer.flushing = Some(newest);
         self.peer.flush_failed = false;
@@ -86,6 +88,9 @@ impl Resource {
         let generation = self.peer.flush_generation;
         for v in 0..self.vols.len() {
             if !self.vols[v].has_usable_disk() {
+                // What it took before it went away was in its cache, and nobody can say that it is stable.
+                let flushes = self.vols[v].disk.as_ref().is_none_or(|d| d.cfg.disk_flushes);
+                self.peer.flush_failed |= flushes && wrote & 1 << v != 0;
                 continue;
             }
             let disk = self.vols[v].disk.as_mut().expect("usable disk is present");

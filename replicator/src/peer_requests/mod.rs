@@ -81,6 +81,8 @@ pub(crate) struct RecvEpoch {
     pub size: u32,
     /// Not finished.
     pub active: u32,
+    /// Volumes whose disk took writes of it, one bit each.
+    pub wrote: u64,
     /// Number of the barrier that closed it.
     pub barrier: Option<u32>,
 }
@@ -135,7 +137,7 @@ impl PeerSide {
         if self.epochs.back().is_none_or(|e| e.barrier.is_some()) {
             let number = self.next_epoch;
             self.next_epoch += 1;
-            self.epochs.push_back(RecvEpoch { number, size: 0, active: 0, barrier: None });
+            self.epochs.push_back(RecvEpoch { number, size: 0, active: 0, wrote: 0, barrier: None });
         }
         self.epochs.back_mut().expect("just made")
     }

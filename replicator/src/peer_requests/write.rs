@@ -258,6 +258,7 @@ impl Resource {
             let epoch = epoch.expect("an epoch lives as long as its writes");
             assert!(epoch.active > 0, "every active write is counted");
             epoch.active -= 1;
+            epoch.wrote |= u64::from(ok) << v;
         }
         if w.in_al
             && let Some(disk) = self.vols[v].disk.as_mut()
