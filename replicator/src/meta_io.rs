@@ -469,14 +469,12 @@ impl Resource {
             return;
         }
         let md = &mut disk.md;
-        let mut vol_pump = false;
         match kind {
             IoKind::SuperBlock => {
                 let written = md.sb_writing.take().expect("one super block write at a time");
                 if ok {
                     md.sb_stable = written;
                     md.primary_on_disk = md.primary_writing;
-                    vol_pump = true;
                 }
                 md.primary_writing = false;
             }
@@ -491,7 +489,8 @@ impl Resource {
                 }
             }
         }
-        if vol_pump {
+        if kind == IoKind::SuperBlock && ok {
+            // Writes wait until the super block says Primary.
             self.vols[v].pump = true;
             self.peer_pump = true;
         }

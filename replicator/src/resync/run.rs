@@ -10,7 +10,7 @@ use super::progress::Progress;
 use super::rate::RateController;
 use crate::bitmap::exchange::BitmapReceiver;
 use crate::requests::table::Table;
-use crate::wire::{BlockId, Command};
+use crate::wire::BlockId;
 
 /// A block the peer (the target) asked for.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +19,6 @@ pub(crate) struct RsRead {
     pub block_id: BlockId,
     pub reading: bool,
     pub orphan: bool,
-    /// How to refuse it.
-    pub refusal: Command,
 }
 
 /// A block this node (the target) asked for.

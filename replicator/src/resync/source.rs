@@ -69,7 +69,6 @@ impl Resource {
             block_id: if csum { BlockId::RESYNC } else { r.block_id },
             reading: false,
             orphan: false,
-            refusal: Command::NegRsDreply,
         });
         run.waiting_reads.push(slot);
         self.pump_resync_reads(v, out);
@@ -142,7 +141,7 @@ impl Resource {
                     self.send_block(Command::RsDataReply, v, at, (buf, len_bytes), out);
                 }
                 None => {
-                    self.send_ack(r.refusal, v, (r.range.start, len_bytes, r.block_id), out);
+                    self.send_ack(Command::NegRsDreply, v, (r.range.start, len_bytes, r.block_id), out);
                     self.vols[v].resync.failed_bits += r.range.len_sectors().div_ceil(8);
                 }
             }

@@ -45,7 +45,7 @@ pub use fields::{BarrierNo, BlockId};
 pub use flow::{BlockDesc, DelayProbe};
 pub use header::{HEADER80_BYTES, HEADER100_BYTES, Header, HeaderForm, MAX_FRAME_BYTES, parse_header};
 pub use packet::{Body, Packet, put, put80};
-pub use protocol::{Protocol, ProtocolFlags, ReplicationProtocol};
+pub use protocol::{Protocol, ProtocolFlags};
 pub use request::{DIGEST_BYTES_MAX, DigestRequest, Request};
 pub use shape::{FrameShape, frame_shape, frame_shape_with_digest};
 pub use sizes::{DdsFlags, QueueLimits, Sizes};

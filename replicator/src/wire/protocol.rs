@@ -4,35 +4,6 @@ use super::WireError;
 use super::fields::{NAME_BYTES_MAX, be32, checked_name, put32, split};
 use alloc::vec::Vec;
 
-/// When a write completes (drbd-wire 4.7).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(u32)]
-pub enum ReplicationProtocol {
-    /// Local disk done and data in the local socket.
-    A = 1,
-    /// Local disk done and received by the peer.
-    B = 2,
-    /// Both disks done.
-    C = 3,
-}
-
-impl ReplicationProtocol {
-    /// The number in P_PROTOCOL.
-    pub const fn number(self) -> u32 {
-        self as u32
-    }
-
-    /// The protocol with this number, if there is one.
-    pub const fn from_number(n: u32) -> Option<ReplicationProtocol> {
-        match n {
-            1 => Some(ReplicationProtocol::A),
-            2 => Some(ReplicationProtocol::B),
-            3 => Some(ReplicationProtocol::C),
-            _ => None,
-        }
-    }
-}
-
 /// Flags of P_PROTOCOL. Unknown bits are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct ProtocolFlags(pub u32);
@@ -55,7 +26,7 @@ impl ProtocolFlags {
 /// difference, sensible or not, ends in StandAlone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Protocol<'a> {
-    /// Replication protocol, see [`ReplicationProtocol`].
+    /// Replication protocol, the number of a [`model::policy::Protocol`].
     pub protocol: u32,
     /// after-sb-0pri policy by number (drbd-wire 8.8).
     pub after_sb_0p: u32,

@@ -39,7 +39,7 @@ fn request() -> Request {
 
 fn protocol() -> Protocol<'static> {
     Protocol {
-        protocol: ReplicationProtocol::C.number(),
+        protocol: u32::from(model::policy::Protocol::C.number()),
         after_sb_0p: 4,
         after_sb_1p: 8,
         after_sb_2p: 0,
