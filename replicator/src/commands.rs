@@ -340,7 +340,19 @@ impl Resource {
             return Attempt::Done(CommandResult::Ok);
         }
         let change = extras.role(Role::Primary);
-        if self.vols[v].state.role == Role::Primary {
+        let s = self.vols[v].state;
+        if s.role == Role::Primary {
+            let served = s.conn >= ConnState::Connected && s.pdsk == DiskState::UpToDate;
+            let lacks = (DiskState::Inconsistent..DiskState::UpToDate).contains(&s.disk) && !served;
+            if !(force && lacks) {
+                return self.next_promotion(active, out);
+            }
+            // A Primary whose copy went bad, without a better one anywhere: the operator takes it as it is.
+            let good = StateChange::NONE.disk(DiskState::UpToDate);
+            if let Err(e) = self.change_volume_verbose(v, good, out) {
+                return Attempt::Done(CommandResult::State(e));
+            }
+            *forced = true;
             return self.promoted(active, out);
         }
         if let Some(u) = (v + 1..self.vols.len()).find(|u| !force && self.lacks_data(*u)) {
@@ -403,7 +415,6 @@ impl Resource {
             unreachable!("the caller matched it")
         };
         let (v, was_forced) = (*next_vol, *forced);
-        *next_vol += 1;
         *extras = StateChange::NONE;
         *forced = false;
         if was_forced {
@@ -411,6 +422,14 @@ impl Resource {
             out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text.into());
         }
         self.promotion_generation(v, was_forced, out);
+        self.next_promotion(active, out)
+    }
+
+    /// One volume is done; the answer waits until the last one's super block is stable.
+    fn next_promotion(&mut self, active: &mut Active, out: &mut Actions) -> Attempt {
+        let Work::Promote { next_vol, .. } = &mut active.work else { unreachable!("the caller matched it") };
+        let v = *next_vol;
+        *next_vol += 1;
         if *next_vol < self.vols.len() {
             active.tries = 0;
             self.something_changed = true;

@@ -139,7 +139,7 @@ impl Resource {
         let unwritten = self.peer.writes.iter().any(|(_, w)| w.vol as usize == v && w.only_copy);
         let only_disk_of_primary = s.pdsk < DiskState::Inconsistent && s.peer == Role::Primary || unwritten;
         let rows = [
-            (s.disk > DiskState::Inconsistent, MetaFlags::CONSISTENT),
+            (s.disk > DiskState::Inconsistent && !vol.invalidated, MetaFlags::CONSISTENT),
             (s.role == Role::Primary || only_disk_of_primary, MetaFlags::PRIMARY_IND),
             (s.conn > ConnState::WFReportParams, MetaFlags::CONNECTED_IND),
             (s.disk > DiskState::Outdated, MetaFlags::WAS_UP_TO_DATE),

@@ -90,6 +90,8 @@ pub(crate) struct Volume {
     pub attach_states: (DiskState, DiskState),
     /// The peer was forced to Primary while both were Inconsistent.
     pub consider_resync: bool,
+    /// Invalidated by command and not yet SyncTarget: whatever comes between, the copy is Inconsistent.
+    pub invalidated: bool,
     /// All bits set and no connection: writes need no activity log.
     pub al_suspended: bool,
     /// Own sequence counter (drbd-wire 4.3).
@@ -128,6 +130,7 @@ impl Volume {
             crashed_primary: false,
             attach_states: (DiskState::Diskless, DiskState::DUnknown),
             consider_resync: false,
+            invalidated: false,
             al_suspended: false,
             seq: 0,
             resync: ResyncRun::default(),

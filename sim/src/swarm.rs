@@ -484,7 +484,8 @@ impl Schedule<'_> {
         }
         let bad = |s: &VolumeState| s.disk < DiskState::UpToDate && s.disk >= DiskState::Inconsistent;
         let calm = a.conn == ConnState::Connected && b.conn == ConnState::Connected;
-        if rounds.is_multiple_of(4) && calm && bad(&a) && bad(&b) {
+        let apart = rounds.is_multiple_of(20) && a.conn.min(b.conn) <= ConnState::WFConnection;
+        if rounds.is_multiple_of(4) && (calm || apart) && bad(&a) && bad(&b) {
             self.w.note_phase("no copy is good");
             let n = if b.role == Role::Primary { 1 } else { 0 };
             self.w.command(n, Command::Primary { force: true });

@@ -13,9 +13,11 @@ pub struct Truth {
     split: bool,
     /// What both copies held when they were last in sync, while they are not.
     at_split: Option<Ledger>,
-    /// Answered writes of each node since.
+    /// Answered writes to each copy since.
     since: [u64; 2],
-    /// The node that wrote last.
+    /// The copy that a node's clients work on: the peer's while it has none.
+    home: [usize; 2],
+    /// The copy that was written last.
     pub owner: usize,
     /// An operator said that this node's changes may be lost.
     pub word: [bool; 2],
@@ -32,12 +34,17 @@ pub struct Truth {
 impl Truth {
     /// Two empty devices, not connected; protocol C.
     pub fn new() -> Truth {
-        Truth { protocol_c: true, ..Truth::default() }
+        Truth { protocol_c: true, home: [0, 1], ..Truth::default() }
     }
 
     /// The ledger of a node's clients.
     pub fn of(&mut self, n: usize) -> &mut Ledger {
-        &mut self.ledgers[if self.split { n } else { 0 }]
+        &mut self.ledgers[if self.split { self.home[n] } else { 0 }]
+    }
+
+    /// The copy that a node's clients work on.
+    pub fn home(&self, n: usize) -> usize {
+        self.home[n]
     }
 
     /// A node takes a write of a client.
@@ -58,7 +65,7 @@ impl Truth {
             at.ended(id, false);
         }
         if self.at_split.is_some() && ok && lonely {
-            self.since[n] += 1;
+            self.since[self.home[n]] += 1;
         }
     }
 
@@ -86,7 +93,7 @@ impl Truth {
         }
     }
 
-    /// A node was promoted without a connection; `read` gives what its disk holds.
+    /// A copy was promoted without the other one; `read` gives what its disk holds.
     pub fn promoted_alone(&mut self, n: usize, forced: bool, read: impl Fn(u64) -> u64) {
         if forced {
             self.ledgers[0].rebase(&read);
@@ -134,6 +141,14 @@ impl Truth {
     /// Looks at the states after an event.
     pub fn look(&mut self, states: &[Option<VolumeState>; 2]) {
         let connected = |n: usize| states[n].is_some_and(|s| s.conn >= ConnState::Connected);
+        for (n, s) in states.iter().enumerate() {
+            let Some(s) = s else { continue };
+            if s.disk >= DiskState::Inconsistent {
+                self.home[n] = n;
+            } else if connected(n) && s.pdsk == DiskState::UpToDate {
+                self.home[n] = 1 - n;
+            }
+        }
         if !connected(0) && !connected(1) {
             self.source = None;
         }

@@ -411,7 +411,7 @@ impl World {
     /// Issues a client request on a node; the tag names it in the answers.
     pub fn request(&mut self, n: usize, op: SimOp) -> ClientTag {
         if self.volume(n).is_some_and(|s| s.role == Role::Primary) {
-            self.truth.owner = n;
+            self.truth.owner = self.truth.home(n);
         }
         self.next_tag += 1;
         let tag = ClientTag(self.next_tag);
@@ -633,10 +633,11 @@ impl World {
         let ok = result == CommandResult::Ok;
         match promotion {
             Promotion::Yes { forced } if ok => {
-                let alone = self.volume(n).is_some_and(|s| s.conn < ConnState::Connected);
-                if alone || forced {
-                    let disk = &self.nodes[n].disk;
-                    self.truth.promoted_alone(n, forced, |s| disk.read(s));
+                let alone = |s: VolumeState| s.conn < ConnState::Connected || s.disk < DiskState::Inconsistent;
+                if self.volume(n).is_some_and(alone) || forced {
+                    let copy = self.truth.home(n);
+                    let disk = &self.nodes[copy].disk;
+                    self.truth.promoted_alone(copy, forced, |s| disk.read(s));
                 }
             }
             Promotion::Attach if !ok => self.nodes[n].attached = false,

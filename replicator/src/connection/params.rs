@@ -258,8 +258,9 @@ impl Resource {
                 self.end_in_standalone(&why, out);
                 return;
             }
-            // What the peer's clients see counts on a Secondary too: older data must not be attached for them.
-            if (serves || connected) && vol.exposed_uuid != p.current {
+            // What the peer's clients see counts on a Secondary too: older data must not be attached for them. A disk
+            // that only arrives may yet be refused over there; its state packet tells.
+            if (serves || connected && !arrives) && vol.exposed_uuid != p.current {
                 vol.exposed_uuid = p.current;
                 let line = format!("receiver updated UUIDs to effective data uuid: {}", p.current);
                 out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);

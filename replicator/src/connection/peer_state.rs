@@ -121,7 +121,14 @@ impl Resource {
         }
         let settles = matches!(conn, ConnState::Connected | ConnState::WFBitMapS);
         if settles && own.disk == DiskState::Negotiating {
-            change = change.disk(self.vols[v].attach_states.0);
+            if !p.consider_resync && !self.serves_what_clients_saw(v, &own, received) {
+                // The peer's disk went while its state crossed our attach: no handshake vouches for this one.
+                let text = "Attach refused: the data on this disk is not what clients have seen last";
+                out.log(LogLevel::Error, at, text.into());
+                self.force_detach(v, out);
+            } else {
+                change = change.disk(self.vols[v].attach_states.0);
+            }
         }
         let kind = if own.conn < ConnState::Connected { Kind::Soft } else { Kind::Hard };
         if let Err(e) = self.change_volume(v, change, kind, out) {
@@ -144,6 +151,13 @@ impl Resource {
             self.send_state(v, out);
         }
         self.md_sync(v, out);
+    }
+
+    /// A disk that joins without a comparison may only join clients who have seen nothing else.
+    fn serves_what_clients_saw(&self, v: usize, own: &VolumeState, received: &VolumeState) -> bool {
+        let vol = &self.vols[v];
+        let clients = own.role == Role::Primary || received.role == Role::Primary;
+        !clients || vol.exposed_uuid.is_zero() || vol.exposed_uuid.same_as(vol.uuids().current)
     }
 
     /// Compares the data generations and takes the decision of drbd-wire 8.7.

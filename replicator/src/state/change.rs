@@ -43,6 +43,7 @@ impl Resource {
             device_open: self.open_volumes & (1 << v) != 0,
             handshake_in_progress: self.conn.handshake_in_progress,
             attach_states: exposed_here.then_some(vol.attach_states),
+            invalidated: vol.invalidated,
         }
     }
 
@@ -184,9 +185,21 @@ impl Resource {
         if old.disk >= DiskState::Inconsistent && new.disk < DiskState::Inconsistent {
             self.expose_what_peer_went_on_with(v, old.disk);
         }
+        if new.disk < DiskState::Inconsistent
+            && new.conn >= ConnState::Connected
+            && (old.pdsk != DiskState::UpToDate && new.pdsk == DiskState::UpToDate)
+            && let Some(peer) = self.vols[v].peer_uuids
+        {
+            self.vols[v].exposed_uuid = peer.set.current;
+        }
         let both_inconsistent = old.disk == DiskState::Inconsistent && old.pdsk == DiskState::Inconsistent;
         if both_inconsistent && old.peer == Role::Secondary && new.peer == Role::Primary {
             self.vols[v].consider_resync = true;
+        }
+        if new.conn == ConnState::StartingSyncT {
+            self.vols[v].invalidated = true;
+        } else if new.disk <= DiskState::Inconsistent {
+            self.vols[v].invalidated = false;
         }
         self.resync_state_changed(v, &old, &new, out);
         self.recompute_md_flags(v);

@@ -49,6 +49,8 @@ pub struct Context {
     /// Own and peer's disk state as found at attach, if the data is what was exposed; None if it is not (or
     /// no attach waits for its handshake).
     pub attach_states: Option<(DiskState, DiskState)>,
+    /// The own copy was invalidated by command, and its resync has not begun.
+    pub invalidated: bool,
 }
 
 /// What checks a change has to pass.
@@ -142,6 +144,7 @@ impl Context {
         device_open: false,
         handshake_in_progress: false,
         attach_states: None,
+        invalidated: false,
     };
 
     /// The context with the fencing policy that is in force while the own disk is in state `disk`: a disk

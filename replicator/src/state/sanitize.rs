@@ -50,6 +50,7 @@ fn pass(old: &VolumeState, s: &mut VolumeState, ctx: &Context, warnings: &mut Wa
     forget_pause_when_unconfigured(s); // step 2
     abort_without_disks(s, warnings); // step 3
     settle_negotiating(s, ctx, warnings); // step 4
+    keep_invalidated(s, ctx);
     consistent_is_up_to_date_when_connected(s); // step 5
     limit_disks(s, warnings); // step 6
     suspend_for_fencing(old, s, ctx); // step 7
@@ -89,6 +90,15 @@ fn settle_negotiating(s: &mut VolumeState, ctx: &Context, warnings: &mut Warning
             warnings.add(Warning::LostWhileNegotiating);
             (s.disk, s.pdsk) = (DiskState::Diskless, DiskState::DUnknown);
         }
+    }
+}
+
+/// An operator has said that this copy is not to be trusted. If the resync that was to follow does not come, that word
+/// still holds; DRBD calls the copy UpToDate again.
+fn keep_invalidated(s: &mut VolumeState, ctx: &Context) {
+    let resync_comes = matches!(s.conn, ConnState::StartingSyncT | ConnState::WFSyncUUID);
+    if ctx.invalidated && !resync_comes {
+        s.disk = s.disk.min(DiskState::Inconsistent);
     }
 }
 
