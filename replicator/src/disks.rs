@@ -188,8 +188,9 @@ impl Resource {
         );
         match policy {
             // A source cannot become Inconsistent, and must not go on copying blocks it failed to write. (A block it
-            // failed to read is refused, and the source stays as it is.)
-            OnIoError::PassOn if !is_source || what == "read" => {
+            // failed to read is refused, and the source stays as it is.) After a flush that failed nobody knows which
+            // blocks are gone, so no bitmap could bring them back: the disk goes, as after a loss of power.
+            OnIoError::PassOn if what == "read" || what == "write" && !is_source => {
                 if self.io_error_lines.allow(self.now) {
                     out.log(LogLevel::Error, Some(VolIdx(v as u8)), format!("{text}."));
                 }

@@ -83,6 +83,9 @@ pub(crate) struct Volume {
     pub peer_capacity_sectors: u64,
     /// Generation of the data that clients see or saw.
     pub exposed_uuid: DataUuid,
+    /// Own generations as they were before this handshake corrected them. The peer of an established connection has
+    /// not seen them yet: shown the corrected ones it would come to another decision.
+    pub uncorrected_uuids: Option<Uuids>,
     /// Own dirty bits as last sent in P_UUIDS; after-sb-0pri compares these.
     pub sent_dirty_bits: u64,
     pub crashed_primary: bool,
@@ -126,6 +129,7 @@ impl Volume {
             peer_uuids: None,
             peer_capacity_sectors: 0,
             exposed_uuid: DataUuid::ZERO,
+            uncorrected_uuids: None,
             sent_dirty_bits: 0,
             crashed_primary: false,
             attach_states: (DiskState::Diskless, DiskState::DUnknown),

@@ -126,8 +126,8 @@ impl Ledger {
         for (s, list) in &mut self.sectors {
             let content = read(*s);
             for e in list.iter_mut() {
-                // What this copy never got may still be on its way; nothing that is not there was promised to it.
-                let late = !e.acked && e.id > content && e.id != OBSERVED;
+                // What this copy never got may still be on its way, answered on the other one or not.
+                let late = e.id > content && e.id != OBSERVED;
                 e.ended = e.ended.map(|t| if late { now } else { t });
                 e.acked = false;
             }

@@ -93,15 +93,16 @@ impl Truth {
         }
     }
 
+    /// An operator has said that this copy is the truth.
+    pub fn promoted_by_force(&mut self, n: usize, read: impl Fn(u64) -> u64) {
+        self.ledgers[0].rebase(&read);
+        self.split = false;
+        self.at_split = None;
+        self.owner = n;
+    }
+
     /// A copy was promoted without the other one; `read` gives what its disk holds.
-    pub fn promoted_alone(&mut self, n: usize, forced: bool, read: impl Fn(u64) -> u64) {
-        if forced {
-            self.ledgers[0].rebase(&read);
-            self.split = false;
-            self.at_split = None;
-            self.owner = n;
-            return;
-        }
+    pub fn promoted_alone(&mut self, n: usize, read: impl Fn(u64) -> u64) {
         if self.split {
             // A copy that was left behind (detached, say) has a past of its own.
             let own = &self.ledgers[n];
@@ -138,17 +139,21 @@ impl Truth {
         self.since[n] = 0;
     }
 
-    /// Looks at the states after an event.
-    pub fn look(&mut self, states: &[Option<VolumeState>; 2]) {
-        let connected = |n: usize| states[n].is_some_and(|s| s.conn >= ConnState::Connected);
+    /// Notes which copy the clients of each node work on.
+    pub fn note_homes(&mut self, states: &[Option<VolumeState>; 2]) {
         for (n, s) in states.iter().enumerate() {
             let Some(s) = s else { continue };
             if s.disk >= DiskState::Inconsistent {
                 self.home[n] = n;
-            } else if connected(n) && s.pdsk == DiskState::UpToDate {
+            } else if s.conn >= ConnState::Connected && s.pdsk == DiskState::UpToDate {
                 self.home[n] = 1 - n;
             }
         }
+    }
+
+    /// Looks at the states after an event.
+    pub fn look(&mut self, states: &[Option<VolumeState>; 2]) {
+        let connected = |n: usize| states[n].is_some_and(|s| s.conn >= ConnState::Connected);
         if !connected(0) && !connected(1) {
             self.source = None;
         }

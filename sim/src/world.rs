@@ -108,6 +108,8 @@ pub struct World {
     armed: [Option<u64>; 2],
     /// Primary, connected, without good data of its own.
     remote: [bool; 2],
+    /// Primary when last looked at.
+    primary: [bool; 2],
     /// Hash of everything that happened.
     pub trace_hash: u64,
     /// Reads that were compared with the ledger.
@@ -141,6 +143,7 @@ impl World {
             next_version: 1,
             armed: [None; 2],
             remote: [false; 2],
+            primary: [false; 2],
             trace_hash: 0xcbf2_9ce4_8422_2325,
             reads_checked: 0,
             steps: 0,
@@ -502,6 +505,19 @@ impl World {
                 self.truth.remote_answers_lost(n);
             }
         }
+        self.truth.note_homes(&states);
+        for (n, state) in states.iter().enumerate() {
+            let is = state.is_some_and(|s| s.role == Role::Primary);
+            let forced = |p: &Promotion| matches!(p, Promotion::Yes { forced: true });
+            let by_force = self.commands.values().any(|(m, p)| *m == n && forced(p));
+            let alone = |s: &VolumeState| s.conn < ConnState::Connected || s.disk < DiskState::Inconsistent;
+            if is && !self.primary[n] && !by_force && state.is_some_and(|s| alone(&s)) {
+                let copy = self.truth.home(n);
+                let disk = &self.nodes[copy].disk;
+                self.truth.promoted_alone(copy, |s| disk.read(s));
+            }
+            self.primary[n] = is;
+        }
         self.truth.look(&states);
         if self.truth.spoiled && self.truth.is_whole() && self.in_sync() {
             let disk = &self.nodes[self.truth.owner].disk;
@@ -611,7 +627,8 @@ impl World {
         }
         match op {
             SimOp::Flush if ok => self.truth.of(n).flushed(clock),
-            SimOp::Read { sector, .. } if ok => {
+            // A copy that passed on an error may be replaced by an older one.
+            SimOp::Read { sector, .. } if ok && !self.truth.spoiled => {
                 for (i, v) in versions.iter().enumerate() {
                     let s = sector + i as u64;
                     let ledger = self.truth.of(n);
@@ -633,11 +650,9 @@ impl World {
         let ok = result == CommandResult::Ok;
         match promotion {
             Promotion::Yes { forced } if ok => {
-                let alone = |s: VolumeState| s.conn < ConnState::Connected || s.disk < DiskState::Inconsistent;
-                if self.volume(n).is_some_and(alone) || forced {
-                    let copy = self.truth.home(n);
-                    let disk = &self.nodes[copy].disk;
-                    self.truth.promoted_alone(copy, forced, |s| disk.read(s));
+                if forced {
+                    let disk = &self.nodes[n].disk;
+                    self.truth.promoted_by_force(n, |s| disk.read(s));
                 }
             }
             Promotion::Attach if !ok => self.nodes[n].attached = false,

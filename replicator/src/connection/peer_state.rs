@@ -47,7 +47,10 @@ impl Resource {
             Conclusion::FinishResync => self.finish_as_source(v, out),
             Conclusion::ResyncLeftovers => self.vols[v].resync.peer_done = true,
             Conclusion::FinishVerify => {}
-            Conclusion::Proceed(p) => self.apply_peer_state(v, own, &received, p, out),
+            Conclusion::Proceed(p) => {
+                self.apply_peer_state(v, own, &received, p, out);
+                self.vols[v].uncorrected_uuids = None;
+            }
         }
     }
 
@@ -211,6 +214,7 @@ impl Resource {
         if let Some(disk) = vol.disk.as_mut()
             && disk.sb.uuids != own_set
         {
+            vol.uncorrected_uuids = (own.conn >= ConnState::Connected).then_some(disk.sb.uuids);
             disk.sb.uuids = own_set;
             disk.md.mark_dirty();
         }

@@ -202,7 +202,7 @@ impl Resource {
         }
         let vol = &mut self.vols[v];
         vol.sent_dirty_bits = vol.bitmap.count();
-        let set = vol.uuids();
+        let set = vol.uncorrected_uuids.unwrap_or(vol.uuids());
         let mut flags = extra;
         if self.conn.discard_my_data {
             flags = flags.with(UuidFlags::DISCARD_MY_DATA);

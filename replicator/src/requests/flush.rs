@@ -2,6 +2,7 @@
 //! peer has acknowledged (and so flushed) every epoch before it: what a flush promises holds on both copies.
 
 use model::policy::Protocol;
+use model::state::DiskState;
 
 use super::flag;
 use crate::action::{Action, Actions};
@@ -14,6 +15,12 @@ impl Resource {
         let generation = self.reqs.table.generation(slot);
         let v = self.reqs.table[slot].vol;
         let vol = &mut self.vols[v as usize];
+        let good = [vol.state.disk, vol.state.pdsk].contains(&DiskState::UpToDate);
+        if !good {
+            // What was answered before may be in the cache of a disk that is gone; nobody can promise it.
+            self.fail_for_lack_of_data(slot, out);
+            return;
+        }
         let mut flags = 0;
         if vol.has_usable_disk() {
             flags |= flag::LOCAL_PENDING;

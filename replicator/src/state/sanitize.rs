@@ -78,8 +78,25 @@ fn abort_without_disks(s: &mut VolumeState, warnings: &mut Warnings) {
     if s.conn > ConnState::Connected && (s.disk <= DiskState::Failed || s.pdsk <= DiskState::Failed) {
         let verify = matches!(s.conn, ConnState::VerifyS | ConnState::VerifyT);
         warnings.add(if verify { Warning::VerifyAborted } else { Warning::ResyncAborted });
+        // Before its resync begins a target is only Outdated or Consistent, which step 5 would take for UpToDate. But it
+        // is known to be older than the disk that went.
+        if is_target(s.conn) && s.disk < DiskState::UpToDate {
+            s.disk = s.disk.min(DiskState::Inconsistent);
+        } else if is_source(s.conn) && s.pdsk < DiskState::UpToDate {
+            s.pdsk = s.pdsk.min(DiskState::Inconsistent);
+        }
         s.conn = ConnState::Connected;
     }
+}
+
+fn is_source(conn: ConnState) -> bool {
+    use ConnState as C;
+    matches!(conn, C::StartingSyncS | C::WFBitMapS | C::SyncSource | C::PausedSyncS)
+}
+
+fn is_target(conn: ConnState) -> bool {
+    use ConnState as C;
+    matches!(conn, C::StartingSyncT | C::WFBitMapT | C::WFSyncUUID | C::SyncTarget | C::PausedSyncT)
 }
 
 fn settle_negotiating(s: &mut VolumeState, ctx: &Context, warnings: &mut Warnings) {
