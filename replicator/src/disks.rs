@@ -145,6 +145,9 @@ impl Resource {
         };
         vol.attach_states = (own, pdsk);
         let change = if conn >= ConnState::Connected {
+            let numbers = &mut vol.attach_numbers;
+            numbers.own = numbers.own.wrapping_add(1).max(1);
+            numbers.answered = !self.conn.peer_is_lockstep();
             StateChange::NONE.disk(DiskState::Negotiating)
         } else {
             StateChange::NONE.disk(own).pdsk(pdsk)

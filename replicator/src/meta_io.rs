@@ -52,11 +52,9 @@ pub(crate) enum Then {
 /// What a full sync goes on with once all bits are on disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum FullSyncStep {
-    /// Send the bitmap (WFBitMapS).
-    SendBitmap,
     /// StartingSyncS goes on to SyncSource, StartingSyncT to WFSyncUUID.
     LeaveStartingSync,
-    /// Nothing more.
+    /// Nothing more; a source that waits for the write to send its bitmap does so in any case.
     Nothing,
 }
 

@@ -67,6 +67,18 @@ pub(crate) struct Counters {
     pub bm_writes: u64,
 }
 
+/// Tells the answer to this attach from that to an earlier one which ended before its handshake did: that answer may
+/// still be on its way, with a decision and a bitmap that are no longer true.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct AttachNumbers {
+    /// Own attaches on established connections, wrapping.
+    pub own: u16,
+    /// The last number of the peer's that was seen on this connection.
+    pub peer: u16,
+    /// The peer has seen `own`, or is one that does not count.
+    pub answered: bool,
+}
+
 /// A volume.
 pub(crate) struct Volume {
     pub vnr: VolumeNo,
@@ -91,6 +103,8 @@ pub(crate) struct Volume {
     pub crashed_primary: bool,
     /// Disk states found at attach, for Negotiating.
     pub attach_states: (DiskState, DiskState),
+    /// Counts the attaches on an established connection; see [`AttachNumbers`].
+    pub attach_numbers: AttachNumbers,
     /// The peer was forced to Primary while both were Inconsistent.
     pub consider_resync: bool,
     /// Invalidated by command and not yet SyncTarget: whatever comes between, the copy is Inconsistent.
@@ -133,6 +147,7 @@ impl Volume {
             sent_dirty_bits: 0,
             crashed_primary: false,
             attach_states: (DiskState::Diskless, DiskState::DUnknown),
+            attach_numbers: AttachNumbers::default(),
             consider_resync: false,
             invalidated: false,
             al_suspended: false,

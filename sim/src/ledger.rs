@@ -15,9 +15,12 @@ struct Entry {
     ended: Option<u64>,
     acked: bool,
     durable: bool,
+    /// Under way when the cache was lost: its answer promises nothing.
+    doubtful: bool,
 }
 
-const UNTOUCHED: Entry = Entry { id: 0, content: 0, issued: 0, ended: Some(0), acked: true, durable: true };
+const UNTOUCHED: Entry =
+    Entry { id: 0, content: 0, issued: 0, ended: Some(0), acked: true, durable: true, doubtful: false };
 
 /// Entries of one sector are thinned out above this number.
 const CROWDED: usize = 64;
@@ -47,7 +50,15 @@ impl Ledger {
         self.open.insert(id, (sector, count));
         for s in sector..sector + count {
             let list = self.sectors.entry(s).or_insert_with(|| vec![UNTOUCHED]);
-            list.push(Entry { id, content, issued, ended: None, acked: false, durable: fua });
+            list.push(Entry {
+                id,
+                content,
+                issued,
+                ended: None,
+                acked: false,
+                durable: fua,
+                doubtful: false,
+            });
         }
     }
 
@@ -61,7 +72,7 @@ impl Ledger {
             let list = self.sectors.get_mut(&s).expect("issued before");
             for e in list.iter_mut().filter(|e| e.id == id) {
                 e.ended = Some(now);
-                e.acked = ok;
+                e.acked = ok && !e.doubtful;
             }
             if list.len() > CROWDED {
                 let old = list.clone();
@@ -84,6 +95,7 @@ impl Ledger {
     pub fn rollback(&mut self) {
         let flushed = self.flushed;
         for e in self.sectors.values_mut().flatten() {
+            e.doubtful |= e.ended.is_none() && !e.durable;
             e.acked &= e.firm(flushed);
         }
     }
@@ -116,7 +128,15 @@ impl Ledger {
                 return;
             }
             list.retain(|e| e.id != OBSERVED || e.content != content);
-            list.push(Entry { id: OBSERVED, content, issued, ended: Some(now), acked: true, durable: false });
+            list.push(Entry {
+                id: OBSERVED,
+                content,
+                issued,
+                ended: Some(now),
+                acked: true,
+                durable: false,
+                doubtful: false,
+            });
         }
     }
 
@@ -138,6 +158,7 @@ impl Ledger {
                 ended: Some(now),
                 acked: true,
                 durable: false,
+                doubtful: false,
             });
         }
     }

@@ -35,6 +35,7 @@ impl Resource {
         self.send_protocol(out);
         for v in 0..self.vols.len() {
             self.vols[v].seq = 0;
+            self.vols[v].attach_numbers.peer = 0;
             self.send_sync_param(v, out);
             self.send_sizes(v, DdsFlags::NONE, false, out);
             if self.vols[v].state.disk >= DiskState::Negotiating {
@@ -247,7 +248,10 @@ impl Resource {
     pub(crate) fn receive_uuids(&mut self, v: usize, p: &Uuids, out: &mut Actions) {
         let vol = &mut self.vols[v];
         let set = crate::meta::uuids::Uuids { current: p.current, bitmap: p.bitmap, history: p.history };
-        vol.peer_uuids = Some(PeerUuids { set, dirty_bits: p.dirty_bits, flags: p.flags.0 });
+        let (peer_attach, seen) = p.flags.attach_numbers();
+        vol.attach_numbers.peer = peer_attach;
+        vol.attach_numbers.answered |= seen == vol.attach_numbers.own;
+        vol.peer_uuids = Some(PeerUuids { set, dirty_bits: p.dirty_bits, flags: p.flags.0 & 0xffff_ffff });
         if vol.state.disk < DiskState::Inconsistent {
             let connected = vol.state.conn >= ConnState::Connected;
             let serves = vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero();

@@ -69,19 +69,23 @@ impl Resource {
         }
         let mut conn = p.conn;
         let mut full = None;
+        let other_attach = own.disk == DiskState::Negotiating
+            && own.conn >= ConnState::Connected
+            && received.disk >= DiskState::Negotiating
+            && !self.vols[v].attach_numbers.answered;
         let both_have_disks = own.disk >= DiskState::Negotiating && received.disk >= DiskState::Negotiating;
         if both_have_disks && own.conn < ConnState::Connected && self.vols[v].peer_uuids.is_none() {
             // spec: drbd-wire trap 7, two disks that never compared their generations must not be Connected
             self.protocol_error("P_STATE with a disk, but no P_UUIDS before it", out);
             return;
         }
-        if p.consider_resync {
+        if p.consider_resync && !other_attach {
             self.vols[v].consider_resync = false;
             match self.handshake_decision(v, &own, received, peer_disk, out) {
                 Decision::Connected => conn = ConnState::Connected,
                 Decision::Source { full: f } => {
                     conn = ConnState::WFBitMapS;
-                    full = f.then_some(FullSyncStep::SendBitmap);
+                    full = f.then_some(FullSyncStep::Nothing);
                 }
                 Decision::Target { full: f } => {
                     conn = ConnState::WFBitMapT;
@@ -97,6 +101,9 @@ impl Resource {
                             let text = "Disk attach process on the peer node was aborted.";
                             out.log(LogLevel::Error, at, text.into());
                             peer_disk = DiskState::Diskless;
+                            // The peer has to find the same from our generations, or it waits for ever.
+                            self.send_uuids(v, UuidFlags::NONE, out);
+                            self.send_state(v, out);
                         }
                         AfterRefusal::Reconnect => {
                             self.conn.retry_slowly = true;
@@ -123,8 +130,8 @@ impl Resource {
             change = change.conn(conn);
         }
         let settles = matches!(conn, ConnState::Connected | ConnState::WFBitMapS);
-        if settles && own.disk == DiskState::Negotiating {
-            if !p.consider_resync && !self.serves_what_clients_saw(v, &own, received) {
+        if settles && own.disk == DiskState::Negotiating && !other_attach {
+            if conn == ConnState::Connected && !self.serves_what_clients_saw(v, &own, received) {
                 // The peer's disk went while its state crossed our attach: no handshake vouches for this one.
                 let text = "Attach refused: the data on this disk is not what clients have seen last";
                 out.log(LogLevel::Error, at, text.into());

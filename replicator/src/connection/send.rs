@@ -213,6 +213,9 @@ impl Resource {
         if vol.really_inconsistent() {
             flags = flags.with(UuidFlags::INCONSISTENT);
         }
+        if self.conn.peer_is_lockstep() {
+            flags = flags.with_attach_numbers(vol.attach_numbers.own, vol.attach_numbers.peer);
+        }
         let p = Uuids {
             current: set.current,
             bitmap: set.bitmap,

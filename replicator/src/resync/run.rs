@@ -66,6 +66,8 @@ pub(crate) struct ResyncRun {
     /// P_SYNC_UUID that came before this node was ready for it.
     pub early_sync_uuid: Option<DataUuid>,
     pub receiver: Option<BitmapReceiver>,
+    /// The own bitmap goes to the target as soon as all of it is written.
+    pub bitmap_due: bool,
     /// The bitmap was last written at.
     pub bitmap_written_at: Instant,
     pub marks: Option<Progress>,
@@ -103,6 +105,7 @@ impl Default for ResyncRun {
             peer_done: false,
             early_sync_uuid: None,
             receiver: None,
+            bitmap_due: false,
             bitmap_written_at: Instant(0),
             marks: None,
             controller: None,

@@ -24,10 +24,11 @@ use crate::wire::{BlockId, Command, Request};
 impl Resource {
     /// WFBitMapS was entered: send the bitmap as soon as it is what it has to be.
     pub(crate) fn bitmap_exchange_as_source(&mut self, v: usize, out: &mut Actions) {
-        if self.whole_bitmap_write_runs(v) {
-            return;
+        let later = self.whole_bitmap_write_runs(v);
+        self.vols[v].resync.bitmap_due = later;
+        if !later {
+            self.send_bitmap(v, out);
         }
-        self.send_bitmap(v, out);
     }
 
     /// The peer's bitmap is merged (or was not needed): this node is the source now.
@@ -206,8 +207,10 @@ impl Resource {
         self.md_sync(v, out);
         self.vols[v].pump = true;
         let conn = self.vols[v].state.conn;
+        if conn == ConnState::WFBitMapS && core::mem::take(&mut self.vols[v].resync.bitmap_due) {
+            self.send_bitmap(v, out);
+        }
         match step {
-            FullSyncStep::SendBitmap if conn == ConnState::WFBitMapS => self.send_bitmap(v, out),
             FullSyncStep::LeaveStartingSync if conn == ConnState::StartingSyncS => {
                 self.start_as_source(v, out)
             }

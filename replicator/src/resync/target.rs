@@ -37,7 +37,10 @@ impl Resource {
     /// P_SYNC_UUID: from here on this copy is the target's.
     pub(crate) fn receive_sync_uuid(&mut self, v: usize, uuid: DataUuid, out: &mut Actions) {
         if !matches!(self.vols[v].state.conn, ConnState::WFSyncUUID | ConnState::Behind) {
-            self.vols[v].resync.early_sync_uuid = Some(uuid);
+            // In any other state it belongs to a resync that ended before it began.
+            if matches!(self.vols[v].state.conn, ConnState::WFBitMapT | ConnState::StartingSyncT) {
+                self.vols[v].resync.early_sync_uuid = Some(uuid);
+            }
             return;
         }
         let primary = self.vols[v].state.role == Role::Primary;
@@ -432,6 +435,7 @@ impl Resource {
         run.may_request = false;
         run.early_sync_uuid = None;
         run.receiver = None;
+        run.bitmap_due = false;
         run.in_flight_sectors = 0;
         let unsent: alloc::vec::Vec<u32> = run.waiting_reads.drain(..).collect();
         for slot in unsent {

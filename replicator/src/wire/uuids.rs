@@ -30,6 +30,17 @@ impl UuidFlags {
     pub const fn with(self, other: UuidFlags) -> UuidFlags {
         UuidFlags(self.0 | other.0)
     }
+
+    /// Between two lockstep nodes: the number of the sender's last attach on an established connection, and that of the
+    /// receiver's as far as the sender has seen it. Bits 32..48 and 48..64, which DRBD leaves zero.
+    pub const fn with_attach_numbers(self, own: u16, seen: u16) -> UuidFlags {
+        UuidFlags(self.0 & 0xffff_ffff | (own as u64) << 32 | (seen as u64) << 48)
+    }
+
+    /// What [`Self::with_attach_numbers`] added: the sender's own number, and the one it has seen.
+    pub const fn attach_numbers(self) -> (u16, u16) {
+        ((self.0 >> 32) as u16, (self.0 >> 48) as u16)
+    }
 }
 
 /// P_UUIDS.
