@@ -589,6 +589,10 @@ impl Resource {
         let id = active.id;
         let failed = match result {
             Err(e) => Some(CommandResult::State(e)),
+            // The disk that was asked about has gone meanwhile.
+            Ok(StateResult::NothingToDo) if matches!(active.work, Work::Change { .. }) => {
+                Some(CommandResult::Config(ConfigError::NoDisk))
+            }
             Ok(_) => None,
         };
         if let Some(result) = failed {

@@ -180,6 +180,7 @@ impl Resource {
 
     /// The target's state packet says the resync is finished, and nothing is left here.
     pub(crate) fn finish_as_source(&mut self, v: usize, out: &mut Actions) {
+        self.vols[v].resync.peer_done = true;
         if mem::replace(&mut self.vols[v].resync.ending, true) {
             return;
         }

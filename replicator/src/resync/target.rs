@@ -37,8 +37,8 @@ impl Resource {
     /// P_SYNC_UUID: from here on this copy is the target's.
     pub(crate) fn receive_sync_uuid(&mut self, v: usize, uuid: DataUuid, out: &mut Actions) {
         if !matches!(self.vols[v].state.conn, ConnState::WFSyncUUID | ConnState::Behind) {
-            // In any other state it belongs to a resync that ended before it began.
-            if matches!(self.vols[v].state.conn, ConnState::WFBitMapT | ConnState::StartingSyncT) {
+            // While a disk is being attached it belongs to a resync of before, which ended with the disk.
+            if self.vols[v].state.disk >= DiskState::Inconsistent {
                 self.vols[v].resync.early_sync_uuid = Some(uuid);
             }
             return;

@@ -107,15 +107,29 @@ impl Resource {
 
     /// Rows 9 and 10: this node goes on alone, which starts a new data generation.
     fn new_generation_if_due(&mut self, v: usize, old: &VolumeState, new: &VolumeState, out: &mut Actions) {
+        let is_source = |s: &VolumeState| matches!(s.conn, ConnState::SyncSource | ConnState::PausedSyncS);
+        let left_source = is_source(old) && !is_source(new);
         let run = &self.vols[v].resync;
-        let was_source = matches!(old.conn, ConnState::SyncSource | ConnState::PausedSyncS);
-        let target_may_be_done = was_source
-            && new.conn < ConnState::Connected
+        let unknown = self.vols[v].uuids().end_of_sync_unknown();
+        if left_source
+            && (unknown && run.peer_done && run.failed_bits == 0)
+            && let Some(disk) = self.vols[v].disk.as_mut()
+        {
+            // The target has said that it is finished; it has this generation, and only the last ping is missing.
+            disk.sb.uuids.end_sync_source();
+            disk.md.mark_dirty();
+            self.peer_has_own_generations(v);
+        }
+        let run = &self.vols[v].resync;
+        let target_may_be_done = left_source
+            && (new.conn < ConnState::Connected || new.pdsk < DiskState::Inconsistent)
             && new.role == Role::Primary
-            && (run.active && run.all_acked && self.vols[v].uuids().end_of_sync_unknown());
+            && (run.all_acked && self.vols[v].uuids().end_of_sync_unknown());
         if new.disk != DiskState::UpToDate || !self.vols[v].uuids().bitmap.is_zero() && !target_may_be_done {
             return;
         }
+        // The peer's copy was invalidated, and the resync did not begin: it must not pass for this generation again.
+        let invalidated_peer = old.conn == ConnState::StartingSyncS && new.conn <= ConnState::Connected;
         let had_data =
             matches!(old.pdsk, DiskState::Inconsistent | DiskState::Consistent | DiskState::UpToDate);
         let has_none = new.pdsk < DiskState::Inconsistent
@@ -135,7 +149,7 @@ impl Resource {
             && new.conn >= ConnState::Connected
             && new.peer == Role::Primary
             && new.pdsk < DiskState::Inconsistent;
-        let goes_alone = lost_contact || diskless_promoted || attached_alone || only_copy;
+        let goes_alone = lost_contact || diskless_promoted || attached_alone || only_copy || invalidated_peer;
         if goes_alone || target_may_be_done {
             self.new_current_uuid(v, out);
             self.send_uuids(v, UuidFlags::NONE, out);
