@@ -143,10 +143,11 @@ impl Truth {
     pub fn note_homes(&mut self, states: &[Option<VolumeState>; 2]) {
         for (n, s) in states.iter().enumerate() {
             let Some(s) = s else { continue };
-            if s.disk >= DiskState::Inconsistent {
-                self.home[n] = n;
-            } else if s.conn >= ConnState::Connected && s.pdsk == DiskState::UpToDate {
+            let good = s.disk == DiskState::UpToDate;
+            if !good && s.conn >= ConnState::Connected && s.pdsk == DiskState::UpToDate {
                 self.home[n] = 1 - n;
+            } else if good || s.disk >= DiskState::Inconsistent {
+                self.home[n] = n;
             }
         }
     }

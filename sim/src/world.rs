@@ -373,7 +373,8 @@ impl World {
     /// Holds back everything that happens on a node.
     pub fn freeze(&mut self, n: usize, d: Duration) {
         self.note(n, || format!("freezes for {} us", d.as_micros()));
-        self.nodes[n].frozen_until = self.now + d;
+        // Never shorter than before: what waits for the end of the first freeze must not be overtaken.
+        self.nodes[n].frozen_until = self.nodes[n].frozen_until.max(self.now + d);
     }
 
     /// State of the volume of a node; None while it is down.
@@ -510,7 +511,8 @@ impl World {
             let is = state.is_some_and(|s| s.role == Role::Primary);
             let forced = |p: &Promotion| matches!(p, Promotion::Yes { forced: true });
             let by_force = self.commands.values().any(|(m, p)| *m == n && forced(p));
-            let alone = |s: &VolumeState| s.conn < ConnState::Connected || s.disk < DiskState::Inconsistent;
+            let one_disk = |s: &VolumeState| s.disk.min(s.pdsk) < DiskState::Inconsistent;
+            let alone = |s: &VolumeState| s.conn < ConnState::Connected || one_disk(s);
             if is && !self.primary[n] && !by_force && state.is_some_and(|s| alone(&s)) {
                 let copy = self.truth.home(n);
                 let disk = &self.nodes[copy].disk;
@@ -619,7 +621,15 @@ impl World {
         self.note(n, || format!("request {} ends: {result:?}", tag.0));
         if let Some((version, _)) = self.writes.remove(&tag.0) {
             let lonely = |s: VolumeState| s.conn < ConnState::Connected || s.pdsk < DiskState::Inconsistent;
-            let lonely = self.volume(n).is_some_and(lonely);
+            // Answers may be held back, by suspend-io for one: what counts is where the data is.
+            let mirrored = match op {
+                SimOp::Write { sector, count, .. } => (sector..sector + count).all(|s| {
+                    let other = self.nodes[1 - n].disk.read(s);
+                    other >= version
+                }),
+                _ => false,
+            };
+            let lonely = !mirrored && self.volume(n).is_some_and(lonely);
             self.truth.ended(n, version, ok, lonely);
             if ok && self.truth.protocol_c {
                 self.check_written(n, version, op);
