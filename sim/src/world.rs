@@ -129,7 +129,8 @@ impl World {
             truth: Truth::new(),
             hooks: Hooks::default(),
             answers: Vec::new(),
-            trace: None,
+            // A scenario that fails shows its last lines with SIM_TRACE=1 in the environment.
+            trace: std::env::var_os("SIM_TRACE").map(|_| Vec::new()),
             heap: BinaryHeap::new(),
             later: BTreeMap::new(),
             next_event: 0,

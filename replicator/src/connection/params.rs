@@ -262,9 +262,10 @@ impl Resource {
                 self.end_in_standalone(&why, out);
                 return;
             }
-            // What the peer's clients see counts on a Secondary too: older data must not be attached for them. A disk
-            // that only arrives may yet be refused over there; its state packet tells.
-            if (serves || connected && !arrives) && vol.exposed_uuid != p.current {
+            // What the peer's clients see counts on a Secondary too: older data must not be attached for them. Nobody
+            // sees a copy that is not UpToDate; when it becomes so, the state packet tells.
+            let seen = if connected { vol.state.pdsk == DiskState::UpToDate } else { serves };
+            if seen && vol.exposed_uuid != p.current {
                 vol.exposed_uuid = p.current;
                 let line = format!("receiver updated UUIDs to effective data uuid: {}", p.current);
                 out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);

@@ -147,6 +147,17 @@ impl Resource {
             self.end_in_standalone(&why, out);
             return;
         }
+        let vol = &mut self.vols[v];
+        let now = vol.state;
+        let good_now = own.pdsk != DiskState::UpToDate && now.pdsk == DiskState::UpToDate;
+        if now.disk < DiskState::Inconsistent && now.conn >= ConnState::Connected && good_now {
+            // What a Primary's clients have not seen last it refuses to attach, as we do; then this packet means nothing.
+            let clients = own.role == Role::Primary || received.role == Role::Primary;
+            let may_refuse = p.was_negotiating && clients && self.conn.peer_is_lockstep();
+            if let Some(peer) = vol.peer_uuids.filter(|_| !may_refuse || vol.exposed_uuid.is_zero()) {
+                vol.exposed_uuid = peer.set.current;
+            }
+        }
         if self.conn.state == ConnState::WFReportParams
             && self.vols.iter().all(|o| o.state.conn != ConnState::WFReportParams)
         {

@@ -185,13 +185,6 @@ impl Resource {
         if old.disk >= DiskState::Inconsistent && new.disk < DiskState::Inconsistent {
             self.expose_what_peer_went_on_with(v, old.disk);
         }
-        if new.disk < DiskState::Inconsistent
-            && new.conn >= ConnState::Connected
-            && (old.pdsk != DiskState::UpToDate && new.pdsk == DiskState::UpToDate)
-            && let Some(peer) = self.vols[v].peer_uuids
-        {
-            self.vols[v].exposed_uuid = peer.set.current;
-        }
         let both_inconsistent = old.disk == DiskState::Inconsistent && old.pdsk == DiskState::Inconsistent;
         if both_inconsistent && old.peer == Role::Secondary && new.peer == Role::Primary {
             self.vols[v].consider_resync = true;

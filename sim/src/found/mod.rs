@@ -1,43 +1,59 @@
 //! Situations that random schedules ran into, as short scripts; what went wrong is said above each.
 
 #[cfg(test)]
-mod tests {
-    use model::policy::{OnIoError, Protocol};
-    use model::state::{ConnState, DiskState};
-    use model::time::Duration;
-    use replicator::{ClientResult, Command, CommandResult, DiskConfig, NetConfig, VolIdx};
+mod attach;
 
-    use crate::scenario::{fresh_pair, fresh_pair_with, net, scribble};
+#[cfg(test)]
+mod healing {
+    use model::state::ConnState;
+    use model::time::Duration;
+    use replicator::ClientResult;
+
+    use crate::scenario::net;
     use crate::world::{Answer, SimOp, World};
 
-    const SECTORS: u64 = 40_000;
-
-    fn both_again(w: &mut World) {
+    pub(crate) fn both_again(w: &mut World) {
         for n in 0..2 {
             if w.nodes[n].core.is_none() {
                 w.start(n);
             }
-            w.attach(n);
-            if w.state(n).0 == ConnState::StandAlone {
-                w.connect(n, &net());
-            }
         }
-        w.run_for(Duration::from_secs(5));
         // A Primary without a disk takes its old one back only beside the copy that its clients have seen.
-        w.attach(0);
-        w.attach(1);
+        for _ in 0..3 {
+            for n in 0..2 {
+                w.attach(n);
+                if w.state(n).0 == ConnState::StandAlone {
+                    w.connect(n, &net());
+                }
+            }
+            w.run_for(Duration::from_secs(5));
+        }
         assert!(w.run_until(Duration::from_secs(60), World::in_sync), "{:?} {:?}", w.state(0), w.state(1));
         w.run_for(Duration::from_secs(1));
         w.check_marks();
         w.check_disks();
     }
 
-    fn write(w: &mut World, node: usize, sector: u64) {
+    pub(crate) fn write(w: &mut World, node: usize, sector: u64) {
         let tag = w.request(node, SimOp::Write { sector, count: 8, fua: true });
         w.run_for(Duration::from_millis(20));
         let answer = w.take_answer(|a| matches!(a, Answer::Client(t, ..) if *t == tag));
         assert!(matches!(answer, Some(Answer::Client(_, ClientResult::Ok, _))), "{answer:?}");
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::policy::{OnIoError, Protocol};
+    use model::state::{ConnState, DiskState};
+    use model::time::Duration;
+    use replicator::{ClientResult, Command, CommandResult, DiskConfig, NetConfig, VolIdx};
+
+    use super::healing::{both_again, write};
+    use crate::scenario::{fresh_pair, fresh_pair_with, net, scribble};
+    use crate::world::{Answer, SimOp, World};
+
+    const SECTORS: u64 = 40_000;
 
     /// The initiator kept the peer's generation from before, and took it over as target of the next resync.
     #[test]

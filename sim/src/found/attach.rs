@@ -1,0 +1,211 @@
+//! Disks that come and go on an established connection, at every moment.
+
+use model::policy::OnIoError;
+use model::state::{ConnState, DiskState};
+use model::time::Duration;
+use replicator::{ClientResult, Command, CommandResult, DiskConfig, VolIdx};
+
+use super::healing::{both_again, write};
+use crate::scenario::{fresh_pair, fresh_pair_with, net, scribble};
+use crate::world::{Answer, SimOp, World};
+use replicator::wire::Command as Wire;
+
+const SECTORS: u64 = 4_000;
+const VOL: VolIdx = VolIdx(0);
+const DETACH: Command = Command::Detach { vol: VOL, force: false };
+const TEAR_OFF: Command = Command::Detach { vol: VOL, force: true };
+
+fn outcome(w: &mut World, node: usize, op: SimOp) -> ClientResult {
+    let tag = w.request(node, op);
+    let is_it = |a: &Answer| matches!(a, Answer::Client(t, ..) if *t == tag);
+    assert!(w.run_until(Duration::from_secs(30), |w| w.answers.iter().any(|(_, a)| is_it(a))));
+    match w.take_answer(is_it) {
+        Some(Answer::Client(_, result, _)) => result,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn no_bits_left(w: &World) {
+    for n in &w.nodes {
+        assert_eq!(n.core.as_ref().expect("it runs").marked_blocks(VOL), 0);
+    }
+}
+
+/// The peer's disk went while its state packet crossed the attach here: the old disk became UpToDate without any
+/// comparison, under clients that had seen newer data.
+#[test]
+fn the_good_disk_goes_while_the_old_one_is_attached() {
+    for delay_us in 0..60 {
+        let mut w = fresh_pair(100 + delay_us, SECTORS);
+        assert_eq!(w.command_and_wait(0, DETACH), CommandResult::Ok);
+        write(&mut w, 0, 64);
+        w.attach(0);
+        w.run_for(Duration::from_micros(delay_us * 10));
+        w.command(1, TEAR_OFF);
+        // The oracle panics if this returns what was there before.
+        outcome(&mut w, 0, SimOp::Read { sector: 64, count: 8 });
+        both_again(&mut w);
+        no_bits_left(&w);
+    }
+}
+
+/// Attach, detach, attach, while the packets of all that were still on their way: the answer to the first attach was
+/// taken for that to the second, bitmap and all.
+#[test]
+fn attached_and_detached_and_attached_within_a_round_trip() {
+    for seed in 200..260 {
+        let mut w = fresh_pair(seed, SECTORS);
+        let n = (seed % 2) as usize;
+        w.command_and_wait(n, DETACH);
+        scribble(&mut w, 0, 20, SECTORS);
+        w.weather.net_us = 2000;
+        w.attach(n);
+        scribble(&mut w, 0, 3, SECTORS);
+        w.command(n, TEAR_OFF);
+        scribble(&mut w, 0, 3, SECTORS);
+        w.attach(n);
+        scribble(&mut w, 0, 20, SECTORS);
+        both_again(&mut w);
+        no_bits_left(&w);
+    }
+}
+
+/// The source lost its disk before the resync began; the peer's copy, known to be older, passed for UpToDate.
+#[test]
+fn the_source_loses_its_disk_before_the_resync_begins() {
+    for delay_us in 0..60 {
+        let mut w = fresh_pair(300 + delay_us, SECTORS);
+        w.command_and_wait(1, DETACH);
+        write(&mut w, 0, 128);
+        w.attach(1);
+        w.run_for(Duration::from_micros(delay_us * 10));
+        w.command(0, TEAR_OFF);
+        outcome(&mut w, 0, SimOp::Write { sector: 256, count: 8, fua: false });
+        outcome(&mut w, 0, SimOp::Read { sector: 128, count: 8 });
+        both_again(&mut w);
+        no_bits_left(&w);
+    }
+}
+
+/// The target was finished and lost its disk before the source had noticed. Attached again, the source corrected its
+/// generations before it showed them (rule 34), the target saw no difference, and the source waited for a bitmap.
+#[test]
+fn the_target_loses_its_disk_the_moment_it_is_finished() {
+    for seed in 400..420 {
+        let mut w = finished_target_loses_disk(seed);
+        w.run_for(Duration::from_secs(2));
+        w.attach(1);
+        both_again(&mut w);
+        no_bits_left(&w);
+    }
+}
+
+/// The same; then each node goes on alone. The source had stayed in the generation that the target had reached, so
+/// the two pasts could not be told apart, and one overwrote the other.
+#[test]
+fn split_brain_after_the_target_was_finished_is_seen() {
+    for seed in 420..440 {
+        let mut w = finished_target_loses_disk(seed);
+        write(&mut w, 0, 64);
+        for n in 0..2 {
+            w.command_and_wait(n, Command::Disconnect { force: true });
+        }
+        w.attach(1);
+        w.run_for(Duration::from_secs(1));
+        assert_eq!(w.command_and_wait(1, Command::Primary { force: false }), CommandResult::Ok);
+        write(&mut w, 1, 64);
+        w.command_and_wait(1, Command::Secondary { open: 0 });
+        for n in 0..2 {
+            w.connect(n, &net());
+        }
+        w.run_for(Duration::from_secs(10));
+        let resyncs = (0..2).any(|n| w.state(n).0 > ConnState::Connected);
+        assert!(!w.in_sync() && !resyncs, "{:?} {:?}", w.state(0), w.state(1));
+    }
+}
+
+fn finished_target_loses_disk(seed: u64) -> World {
+    let mut w = fresh_pair(seed, SECTORS);
+    w.crash(1, false);
+    w.run_for(Duration::from_secs(3));
+    write(&mut w, 0, 64);
+    w.start(1);
+    w.connect(1, &net());
+    let finished = |w: &World| w.state(1) == (ConnState::Connected, DiskState::UpToDate);
+    assert!(w.run_until(Duration::from_secs(60), finished));
+    let delay = w.rng.below(200);
+    w.run_for(Duration::from_micros(delay));
+    w.command(1, TEAR_OFF);
+    w.run_for(Duration::from_secs(1));
+    w
+}
+
+/// A Primary with neither disk nor peer answered flushes with Ok; what they were to make durable was in the cache of
+/// the disk that had gone.
+#[test]
+fn a_flush_without_any_disk_fails() {
+    let mut w = fresh_pair(500, SECTORS);
+    w.crash(1, false);
+    w.run_for(Duration::from_secs(3));
+    w.request(0, SimOp::Write { sector: 0, count: 8, fua: false });
+    w.run_for(Duration::from_millis(50));
+    assert_eq!(w.command_and_wait(0, TEAR_OFF), CommandResult::Ok);
+    assert_eq!(outcome(&mut w, 0, SimOp::Flush), ClientResult::IoError);
+}
+
+fn pass_on() -> DiskConfig {
+    DiskConfig { on_io_error: OnIoError::PassOn, ..DiskConfig::default() }
+}
+
+/// The flush at the end of a resync failed; with pass_on the disk stayed, and the resync never ended.
+#[test]
+fn the_last_flush_of_a_resync_fails() {
+    let mut w = fresh_pair_with(501, SECTORS, pass_on());
+    w.crash(1, false);
+    w.run_for(Duration::from_secs(3));
+    write(&mut w, 0, 64);
+    w.start(1);
+    w.nodes[1].faults.flushes = 1;
+    w.connect(1, &net());
+    w.run_for(Duration::from_secs(10));
+    w.nodes[1].faults.flushes = 0;
+    assert_eq!(w.state(1).1, DiskState::Diskless, "nobody knows what a failed flush lost");
+    both_again(&mut w);
+}
+
+/// `primary --force` on a Primary whose only copy went bad changed the generation and not the disk.
+#[test]
+fn a_primary_with_a_bad_copy_is_forced() {
+    let mut w = fresh_pair_with(502, SECTORS, pass_on());
+    w.crash(1, false);
+    w.run_for(Duration::from_secs(3));
+    w.nodes[0].faults.writes = 1;
+    assert_eq!(outcome(&mut w, 0, SimOp::Write { sector: 0, count: 8, fua: false }), ClientResult::IoError);
+    w.nodes[0].faults.writes = 0;
+    assert_eq!(w.state(0).1, DiskState::Inconsistent);
+    assert_eq!(w.command_and_wait(0, Command::Primary { force: true }), CommandResult::Ok);
+    assert_eq!(w.state(0).1, DiskState::UpToDate);
+    both_again(&mut w);
+}
+
+/// The resync that an invalidate asks for never began: the copy came back UpToDate, with every bit set.
+#[test]
+fn an_invalidate_is_not_forgotten() {
+    for seed in 510..530 {
+        let mut w = fresh_pair(seed, SECTORS);
+        w.command(0, Command::InvalidateRemote(VOL));
+        let begins = |w: &World| w.state(0).0 == ConnState::StartingSyncS;
+        assert!(w.run_until(Duration::from_secs(5), begins));
+        if seed % 2 == 0 {
+            w.crash(1, false);
+        } else {
+            w.command(1, TEAR_OFF);
+        }
+        w.run_for(Duration::from_secs(3));
+        w.hooks.record = true;
+        both_again(&mut w);
+        no_bits_left(&w);
+        let brought = w.hooks.data_bytes(0, Wire::RsDataReply);
+        assert_eq!(brought, SECTORS * 512, "the whole copy is brought again");
+    }
+}
