@@ -457,7 +457,8 @@ impl Resource {
             let disk = self.vols[v].disk.as_mut().expect("checked");
             disk.sb.uuids.set_primary(true);
             disk.md.mark_dirty();
-            self.vols[v].exposed_uuid = self.vols[v].uuids().current;
+            let current = self.vols[v].uuids().current;
+            self.vols[v].exposed.shows_own(current);
         }
         if s.conn >= ConnState::WFReportParams {
             if forced {
@@ -595,6 +596,13 @@ impl Resource {
             }
             Ok(_) => None,
         };
+        let full_sync =
+            matches!(self.vols[v].state.conn, ConnState::StartingSyncS | ConnState::StartingSyncT);
+        if failed.is_none() && full_sync && matches!(active.work, Work::Change { .. }) {
+            // Whoever hears Ok may pull the plug: the copy must not be good again after that.
+            self.when_super_block_stable(v, Then::AnswerCommand(id), out);
+            return;
+        }
         if let Some(result) = failed {
             out.push(Action::CommandDone { id, result });
             return;
@@ -669,6 +677,15 @@ impl Resource {
         }
         self.send_change_reply(None, StateResult::Success.number(), out);
         self.clean_up(out);
+    }
+
+    /// The peer was asked to become source of a full sync, and has not answered.
+    pub(crate) fn asks_for_full_sync(&self, v: usize) -> bool {
+        let asked = self.cmds.active.as_ref().and_then(|a| a.asked);
+        let conn = (ConnState::StartingSyncT as u32) << 4;
+        asked.is_some_and(|a| {
+            a.vol == Some(v) && a.change.mask & mask::CONN != 0 && a.change.value & mask::CONN == conn
+        })
     }
 
     /// A disconnect was asked for: the peer may close before its reply is seen.

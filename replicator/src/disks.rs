@@ -37,10 +37,8 @@ impl Resource {
         let vol = &self.vols[v];
         let s = vol.state;
         let uuid_must_match = s.role == Role::Primary || s.peer == Role::Primary;
-        let other_data = uuid_must_match
-            && !vol.exposed_uuid.is_zero()
-            && s.pdsk != DiskState::UpToDate
-            && !vol.exposed_uuid.same_as(d.super_block.uuids.current);
+        let other_data =
+            uuid_must_match && s.pdsk != DiskState::UpToDate && !vol.exposed.is(d.super_block.uuids.current);
         if other_data {
             return refuse(ConfigError::DataNotCurrent);
         }

@@ -67,6 +67,45 @@ pub(crate) struct Counters {
     pub bm_writes: u64,
 }
 
+/// Which data clients see or saw last, here or on the peer (drbd-states 12, the exposed data UUID).
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Exposed {
+    /// Its generation; zero: nobody has seen anything.
+    pub uuid: DataUuid,
+    /// It was the own disk's; otherwise the peer's.
+    own: bool,
+    /// They have seen writes that the peer alone answered after the own disk was gone. The peer has begun a new
+    /// generation for them, but its name may not have arrived: the own disk does not belong to `uuid` any more.
+    beyond: bool,
+}
+
+impl Exposed {
+    /// Clients see the own disk, which is of this generation.
+    pub(crate) fn shows_own(&mut self, uuid: DataUuid) {
+        *self = Exposed { uuid, own: true, beyond: false };
+    }
+
+    /// Clients see the peer's disk.
+    pub(crate) fn shows_peer(&mut self, uuid: DataUuid) {
+        *self = Exposed { uuid, own: false, beyond: false };
+    }
+
+    /// A write was answered that the own disk, which is gone, does not have.
+    pub(crate) fn goes_beyond(&mut self) {
+        self.beyond |= self.own;
+    }
+
+    /// A disk with this current generation has what they saw last, as far as is known.
+    pub(crate) fn is(&self, current: DataUuid) -> bool {
+        self.uuid.is_zero() || self.uuid.same_as(current) && !self.beyond
+    }
+
+    /// The peer's data is what they saw, or the generation that took what was written beyond it.
+    pub(crate) fn is_at(&self, peer: &Uuids) -> bool {
+        self.is(peer.current) || self.beyond && self.uuid.same_as(peer.bitmap)
+    }
+}
+
 /// Tells the answer to this attach from that to an earlier one which ended before its handshake did: that answer may
 /// still be on its way, with a decision and a bitmap that are no longer true.
 #[derive(Clone, Copy, Default, Debug)]
@@ -94,7 +133,7 @@ pub(crate) struct Volume {
     /// Capacity of the peer's disk as announced, 0: unknown or none.
     pub peer_capacity_sectors: u64,
     /// Generation of the data that clients see or saw.
-    pub exposed_uuid: DataUuid,
+    pub exposed: Exposed,
     /// Own generations as they were before this handshake corrected them. The peer of an established connection has
     /// not seen them yet: shown the corrected ones it would come to another decision.
     pub uncorrected_uuids: Option<Uuids>,
@@ -142,7 +181,7 @@ impl Volume {
             bitmap: Bitmap::new(0),
             peer_uuids: None,
             peer_capacity_sectors: 0,
-            exposed_uuid: DataUuid::ZERO,
+            exposed: Exposed::default(),
             uncorrected_uuids: None,
             sent_dirty_bits: 0,
             crashed_primary: false,

@@ -69,6 +69,13 @@ impl Truth {
         }
     }
 
+    /// An operator gives up what this node has.
+    pub fn discard(&mut self, loser: usize) {
+        self.word[loser] = true;
+        // If it was the only one that went on, the truth is what the other one holds.
+        self.spoiled |= !self.split && self.owner == loser;
+    }
+
     /// The nodes are about to lose each other, or have.
     pub fn separated(&mut self) {
         if self.at_split.is_none() {

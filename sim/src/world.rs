@@ -108,6 +108,8 @@ pub struct World {
     armed: [Option<u64>; 2],
     /// Primary, connected, without good data of its own.
     remote: [bool; 2],
+    /// A node died while a full sync was being set up: marks may be left on equal copies, as with DRBD.
+    pub full_sync_cut: bool,
     /// Primary when last looked at.
     primary: [bool; 2],
     /// Hash of everything that happened.
@@ -144,6 +146,7 @@ impl World {
             next_version: 1,
             armed: [None; 2],
             remote: [false; 2],
+            full_sync_cut: false,
             primary: [false; 2],
             trace_hash: 0xcbf2_9ce4_8422_2325,
             reads_checked: 0,
@@ -211,6 +214,9 @@ impl World {
         }
         self.note(n, || if power { "power fails".into() } else { "process is killed".into() });
         self.truth.separated();
+        let setting_up =
+            |s: VolumeState| matches!(s.conn, ConnState::StartingSyncS | ConnState::StartingSyncT);
+        self.full_sync_cut |= (0..2).any(|m| self.volume(m).is_some_and(setting_up));
         let other_is_current = self.volume(1 - n).is_some_and(|s| s.disk == DiskState::UpToDate);
         self.nodes[n].stop();
         self.armed[n] = None;

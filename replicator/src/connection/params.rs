@@ -254,19 +254,19 @@ impl Resource {
         vol.peer_uuids = Some(PeerUuids { set, dirty_bits: p.dirty_bits, flags: p.flags.0 & 0xffff_ffff });
         if vol.state.disk < DiskState::Inconsistent {
             let connected = vol.state.conn >= ConnState::Connected;
-            let serves = vol.state.role == Role::Primary && !vol.exposed_uuid.is_zero();
+            let serves = vol.state.role == Role::Primary && !vol.exposed.uuid.is_zero();
             // Whatever it attaches or comes back with has to be what clients saw here last.
             let arrives = !connected || vol.state.pdsk < DiskState::Inconsistent;
-            if serves && arrives && !vol.exposed_uuid.same_as(p.current) {
-                let why = format!("Can only connect to data with current UUID={}", vol.exposed_uuid);
+            if serves && arrives && !vol.exposed.is_at(&set) {
+                let why = format!("Can only connect to data with current UUID={}", vol.exposed.uuid);
                 self.end_in_standalone(&why, out);
                 return;
             }
             // What the peer's clients see counts on a Secondary too: older data must not be attached for them. Nobody
             // sees a copy that is not UpToDate; when it becomes so, the state packet tells.
             let seen = if connected { vol.state.pdsk == DiskState::UpToDate } else { serves };
-            if seen && vol.exposed_uuid != p.current {
-                vol.exposed_uuid = p.current;
+            if seen && vol.exposed.uuid != p.current {
+                vol.exposed.shows_peer(p.current);
                 let line = format!("receiver updated UUIDs to effective data uuid: {}", p.current);
                 out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
             }

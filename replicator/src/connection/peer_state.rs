@@ -154,8 +154,8 @@ impl Resource {
             // What a Primary's clients have not seen last it refuses to attach, as we do; then this packet means nothing.
             let clients = own.role == Role::Primary || received.role == Role::Primary;
             let may_refuse = p.was_negotiating && clients && self.conn.peer_is_lockstep();
-            if let Some(peer) = vol.peer_uuids.filter(|_| !may_refuse || vol.exposed_uuid.is_zero()) {
-                vol.exposed_uuid = peer.set.current;
+            if let Some(peer) = vol.peer_uuids.filter(|_| !may_refuse || vol.exposed.uuid.is_zero()) {
+                vol.exposed.shows_peer(peer.set.current);
             }
         }
         if self.conn.state == ConnState::WFReportParams
@@ -178,7 +178,7 @@ impl Resource {
     fn serves_what_clients_saw(&self, v: usize, own: &VolumeState, received: &VolumeState) -> bool {
         let vol = &self.vols[v];
         let clients = own.role == Role::Primary || received.role == Role::Primary;
-        !clients || vol.exposed_uuid.is_zero() || vol.exposed_uuid.same_as(vol.uuids().current)
+        !clients || vol.exposed.is(vol.uuids().current)
     }
 
     /// Compares the data generations and takes the decision of drbd-wire 8.7.
@@ -276,7 +276,7 @@ impl Resource {
             disk.sb.uuids.new_current(random, primary);
         }
         disk.md.mark_dirty();
-        vol.exposed_uuid = disk.sb.uuids.current;
+        vol.exposed.shows_own(disk.sb.uuids.current);
         let line = format!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
         vol.completion_gate = Some(disk.md.sb_latest);
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);

@@ -140,25 +140,6 @@ pub fn must_answer(own_before: &VolumeState, next_conn: ConnState, received: &Vo
         && received.disk != DiskState::Negotiating
 }
 
-/// A node without a disk that is Primary meets other data than it exposes: refuse, no new attempt
-/// (drbd-states 12). `exposed` and `peer_current` are masked UUIDs; only while connecting.
-pub fn exposes_other_data(own: &VolumeState, exposed: u64, peer_current: u64) -> bool {
-    own.conn < ConnState::Connected
-        && own.disk < DiskState::Inconsistent
-        && own.role == Role::Primary
-        && exposed != peer_current
-}
-
-/// Frozen I/O waits for a new current UUID, and the peer comes back only Consistent: the connection attempt is
-/// given up, since the thawed requests could not be told from lost ones (drbd-states 12).
-pub fn cannot_thaw(own_before: &VolumeState, new: &VolumeState, new_uuid_due: bool) -> bool {
-    new_uuid_due
-        && new.any_susp()
-        && new.pdsk == DiskState::Consistent
-        && new.conn == ConnState::Connected
-        && own_before.conn < ConnState::Connected
-}
-
 fn i_am_source_for_stale_peer(own: &VolumeState) -> bool {
     matches!(own.pdsk, DiskState::Inconsistent | DiskState::Consistent)
         && own.conn > ConnState::Connected
@@ -331,20 +312,5 @@ mod tests {
         assert!(!must_answer(&own, C::WFBitMapS, &st(C::Connected, D::Negotiating, D::UpToDate)));
         // if both nodes are past Connected, neither answers
         assert!(!must_answer(&own, C::WFBitMapS, &st(C::WFBitMapT, D::UpToDate, D::UpToDate)));
-    }
-
-    #[test]
-    fn primaries_do_not_swap_data_under_their_users() {
-        let diskless = VolumeState { role: Role::Primary, ..st(C::WFReportParams, D::Diskless, D::DUnknown) };
-        assert!(exposes_other_data(&diskless, 8, 10));
-        assert!(!exposes_other_data(&diskless, 8, 8));
-        assert!(!exposes_other_data(&VolumeState { conn: C::Connected, ..diskless }, 8, 10));
-        assert!(!exposes_other_data(&VolumeState { role: Role::Secondary, ..diskless }, 8, 10));
-        let before = st(C::WFReportParams, D::UpToDate, D::DUnknown);
-        let frozen = VolumeState { susp_fen: true, ..st(C::Connected, D::UpToDate, D::Consistent) };
-        assert!(cannot_thaw(&before, &frozen, true));
-        assert!(!cannot_thaw(&before, &frozen, false));
-        assert!(!cannot_thaw(&frozen, &frozen, true));
-        assert!(!cannot_thaw(&before, &VolumeState { pdsk: D::UpToDate, ..frozen }, true));
     }
 }

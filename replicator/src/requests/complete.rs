@@ -27,8 +27,11 @@ impl Resource {
         let v = r.vol as usize;
         // What only a disk has that is not good (any more) is overwritten by the next resync: a write that was on
         // its way when the peer was lost is not answered for its sake. A read took what is good there.
-        let own_counts = self.vols[v].state.disk == DiskState::UpToDate || r.kind == Kind::Read;
-        let done = r.has(flag::NET_OK) || r.has(flag::LOCAL_OK) && own_counts;
+        let (s, read) = (&self.vols[v].state, r.kind == Kind::Read);
+        let own_counts = read || s.disk == DiskState::UpToDate;
+        // The same for a target that has it while the own disk has just failed.
+        let peer_counts = read || s.pdsk == DiskState::UpToDate;
+        let done = r.has(flag::NET_OK) && peer_counts || r.has(flag::LOCAL_OK) && own_counts;
         if !done {
             self.fail_for_lack_of_data(slot, out);
             return;
@@ -38,6 +41,9 @@ impl Resource {
             self.reqs.table[slot].set(flag::HELD);
             self.vols[v].held_completions.push(slot);
             return;
+        }
+        if self.reqs.table[slot].changes_data() && self.vols[v].state.disk < DiskState::Inconsistent {
+            self.vols[v].exposed.goes_beyond();
         }
         self.answer(slot, ClientResult::Ok, out);
     }

@@ -37,8 +37,11 @@ impl Resource {
     /// P_SYNC_UUID: from here on this copy is the target's.
     pub(crate) fn receive_sync_uuid(&mut self, v: usize, uuid: DataUuid, out: &mut Actions) {
         if !matches!(self.vols[v].state.conn, ConnState::WFSyncUUID | ConnState::Behind) {
-            // While a disk is being attached it belongs to a resync of before, which ended with the disk.
-            if self.vols[v].state.disk >= DiskState::Inconsistent {
+            // The exchange of bitmaps, or the answer to an invalidate, is still on its way on the other socket.
+            // Otherwise it belongs to a resync that ended before it began.
+            let expected = matches!(self.vols[v].state.conn, ConnState::WFBitMapT | ConnState::StartingSyncT)
+                || self.asks_for_full_sync(v);
+            if expected {
                 self.vols[v].resync.early_sync_uuid = Some(uuid);
             }
             return;

@@ -11,6 +11,7 @@ use super::log_line::{self, VOLUME_FIELDS};
 use super::{Context, Evaluated, Kind, evaluate, validate};
 use crate::action::{Action, Actions, LogLevel};
 use crate::event::VolIdx;
+use crate::handshake::peer_state::forced_primary;
 use crate::requests::write::{marks_only, replicates};
 use crate::resource::Resource;
 
@@ -26,7 +27,7 @@ impl Resource {
     /// What the rules need to know besides the state of volume `v`.
     pub(crate) fn context(&self, v: usize) -> Context {
         let vol = &self.vols[v];
-        let exposed_here = vol.exposed_uuid.is_zero() || vol.exposed_uuid.same_as(vol.uuids().current);
+        let exposed_here = vol.exposed.is(vol.uuids().current);
         let net = self.conn.net.as_ref();
         Context {
             fencing: vol.disk.as_ref().map_or(model::policy::Fencing::DontCare, |d| d.cfg.fencing),
@@ -180,13 +181,13 @@ impl Resource {
             out.log(LogLevel::Info, Some(VolIdx(v as u8)), "Resumed AL updates".into());
         }
         if old.disk < DiskState::Consistent && new.disk >= DiskState::Consistent {
-            self.vols[v].exposed_uuid = self.vols[v].uuids().current;
+            let current = self.vols[v].uuids().current;
+            self.vols[v].exposed.shows_own(current);
         }
         if old.disk >= DiskState::Inconsistent && new.disk < DiskState::Inconsistent {
             self.expose_what_peer_went_on_with(v, old.disk);
         }
-        let both_inconsistent = old.disk == DiskState::Inconsistent && old.pdsk == DiskState::Inconsistent;
-        if both_inconsistent && old.peer == Role::Secondary && new.peer == Role::Primary {
+        if forced_primary(&old, &new) {
             self.vols[v].consider_resync = true;
         }
         if new.conn == ConnState::StartingSyncT {
@@ -213,7 +214,7 @@ impl Resource {
         // A copy that was not good did not serve clients anyway; the peer did.
         let went_on = peer.set.bitmap.same_as(own) && !own.is_zero();
         if went_on || old < DiskState::UpToDate {
-            vol.exposed_uuid = peer.set.current;
+            vol.exposed.shows_peer(peer.set.current);
         }
     }
 
