@@ -124,7 +124,8 @@ impl Ledger {
         let now = self.tick();
         if let Some(list) = self.sectors.get_mut(&sector) {
             // What is still under way may be gone with its node.
-            if !list.iter().any(|e| e.content == content && e.acked) {
+            // Zeroes do not tell which discard they are from.
+            if content == 0 || !list.iter().any(|e| e.content == content && e.acked) {
                 return;
             }
             list.retain(|e| e.id != OBSERVED || e.content != content);

@@ -41,7 +41,15 @@ impl Uuids {
         let base = self.history[0];
         !self.bitmap.is_zero()
             && (base.same_as(DataUuid::JUST_CREATED)
-                || self.bitmap.same_as(DataUuid(base.0.wrapping_add(DataUuid::SYNC_OFFSET))))
+                || self.bitmap.same_as(DataUuid(base.0.wrapping_add(DataUuid::SYNC_OFFSET)))
+                || self.syncs_own_generation())
+    }
+
+    /// This node is or was source of a resync to a target that had the current generation before: invalidated by
+    /// command, or the other one after a crash. A target that never heard of it still passes for current.
+    pub fn syncs_own_generation(&self) -> bool {
+        !self.bitmap.is_zero()
+            && self.bitmap.same_as(DataUuid(self.current.0.wrapping_add(DataUuid::SYNC_OFFSET)))
     }
 
     /// A new generation while [`Uuids::end_of_sync_unknown`]: the bitmap still describes the difference to the
@@ -72,11 +80,11 @@ impl Uuids {
         }
     }
 
-    /// Becoming sync source: returns the sync UUID to be sent to the target. `random` is used if the bitmap
-    /// generation has no successor (empty or "just created").
+    /// Becoming sync source: returns the sync UUID to be sent to the target, the successor of the generation that the
+    /// target had: that in the bitmap slot, or the current one if there is none. `random` is used for "just created".
     pub fn begin_sync_source(&mut self, random: DataUuid) -> DataUuid {
-        let base = self.bitmap;
-        let sync_uuid = if base.is_zero() || base == DataUuid::JUST_CREATED {
+        let base = if self.bitmap.is_zero() { self.current.with_primary_bit(false) } else { self.bitmap };
+        let sync_uuid = if base == DataUuid::JUST_CREATED {
             random
         } else {
             DataUuid(base.0.wrapping_add(DataUuid::SYNC_OFFSET))
@@ -174,9 +182,20 @@ mod tests {
         let mut u = set(R, 0xFFFF_0000_0000_0010, 1, 2);
         assert_eq!(u.begin_sync_source(DataUuid(9)), DataUuid(0x10));
         assert_eq!(u, set(R, 0x10, 0xFFFF_0000_0000_0010, 1));
-        let mut u = set(R, 0, 1, 2);
+        let mut u = set(R, 4, 1, 2);
         assert_eq!(u.begin_sync_source(DataUuid(9)), DataUuid(9));
-        assert_eq!(u, set(R, 9, 1, 2));
+        assert_eq!(u, set(R, 9, 4, 1));
+    }
+
+    #[test]
+    fn a_full_sync_inside_one_generation_can_be_told_later() {
+        let mut u = set(R | 1, 0, 8, 6);
+        let sync = u.begin_sync_source(DataUuid(9));
+        assert_eq!(sync, DataUuid(R + 0x0001_0000_0000_0000));
+        assert!(u.syncs_own_generation() && u.end_of_sync_unknown());
+        u.new_current_beside_sync(DataUuid(R2), true);
+        assert_eq!(u, set(R2 | 1, sync.0, R | 1, 8));
+        assert!(!u.syncs_own_generation() && u.end_of_sync_unknown());
     }
 
     #[test]

@@ -61,6 +61,8 @@ pub(crate) struct ResyncRun {
     pub flushing_end: bool,
     /// Source: every block was acknowledged at some time, so the target may have finished without our knowing.
     pub all_acked: bool,
+    /// The target has asked for a block: it has stored the sync UUID as its current generation.
+    pub target_began: bool,
     /// Source: the peer says it is done.
     pub peer_done: bool,
     /// P_SYNC_UUID that came before this node was ready for it.
@@ -102,6 +104,7 @@ impl Default for ResyncRun {
             ending: false,
             flushing_end: false,
             all_acked: false,
+            target_began: false,
             peer_done: false,
             early_sync_uuid: None,
             receiver: None,

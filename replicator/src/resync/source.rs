@@ -52,6 +52,7 @@ impl Resource {
 
     /// P_RS_DATA_REQUEST and its kin.
     pub(crate) fn receive_resync_request(&mut self, v: usize, r: &Request, csum: bool, out: &mut Actions) {
+        self.vols[v].resync.target_began = true;
         if !self.request_is_possible(v, r, out) {
             return;
         }

@@ -94,6 +94,7 @@ impl Resource {
         run.ending = false;
         run.flushing_end = false;
         run.all_acked = bits == 0;
+        run.target_began = false;
         run.peer_done = false;
         run.bitmap_written_at = now;
         run.marks = Some(Progress::start(now, bits));

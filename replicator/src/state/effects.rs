@@ -121,11 +121,13 @@ impl Resource {
             self.peer_has_own_generations(v);
         }
         let run = &self.vols[v].resync;
-        let target_may_be_done = left_source
-            && (new.conn < ConnState::Connected || new.pdsk < DiskState::Inconsistent)
+        let u = self.vols[v].uuids();
+        let lost_target =
+            left_source && (new.conn < ConnState::Connected || new.pdsk < DiskState::Inconsistent);
+        let target_may_be_done = lost_target
             && new.role == Role::Primary
-            && (run.all_acked && self.vols[v].uuids().end_of_sync_unknown());
-        if new.disk != DiskState::UpToDate || !self.vols[v].uuids().bitmap.is_zero() && !target_may_be_done {
+            && (run.all_acked && u.end_of_sync_unknown() || !run.target_began && u.syncs_own_generation());
+        if new.disk != DiskState::UpToDate || !u.bitmap.is_zero() && !target_may_be_done {
             return;
         }
         // The peer's copy was invalidated, and the resync did not begin: it must not pass for this generation again.
