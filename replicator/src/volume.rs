@@ -102,7 +102,8 @@ impl Exposed {
 
     /// The peer's data is what they saw, or the generation that took what was written beyond it.
     pub(crate) fn is_at(&self, peer: &Uuids) -> bool {
-        self.is(peer.current) || self.beyond && self.uuid.same_as(peer.bitmap)
+        let same = self.uuid.is_zero() || self.uuid.same_as(peer.current);
+        same || self.beyond && self.uuid.same_as(peer.bitmap)
     }
 }
 

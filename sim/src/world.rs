@@ -403,6 +403,7 @@ impl World {
         let promotion = match &c {
             Command::Primary { force } => Promotion::Yes { forced: *force },
             Command::Attach(..) => Promotion::Attach,
+            Command::Invalidate(_) => Promotion::Invalidate,
             _ => Promotion::No,
         };
         let node = &mut self.nodes[n];
@@ -513,7 +514,15 @@ impl World {
                 self.truth.remote_answers_lost(n);
             }
         }
+        let homes = [0, 1].map(|n| self.truth.home(n));
         self.truth.note_homes(&states);
+        for (n, before) in homes.into_iter().enumerate() {
+            if self.truth.home(n) != before && before == n && !self.truth.protocol_c {
+                // What the own disk answered for need not have arrived on the other one.
+                let disk = &self.nodes[1 - n].disk;
+                self.truth.of(n).rebase(|s| disk.read(s));
+            }
+        }
         for (n, state) in states.iter().enumerate() {
             let is = state.is_some_and(|s| s.role == Role::Primary);
             let forced = |p: &Promotion| matches!(p, Promotion::Yes { forced: true });
@@ -671,6 +680,9 @@ impl World {
                     let disk = &self.nodes[n].disk;
                     self.truth.promoted_by_force(n, |s| disk.read(s));
                 }
+            }
+            Promotion::Invalidate if ok && self.volume(n).is_some_and(|s| s.conn < ConnState::Connected) => {
+                self.truth.discard(n);
             }
             Promotion::Attach if !ok => self.nodes[n].attached = false,
             _ => {}
@@ -1059,12 +1071,13 @@ impl Drop for World {
 
 const EIO: IoResult = IoResult::Err(5);
 
-/// Whether a command makes a node Primary.
+/// What the oracle has to know of a command: whether it makes a node Primary, for one.
 #[derive(Clone, Copy, Debug)]
 enum Promotion {
     No,
     Yes { forced: bool },
     Attach,
+    Invalidate,
 }
 
 /// A client request in simulator terms.

@@ -127,9 +127,12 @@ impl Resource {
         let target_may_be_done = lost_target
             && new.role == Role::Primary
             && (run.all_acked && u.end_of_sync_unknown() || !run.target_began && u.syncs_own_generation());
-        if new.disk != DiskState::UpToDate || !u.bitmap.is_zero() && !target_may_be_done {
+        if new.disk != DiskState::UpToDate {
             return;
         }
+        // A bitmap generation says that the peer is behind already, and the current one is this copy's alone; except
+        // that of a resync whose end is unknown.
+        let already_alone = !u.bitmap.is_zero();
         // The peer's copy was invalidated, and the resync did not begin: it must not pass for this generation again.
         let invalidated_peer = old.conn == ConnState::StartingSyncS && new.conn <= ConnState::Connected;
         let had_data =
@@ -151,8 +154,10 @@ impl Resource {
             && new.conn >= ConnState::Connected
             && new.peer == Role::Primary
             && new.pdsk < DiskState::Inconsistent;
-        let goes_alone = lost_contact || diskless_promoted || attached_alone || only_copy || invalidated_peer;
-        if goes_alone || target_may_be_done {
+        let goes_alone = !already_alone && (lost_contact || invalidated_peer);
+        let clients_only_here =
+            (!already_alone || u.end_of_sync_unknown()) && (diskless_promoted || attached_alone || only_copy);
+        if goes_alone || clients_only_here || target_may_be_done {
             self.new_current_uuid(v, out);
             self.send_uuids(v, UuidFlags::NONE, out);
         }
