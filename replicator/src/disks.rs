@@ -24,6 +24,24 @@ use crate::state::Kind;
 use crate::timers::Timer;
 use crate::volume::{AttachedDisk, LocalDisk};
 
+/// What failed on the local disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FailedIo {
+    Read,
+    Write,
+    Flush,
+}
+
+impl FailedIo {
+    fn name(self) -> &'static str {
+        match self {
+            FailedIo::Read => "read",
+            FailedIo::Write => "write",
+            FailedIo::Flush => "flush",
+        }
+    }
+}
+
 impl Resource {
     /// Attaches a disk. Ok: the super block write that finishes it is under way; the command is answered then.
     pub(crate) fn attach(
@@ -133,7 +151,7 @@ impl Resource {
     /// Chooses the disk state, makes the metadata say "in use", answers when that is stable.
     fn finish_attach(&mut self, v: usize, out: &mut Actions) -> Result<(), CommandResult> {
         let vol = &mut self.vols[v];
-        let conn = vol.state.conn;
+        let (conn, role) = (vol.state.conn, vol.state.role);
         let disk = vol.disk.as_ref().expect("just attached");
         let flags = disk.sb.flags;
         if vol.bitmap.count() == vol.bitmap.bits() && vol.bitmap.bits() > 0 && conn < ConnState::Connected {
@@ -144,6 +162,10 @@ impl Resource {
         let pdsk = if outdated_peer { DiskState::Outdated } else { DiskState::DUnknown };
         let own = match (flags.has(MetaFlags::CONSISTENT), flags.has(MetaFlags::WAS_UP_TO_DATE)) {
             (false, _) => DiskState::Inconsistent,
+            // Outdated when it failed; but its clients are here, and have seen nothing else since.
+            (true, false) if role == Role::Primary && vol.exposed.is_still_own(disk.sb.uuids.current) => {
+                DiskState::UpToDate
+            }
             (true, false) => DiskState::Outdated,
             (true, true) if outdated_peer || disk.cfg.fencing == Fencing::DontCare => DiskState::UpToDate,
             (true, true) => DiskState::Consistent,
@@ -181,13 +203,13 @@ impl Resource {
     }
 
     /// An I/O error on data: the policy decides (drbd-states 14.2).
-    pub(crate) fn local_io_failed(&mut self, v: usize, what: &str, out: &mut Actions) {
+    pub(crate) fn local_io_failed(&mut self, v: usize, what: FailedIo, out: &mut Actions) {
         if self.vols[v].state.disk <= DiskState::Failed {
             return;
         }
         let Some(disk) = self.vols[v].disk.as_ref() else { return };
         let policy = disk.cfg.on_io_error;
-        let text = format!("Local IO failed ({what})");
+        let text = format!("Local IO failed ({})", what.name());
         self.vols[v].last_error = Some(text.clone());
         let conn = self.vols[v].state.conn;
         let is_source = matches!(
@@ -198,7 +220,7 @@ impl Resource {
             // A source cannot become Inconsistent, and must not go on copying blocks it failed to write. (A block it
             // failed to read is refused, and the source stays as it is.) After a flush that failed nobody knows which
             // blocks are gone, so no bitmap could bring them back: the disk goes, as after a loss of power.
-            OnIoError::PassOn if what == "read" || what == "write" && !is_source => {
+            OnIoError::PassOn if what == FailedIo::Read || what == FailedIo::Write && !is_source => {
                 if self.io_error_lines.allow(self.now) {
                     out.log(LogLevel::Error, Some(VolIdx(v as u8)), format!("{text}."));
                 }
@@ -208,9 +230,23 @@ impl Resource {
                 }
             }
             OnIoError::PassOn | OnIoError::Detach | OnIoError::CallLocalIoError => {
+                self.outdate_failing_disk(v);
                 self.force_detach(v, out);
                 out.log(LogLevel::Error, Some(VolIdx(v as u8)), format!("{text}. Detaching..."));
             }
+        }
+    }
+
+    /// The peer serves the clients on, with writes that this disk does not have. It must not call itself UpToDate when
+    /// it is attached again after a restart, alone; as far as it can still be told.
+    fn outdate_failing_disk(&mut self, v: usize) {
+        let vol = &mut self.vols[v];
+        let s = vol.state;
+        let peer_goes_on = s.conn >= ConnState::Connected && s.pdsk == DiskState::UpToDate;
+        let clients = s.role == Role::Primary || s.peer == Role::Primary;
+        if let Some(disk) = vol.disk.as_mut().filter(|_| peer_goes_on && clients) {
+            disk.sb.flags = disk.sb.flags.without(MetaFlags::WAS_UP_TO_DATE);
+            disk.md.mark_dirty();
         }
     }
 

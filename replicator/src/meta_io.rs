@@ -12,6 +12,7 @@ use model::time::Duration;
 use crate::action::{Action, Actions, LogLevel};
 use crate::activity_log::extents::PendingTransaction;
 use crate::bitmap::DirtyKind;
+use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
 use crate::meta::superblock::MetaFlags;
@@ -310,7 +311,7 @@ impl Resource {
                 disk.md.failed = true;
             }
             self.local_io_ended(v, out);
-            self.local_io_failed(v, "flush", out);
+            self.local_io_failed(v, FailedIo::Flush, out);
         }
         self.run_waiters(v, out);
     }

@@ -100,6 +100,11 @@ impl Exposed {
         self.uuid.is_zero() || self.uuid.same_as(current) && !self.beyond
     }
 
+    /// Clients of this process saw this generation of the own disk last.
+    pub(crate) fn is_still_own(&self, current: DataUuid) -> bool {
+        self.own && self.uuid.same_as(current) && !self.beyond
+    }
+
     /// The peer's data is what they saw, or the generation that took what was written beyond it.
     pub(crate) fn is_at(&self, peer: &Uuids) -> bool {
         let same = self.uuid.is_zero() || self.uuid.same_as(peer.current);

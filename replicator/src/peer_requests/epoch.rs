@@ -8,6 +8,7 @@
 use model::time::Duration;
 
 use crate::action::{Action, Actions, LogLevel};
+use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
 use crate::resource::Resource;
@@ -116,7 +117,7 @@ impl Resource {
         }
         if !ok {
             self.peer.flush_failed = true;
-            self.local_io_failed(v, "flush", out);
+            self.local_io_failed(v, FailedIo::Flush, out);
         }
         self.peer.flushes_left -= 1;
         if self.peer.flushes_left == 0 {

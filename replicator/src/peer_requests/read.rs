@@ -6,6 +6,7 @@ use model::units::{MAX_BIO_BYTES, SECTOR_BYTES, SectorRange};
 
 use super::PeerRead;
 use crate::action::{Action, Actions};
+use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
 use crate::resource::Resource;
@@ -114,7 +115,7 @@ impl Resource {
         }
         if !ok {
             self.vols[v].set_out_of_sync(SectorRange::new(r.sector, r.len_bytes));
-            self.local_io_failed(v, "read", out);
+            self.local_io_failed(v, FailedIo::Read, out);
         }
     }
 }

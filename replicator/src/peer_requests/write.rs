@@ -9,6 +9,7 @@ use model::units::{MAX_BIO_BYTES, MAX_DISCARD_BYTES, SECTOR_BYTES, SectorRange};
 
 use super::{PeerWrite, PeerWriteKind};
 use crate::action::{Action, Actions};
+use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
 use crate::resource::Resource;
@@ -267,7 +268,7 @@ impl Resource {
             disk.al.put(first, last);
         }
         if !ok {
-            self.local_io_failed(v, "write", out);
+            self.local_io_failed(v, FailedIo::Write, out);
         }
         self.epochs_advance(out);
         self.resync_conflicts_changed();

@@ -6,6 +6,7 @@ use model::state::DiskState;
 
 use super::flag;
 use crate::action::{Action, Actions};
+use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
 use crate::resource::Resource;
@@ -63,7 +64,7 @@ impl Resource {
         self.local_io_ended(v, out);
         if !ok {
             // What was acknowledged may be gone from the volatile cache: this copy can no longer be trusted.
-            self.local_io_failed(v, "flush", out);
+            self.local_io_failed(v, FailedIo::Flush, out);
         }
         self.try_complete(slot, out);
     }

@@ -5,6 +5,7 @@ use model::state::DiskState;
 
 use super::flag;
 use crate::action::{Action, Actions};
+use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
 use crate::resource::Resource;
@@ -82,7 +83,7 @@ impl Resource {
         }
         self.reqs.table[slot].set(flag::LOCAL_FAILED);
         self.vols[v].set_out_of_sync(range);
-        self.local_io_failed(v, "read", out);
+        self.local_io_failed(v, FailedIo::Read, out);
         self.start_read(slot, out);
     }
 

@@ -5,6 +5,7 @@ use model::state::{ConnState, DiskState, VolumeState};
 
 use super::{Kind, flag};
 use crate::action::{Action, Actions};
+use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
 use crate::resource::Resource;
@@ -136,7 +137,7 @@ impl Resource {
         self.local_io_ended(v, out);
         // A failed discard of the own node does not detach (drbd-states 14.2).
         if !ok && !is_discard {
-            self.local_io_failed(v, "write", out);
+            self.local_io_failed(v, FailedIo::Write, out);
         }
         self.try_complete(slot, out);
     }

@@ -13,6 +13,7 @@ use super::rate::{ThrottleInput, should_throttle};
 use super::run::RsRead;
 use crate::action::{Action, Actions, LogLevel};
 use crate::connection::Fence;
+use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
 use crate::meta_io::{FullSyncStep, Then, uuid_line};
@@ -152,7 +153,7 @@ impl Resource {
             out.push(Action::Release { buf });
         }
         if !ok {
-            self.local_io_failed(v, "read", out);
+            self.local_io_failed(v, FailedIo::Read, out);
         }
         self.vols[v].pump = true;
     }

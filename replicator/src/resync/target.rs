@@ -12,6 +12,7 @@ use super::rate::{RateController, RateOptions, StepInput};
 use super::run::RsRequest;
 use crate::action::{Action, Actions, LogLevel};
 use crate::connection::Fence;
+use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
 use crate::meta_io::{Then, uuid_line};
@@ -298,7 +299,7 @@ impl Resource {
         self.local_io_ended(v, out);
         self.finish_resync_write(v, slot, ok, out);
         if !ok {
-            self.local_io_failed(v, "write", out);
+            self.local_io_failed(v, FailedIo::Write, out);
         }
     }
 
@@ -377,7 +378,7 @@ impl Resource {
         }
         run.flushing_end = false;
         if !ok {
-            self.local_io_failed(v, "flush", out);
+            self.local_io_failed(v, FailedIo::Flush, out);
             return;
         }
         self.ping_fence(Fence::EndOfResync { vol: v as u8 }, out);

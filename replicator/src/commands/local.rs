@@ -1,0 +1,150 @@
+//! Commands that are carried out here and at once: options, connect, invalidate alone, a new generation.
+
+use super::*;
+
+impl Resource {
+    pub(super) fn connect_command(
+        &mut self,
+        net: crate::config::NetConfig,
+        out: &mut Actions,
+    ) -> CommandResult {
+        if !self.is_standalone() {
+            return CommandResult::Config(ConfigError::NetConfigured);
+        }
+        if net.discard_my_data && self.role() == Role::Primary {
+            return CommandResult::Config(ConfigError::DiscardImpossible);
+        }
+        self.conn.net = Some(net);
+        self.conn.standalone_reason = None;
+        for vol in &mut self.vols {
+            vol.counters.sent_sectors = 0;
+            vol.counters.received_sectors = 0;
+        }
+        let change = StateChange::NONE.conn(ConnState::Unconnected);
+        if let Err(e) = self.change_connection(change, Kind::Soft, out) {
+            self.conn.net = None;
+            return CommandResult::State(e);
+        }
+        self.conn.phase = Phase::Pausing;
+        self.reconnect_if_clean(out);
+        CommandResult::Ok
+    }
+
+    pub(super) fn net_options(&mut self, net: crate::config::NetConfig, out: &mut Actions) -> CommandResult {
+        let Some(old) = self.conn.net.as_ref() else {
+            return CommandResult::Config(ConfigError::InvalidRequest);
+        };
+        let told = old.protocol != net.protocol
+            || old.after_sb_0pri != net.after_sb_0pri
+            || old.after_sb_1pri != net.after_sb_1pri
+            || old.after_sb_2pri != net.after_sb_2pri;
+        let changed = *old != net;
+        self.close_epoch();
+        self.conn.net = Some(net);
+        if changed && self.conn.phase == Phase::Established && !self.conn.handshake_in_progress {
+            if told {
+                self.send_protocol_update(out);
+            }
+            for v in 0..self.vols.len() {
+                self.send_sync_param(v, out);
+                self.resync_options_changed(v);
+            }
+        }
+        CommandResult::Ok
+    }
+
+    pub(super) fn disk_options(
+        &mut self,
+        v: usize,
+        cfg: crate::config::DiskConfig,
+        out: &mut Actions,
+    ) -> CommandResult {
+        let Some(disk) = self.vols[v].disk.as_mut() else {
+            return CommandResult::Config(ConfigError::NoDisk);
+        };
+        let (size, al) = (disk.cfg.size_sectors, disk.cfg.al_extents);
+        disk.cfg = cfg;
+        // Neither changes under an attached disk: the size has its own command, the log is as it was made.
+        disk.cfg.size_sectors = size;
+        disk.cfg.al_extents = al;
+        self.resync_options_changed(v);
+        if self.conn.phase == Phase::Established && !self.conn.handshake_in_progress {
+            self.send_sync_param(v, out);
+        }
+        CommandResult::Ok
+    }
+
+    pub(super) fn resume_refused(&self, v: usize) -> Option<ConfigError> {
+        let s = &self.vols[v].state;
+        if s.user_isp {
+            return None;
+        }
+        let paused = matches!(s.conn, ConnState::PausedSyncS | ConnState::PausedSyncT);
+        Some(match (paused, s.aftr_isp, s.peer_isp) {
+            (true, true, _) => ConfigError::PicAfterDep,
+            (true, false, true) => ConfigError::PicPeerDep,
+            _ => ConfigError::PauseIsClear,
+        })
+    }
+
+    pub(super) fn invalidate_alone(
+        &mut self,
+        v: usize,
+        change: StateChange,
+        out: &mut Actions,
+    ) -> CommandResult {
+        if let Err(e) = self.change_volume(v, change, Kind::Soft, out) {
+            return CommandResult::State(e);
+        }
+        self.set_all_bits(v, FullSyncStep::Nothing, out);
+        CommandResult::Ok
+    }
+
+    // spec: drbd-wire 8.9
+    pub(super) fn new_current_uuid_command(
+        &mut self,
+        v: usize,
+        clear_bitmap: bool,
+        out: &mut Actions,
+    ) -> CommandResult {
+        let s = self.vols[v].state;
+        if s.disk < DiskState::Inconsistent {
+            return CommandResult::Config(ConfigError::NoDisk);
+        }
+        let fresh = self.vols[v].uuids().current == DataUuid::JUST_CREATED;
+        let skip = clear_bitmap && s.conn == ConnState::Connected && fresh;
+        if !skip && s.conn != ConnState::StandAlone {
+            return CommandResult::Config(ConfigError::Connected);
+        }
+        let random = DataUuid(self.rng.uuid());
+        let at = Some(VolIdx(v as u8));
+        if skip {
+            out.log(LogLevel::Info, at, "Preparing to skip initial sync".into());
+        }
+        let disk = self.vols[v].disk.as_mut().expect("a usable disk is present");
+        if clear_bitmap {
+            disk.sb.uuids.clear_bitmap();
+        }
+        disk.sb.uuids.new_current(random, s.role == Role::Primary);
+        disk.md.mark_dirty();
+        let line = alloc::format!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
+        out.log(LogLevel::Info, at, line);
+        if clear_bitmap {
+            self.vols[v].bitmap.clear_all();
+            self.write_bitmap_all(v, out);
+        }
+        if skip {
+            self.send_uuids(v, UuidFlags::SKIP_INITIAL_SYNC, out);
+            let disk = self.vols[v].disk.as_mut().expect("a usable disk is present");
+            disk.sb.uuids.bitmap = DataUuid::ZERO;
+            disk.md.mark_dirty();
+            let line = alloc::format!("cleared bitmap UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
+            out.log(LogLevel::Info, at, line);
+            self.peer_has_own_generations(v);
+            let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
+            let _ = self.change_volume(v, change, Kind::Hard, out);
+        }
+        self.md_sync(v, out);
+        CommandResult::Ok
+    }
+}

@@ -1,0 +1,362 @@
+//! Administrator's commands as state change requests, the questions to the peer that some of them need, and the
+//! peer's own questions (drbd-states 8, 15, 16; drbd-wire 9.5 to 9.7).
+
+mod local;
+mod peer;
+mod role;
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+
+use model::ids::DataUuid;
+use model::result_code::{ConfigError, StateResult};
+use model::state::{ConnState, DiskState, Role, VolumeState};
+use model::state_word::{StateChange, mask};
+use model::time::Duration;
+
+use crate::action::{Action, Actions, LogLevel};
+use crate::command::{Command, CommandId, CommandResult};
+use crate::connection::Phase;
+use crate::event::VolIdx;
+use crate::meta_io::{FullSyncStep, Then};
+use crate::resource::Resource;
+use crate::state::{Kind, evaluate, log_line, needs_peer, translate};
+use crate::timers::Timer;
+use crate::wire::UuidFlags;
+
+/// A cluster-wide request under way: for one volume, or (None) for the connection.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    vol: Option<usize>,
+    change: StateChange,
+}
+
+/// The command being worked on.
+struct Active {
+    id: CommandId,
+    work: Work,
+    /// Attempts so far.
+    tries: u32,
+    asked: Option<Asked>,
+    /// Not before this time.
+    not_before: Option<model::time::Instant>,
+}
+
+enum Work {
+    Attach(usize, Option<Box<crate::volume::AttachedDisk>>),
+    Detach {
+        vol: usize,
+        requested: bool,
+    },
+    Promote {
+        force: bool,
+        extras: StateChange,
+        next_vol: usize,
+        forced: bool,
+    },
+    Demote {
+        next_vol: usize,
+    },
+    Disconnect,
+    /// A change of one volume that is done when it is applied.
+    Change {
+        vol: usize,
+        change: StateChange,
+    },
+}
+
+/// Commands of this node.
+#[derive(Default)]
+pub(crate) struct Commands {
+    active: Option<Active>,
+    queue: VecDeque<(CommandId, Command)>,
+}
+
+/// How one attempt ended.
+enum Attempt {
+    Done(CommandResult),
+    /// The metadata write that finishes it answers.
+    AnswersLater,
+    /// The peer was asked.
+    Asked,
+    /// Not possible in this state; again after the next change.
+    Later,
+}
+
+impl Resource {
+    pub(crate) fn take_command(&mut self, id: CommandId, command: Command, out: &mut Actions) {
+        let urgent = matches!(
+            command,
+            Command::Disconnect { force: true }
+                | Command::Detach { force: true, .. }
+                | Command::SuspendIo
+                | Command::ResumeIo
+                | Command::SetAfterDependency(..)
+        );
+        if urgent {
+            self.run_urgent(id, command, out);
+        } else {
+            self.cmds.queue.push_back((id, command));
+            self.drive_commands(out);
+        }
+    }
+
+    fn run_urgent(&mut self, id: CommandId, command: Command, out: &mut Actions) {
+        let result = match command {
+            Command::Disconnect { .. } => {
+                if !self.is_standalone() {
+                    self.conn.standalone_reason = None;
+                    let change = StateChange::NONE.conn(ConnState::Disconnecting);
+                    let _ = self.change_connection(change, Kind::Hard, out);
+                    self.log_attempt_given_up(out);
+                    self.clean_up(out);
+                }
+                CommandResult::Ok
+            }
+            Command::Detach { vol, .. } => {
+                self.force_detach(vol.0 as usize, out);
+                CommandResult::Ok
+            }
+            Command::SuspendIo => {
+                let change = StateChange::NONE.flag(mask::SUSP, true);
+                state_result(self.change_connection(change, Kind::Soft, out))
+            }
+            Command::ResumeIo => {
+                let all = mask::SUSP | mask::SUSP_NOD | mask::SUSP_FEN;
+                let change = StateChange { mask: all, value: 0 };
+                let r = state_result(self.change_connection(change, Kind::Soft, out));
+                self.pump_all = true;
+                r
+            }
+            Command::SetAfterDependency(vol, on) => {
+                let change = StateChange::NONE.flag(mask::AFTR_ISP, on);
+                let _ = self.change_volume(vol.0 as usize, change, Kind::Hard, out);
+                CommandResult::Ok
+            }
+            _ => unreachable!("the caller chose the urgent ones"),
+        };
+        out.push(Action::CommandDone { id, result });
+    }
+
+    /// Works on the active command, and on the next ones when it is finished.
+    pub(crate) fn drive_commands(&mut self, out: &mut Actions) {
+        loop {
+            if self.cmds.active.is_none() {
+                let Some((id, command)) = self.cmds.queue.pop_front() else { return };
+                let Some(work) = self.begin(id, command, out) else { continue };
+                self.cmds.active = Some(Active { id, work, tries: 0, asked: None, not_before: None });
+            }
+            let active = self.cmds.active.as_ref().expect("just made");
+            if active.asked.is_some() || active.not_before.is_some_and(|t| t > self.now) {
+                return;
+            }
+            let mut active = self.cmds.active.take().expect("checked");
+            active.not_before = None;
+            active.tries += 1;
+            let attempt = self.attempt(&mut active, out);
+            match attempt {
+                Attempt::Done(result) => {
+                    out.push(Action::CommandDone { id: active.id, result });
+                }
+                Attempt::AnswersLater => {}
+                Attempt::Asked | Attempt::Later => {
+                    self.cmds.active = Some(active);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// What a command comes down to; None if it is answered already.
+    fn begin(&mut self, id: CommandId, command: Command, out: &mut Actions) -> Option<Work> {
+        let config = |e| CommandResult::Config(e);
+        let no_disk = |me: &Resource, v: VolIdx| me.vols[v.0 as usize].state.disk < DiskState::Inconsistent;
+        let result = match command {
+            Command::Attach(vol, disk) => {
+                let v = vol.0 as usize;
+                if self.vols[v].disk.is_none() && self.vols[v].state.disk == DiskState::Diskless {
+                    return Some(Work::Attach(v, Some(disk)));
+                }
+                config(ConfigError::DiskConfigured)
+            }
+            Command::Detach { vol, .. } => {
+                return Some(Work::Detach { vol: vol.0 as usize, requested: false });
+            }
+            Command::Connect(net) => self.connect_command(*net, out),
+            Command::NetOptions(net) => self.net_options(*net, out),
+            Command::DiskOptions(vol, cfg) => self.disk_options(vol.0 as usize, *cfg, out),
+            Command::Disconnect { .. } if self.is_standalone() => config(ConfigError::InvalidRequest),
+            Command::Disconnect { .. } => return Some(Work::Disconnect),
+            Command::Primary { force } => {
+                self.send_ping(out);
+                return Some(Work::Promote { force, extras: StateChange::NONE, next_vol: 0, forced: false });
+            }
+            Command::Secondary { open } => {
+                self.open_volumes |= open;
+                return Some(Work::Demote { next_vol: 0 });
+            }
+            Command::PauseSync(vol) if self.vols[vol.0 as usize].state.user_isp => {
+                config(ConfigError::PauseIsSet)
+            }
+            Command::PauseSync(vol) => {
+                let change = StateChange::NONE.flag(mask::USER_ISP, true);
+                return Some(Work::Change { vol: vol.0 as usize, change });
+            }
+            Command::ResumeSync(vol) => match self.resume_refused(vol.0 as usize) {
+                Some(e) => config(e),
+                None => {
+                    let change = StateChange::NONE.flag(mask::USER_ISP, false);
+                    return Some(Work::Change { vol: vol.0 as usize, change });
+                }
+            },
+            Command::Invalidate(vol) | Command::InvalidateRemote(vol) if no_disk(self, vol) => {
+                config(ConfigError::NoDisk)
+            }
+            Command::Invalidate(vol) => {
+                let v = vol.0 as usize;
+                let s = self.vols[v].state;
+                if s.conn == ConnState::StandAlone && s.role == Role::Secondary {
+                    self.invalidate_alone(v, StateChange::NONE.disk(DiskState::Inconsistent), out)
+                } else {
+                    let change = StateChange::NONE.conn(ConnState::StartingSyncT);
+                    return Some(Work::Change { vol: v, change });
+                }
+            }
+            Command::InvalidateRemote(vol) => {
+                let v = vol.0 as usize;
+                let s = self.vols[v].state;
+                if s.conn == ConnState::StandAlone && s.role == Role::Primary {
+                    self.invalidate_alone(v, StateChange::NONE.pdsk(DiskState::Inconsistent), out)
+                } else {
+                    let change = StateChange::NONE.conn(ConnState::StartingSyncS);
+                    return Some(Work::Change { vol: v, change });
+                }
+            }
+            Command::Outdate(vol) => {
+                let change = StateChange::NONE.disk(DiskState::Outdated);
+                return Some(Work::Change { vol: vol.0 as usize, change });
+            }
+            Command::NewCurrentUuid { vol, clear_bitmap } => {
+                self.new_current_uuid_command(vol.0 as usize, clear_bitmap, out)
+            }
+            Command::SuspendIo | Command::ResumeIo | Command::SetAfterDependency(..) => {
+                unreachable!("urgent commands are not queued")
+            }
+        };
+        out.push(Action::CommandDone { id, result });
+        None
+    }
+
+    fn attempt(&mut self, active: &mut Active, out: &mut Actions) -> Attempt {
+        let id = active.id;
+        match &mut active.work {
+            Work::Attach(v, disk) => {
+                let v = *v;
+                if self.conn.handshake_in_progress {
+                    return Attempt::Later;
+                }
+                let disk = disk.take().expect("attempted once");
+                match self.attach(v, disk, out) {
+                    Ok(()) => {
+                        self.when_super_block_stable(v, Then::AnswerCommand(id), out);
+                        Attempt::AnswersLater
+                    }
+                    Err(result) => Attempt::Done(result),
+                }
+            }
+            Work::Detach { vol, requested } => {
+                let vol = *vol;
+                let disk = self.vols[vol].state.disk;
+                if disk == DiskState::Diskless {
+                    return Attempt::Done(CommandResult::Ok);
+                }
+                if *requested || disk == DiskState::Failed {
+                    return Attempt::Later;
+                }
+                let change = StateChange::NONE.disk(DiskState::Failed);
+                match self.request(Some(vol), change, out) {
+                    Attempt::Done(CommandResult::Ok) => {
+                        active.work = Work::Detach { vol, requested: true };
+                        self.something_changed = true;
+                        Attempt::Later
+                    }
+                    Attempt::Asked => {
+                        active.asked = Some(Asked { vol: Some(vol), change });
+                        Attempt::Asked
+                    }
+                    other => other,
+                }
+            }
+            Work::Promote { .. } => self.attempt_promote(active, out),
+            Work::Demote { .. } => self.attempt_demote(active, out),
+            Work::Disconnect => self.attempt_disconnect(active, out),
+            Work::Change { vol, change } => {
+                let (vol, change) = (*vol, *change);
+                let attempt = self.request(Some(vol), change, out);
+                if matches!(attempt, Attempt::Asked) {
+                    active.asked = Some(Asked { vol: Some(vol), change });
+                }
+                attempt
+            }
+        }
+    }
+
+    /// Requests a change of a volume: checks it, asks the peer if it has a say, or applies it.
+    fn request(&mut self, vol: Option<usize>, change: StateChange, out: &mut Actions) -> Attempt {
+        let v = vol.unwrap_or(0);
+        let old = self.vols[v].state;
+        let ctx = self.context(v);
+        let established = self.conn.is_established();
+        let wanted = match evaluate(&old, change, Kind::Soft, &ctx) {
+            Ok(done) => done,
+            Err(StateResult::InTransientState) => return Attempt::Later,
+            Err(e) => return Attempt::Done(CommandResult::State(e)),
+        };
+        if starts_from_bad_data(&old, &wanted.new) {
+            return Attempt::Done(CommandResult::State(StateResult::NoUpToDateDisk));
+        }
+        if wanted.result == StateResult::NothingToDo {
+            return Attempt::Done(CommandResult::Ok);
+        }
+        if established && needs_peer(&old, &wanted.new) {
+            if let Err(e) = evaluate(&old, change, Kind::BeforePeer, &ctx) {
+                return match e {
+                    StateResult::InTransientState => Attempt::Later,
+                    e => Attempt::Done(CommandResult::State(e)),
+                };
+            }
+            self.send_change_request(vol, change, out);
+            return Attempt::Asked;
+        }
+        match self.change_volume(v, change, Kind::Soft, out) {
+            Ok(_) => Attempt::Done(CommandResult::Ok),
+            Err(e) => Attempt::Done(CommandResult::State(e)),
+        }
+    }
+
+    pub(crate) fn command_detached(&mut self, _v: usize, _out: &mut Actions) {
+        self.something_changed = true;
+    }
+
+    pub(crate) fn finish_command(&mut self, id: CommandId, result: CommandResult, out: &mut Actions) {
+        out.push(Action::CommandDone { id, result });
+        self.something_changed = true;
+    }
+}
+
+/// A full sync is asked for whose source is not UpToDate. Entering StartingSyncS would call it so, and the good copy
+/// would be overwritten.
+fn starts_from_bad_data(old: &VolumeState, new: &VolumeState) -> bool {
+    match new.conn {
+        ConnState::StartingSyncS => old.disk != DiskState::UpToDate,
+        ConnState::StartingSyncT => old.pdsk != DiskState::UpToDate,
+        _ => false,
+    }
+}
+
+fn state_result(r: Result<StateResult, StateResult>) -> CommandResult {
+    match r {
+        Ok(_) => CommandResult::Ok,
+        Err(e) => CommandResult::State(e),
+    }
+}

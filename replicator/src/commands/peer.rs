@@ -1,0 +1,207 @@
+//! Questions that both nodes have to agree on: ours to the peer, the peer's to us, and the way out of a connection
+//! (drbd-states 8, drbd-wire 9).
+
+use super::*;
+
+impl Resource {
+    // spec: drbd-wire 9.7
+    pub(super) fn attempt_disconnect(&mut self, active: &mut Active, out: &mut Actions) -> Attempt {
+        if self.is_standalone() {
+            return Attempt::Done(CommandResult::Ok);
+        }
+        let change = StateChange::NONE.conn(ConnState::Disconnecting);
+        if self.conn.handshake_in_progress {
+            return Attempt::Later;
+        }
+        if self.conn.phase == Phase::Established {
+            for v in 0..self.vols.len() {
+                let ctx = self.context(v);
+                if let Err(e) = evaluate(&self.vols[v].state, change, Kind::Soft, &ctx) {
+                    return match e {
+                        StateResult::InTransientState => Attempt::Later,
+                        e => Attempt::Done(CommandResult::State(e)),
+                    };
+                }
+            }
+            self.send_change_request(None, change, out);
+            active.asked = Some(Asked { vol: None, change });
+            return Attempt::Asked;
+        }
+        self.finish_disconnect(out);
+        Attempt::Done(CommandResult::Ok)
+    }
+
+    pub(super) fn finish_disconnect(&mut self, out: &mut Actions) {
+        self.conn.standalone_reason = None;
+        let change = StateChange::NONE.conn(ConnState::Disconnecting);
+        let _ = self.change_connection(change, Kind::Hard, out);
+        self.log_attempt_given_up(out);
+        self.clean_up(out);
+    }
+
+    /// P_STATE_CHG_REPLY or P_CONN_ST_CHG_REPLY.
+    pub(crate) fn receive_change_reply(&mut self, code: i32, out: &mut Actions) {
+        let Some(active) = self.cmds.active.as_mut() else {
+            self.stale_events += 1;
+            return;
+        };
+        let Some(asked) = active.asked.take() else {
+            self.stale_events += 1;
+            return;
+        };
+        let id = active.id;
+        if code < 1 {
+            self.log_conn(LogLevel::Error, log_line::refused_by_peer_line(code), out);
+            if asked.vol.is_none() {
+                // The peer would not let go; a disconnect is not refused for that.
+                self.cmds.active = None;
+                self.finish_disconnect(out);
+                out.push(Action::CommandDone { id, result: CommandResult::Ok });
+            } else {
+                self.cmds.active = None;
+                let result = CommandResult::State(StateResult::CwFailedByPeer);
+                out.push(Action::CommandDone { id, result });
+            }
+            self.drive_commands(out);
+            return;
+        }
+        match asked.vol {
+            None => {
+                self.cmds.active = None;
+                self.finish_disconnect(out);
+                out.push(Action::CommandDone { id, result: CommandResult::Ok });
+            }
+            Some(v) => self.peer_agreed(v, asked.change, out),
+        }
+        self.drive_commands(out);
+    }
+
+    pub(super) fn peer_agreed(&mut self, v: usize, change: StateChange, out: &mut Actions) {
+        let result = self.change_volume(v, change, Kind::Soft, out);
+        let Some(mut active) = self.cmds.active.take() else { return };
+        let id = active.id;
+        let failed = match result {
+            Err(e) => Some(CommandResult::State(e)),
+            // The disk that was asked about has gone meanwhile.
+            Ok(StateResult::NothingToDo) if matches!(active.work, Work::Change { .. }) => {
+                Some(CommandResult::Config(ConfigError::NoDisk))
+            }
+            Ok(_) => None,
+        };
+        let full_sync =
+            matches!(self.vols[v].state.conn, ConnState::StartingSyncS | ConnState::StartingSyncT);
+        if failed.is_none() && full_sync && matches!(active.work, Work::Change { .. }) {
+            // Whoever hears Ok may pull the plug: the copy must not be good again after that.
+            self.when_super_block_stable(v, Then::AnswerCommand(id), out);
+            return;
+        }
+        if let Some(result) = failed {
+            out.push(Action::CommandDone { id, result });
+            return;
+        }
+        match &mut active.work {
+            Work::Promote { .. } => match self.promoted(&mut active, out) {
+                Attempt::Done(result) => out.push(Action::CommandDone { id, result }),
+                Attempt::AnswersLater => {}
+                Attempt::Asked | Attempt::Later => self.cmds.active = Some(active),
+            },
+            Work::Detach { requested, .. } => {
+                *requested = true;
+                self.cmds.active = Some(active);
+            }
+            _ => out.push(Action::CommandDone { id, result: CommandResult::Ok }),
+        }
+    }
+
+    /// P_STATE_CHG_REQ (one volume) or P_CONN_ST_CHG_REQ (None).
+    pub(crate) fn receive_change_request(
+        &mut self,
+        v: Option<usize>,
+        change: StateChange,
+        out: &mut Actions,
+    ) {
+        let crossing =
+            self.cmds.active.as_ref().and_then(|a| a.asked).is_some_and(|a| a.vol.is_none() == v.is_none());
+        if crossing && self.conn.conflict_flag {
+            self.send_change_reply(v, StateResult::ConcurrentStateChange.number(), out);
+            return;
+        }
+        let change = translate(change);
+        let conn = change.value & change.mask & mask::CONN;
+        let wants_verify = change.mask & mask::CONN != 0 && conn == (ConnState::VerifyT as u32) << 4;
+        if wants_verify || !translate::is_customary(change) {
+            self.send_change_reply(v, StateResult::NotSupported.number(), out);
+            return;
+        }
+        match v {
+            Some(v) => {
+                let own = translate::for_volume(change, &self.vols[v].state);
+                let old = self.vols[v].state;
+                if own.apply(&old).is_some_and(|new| starts_from_bad_data(&old, &new)) {
+                    self.send_change_reply(Some(v), StateResult::NoUpToDateDisk.number(), out);
+                    return;
+                }
+                let code = match self.change_volume_verbose(v, own, out) {
+                    Ok(r) => r.number(),
+                    Err(e) => e.number(),
+                };
+                self.send_change_reply(Some(v), code, out);
+                self.md_sync(v, out);
+            }
+            None => match self.change_connection(change, Kind::Soft, out) {
+                Err(e) => self.send_change_reply(None, e.number(), out),
+                // An outdated disk has to be so on the medium before the peer relies on it.
+                Ok(_) => {
+                    if self.vols[0].disk.is_some() {
+                        self.when_super_block_stable(0, Then::ReplyTearDown, out);
+                    } else {
+                        self.reply_tear_down(out);
+                    }
+                }
+            },
+        }
+    }
+
+    /// Confirms the peer's disconnect, then lets go of the connection.
+    pub(crate) fn reply_tear_down(&mut self, out: &mut Actions) {
+        if self.conn.state != ConnState::TearDown {
+            return;
+        }
+        self.send_change_reply(None, StateResult::Success.number(), out);
+        self.clean_up(out);
+    }
+
+    /// The peer was asked to become source of a full sync, and has not answered.
+    pub(crate) fn asks_for_full_sync(&self, v: usize) -> bool {
+        let asked = self.cmds.active.as_ref().and_then(|a| a.asked);
+        let conn = (ConnState::StartingSyncT as u32) << 4;
+        asked.is_some_and(|a| {
+            a.vol == Some(v) && a.change.mask & mask::CONN != 0 && a.change.value & mask::CONN == conn
+        })
+    }
+
+    /// A disconnect was asked for: the peer may close before its reply is seen.
+    pub(crate) fn graceful_close_expected(&self) -> bool {
+        let asked = self.cmds.active.as_ref().and_then(|a| a.asked);
+        asked.is_some_and(|a| a.vol.is_none()) || self.conn.state == ConnState::TearDown
+    }
+
+    pub(crate) fn peer_closed_after_request(&mut self, out: &mut Actions) {
+        if self.conn.state == ConnState::TearDown {
+            self.clean_up(out);
+            return;
+        }
+        let Some(active) = self.cmds.active.take() else { return };
+        self.finish_disconnect(out);
+        out.push(Action::CommandDone { id: active.id, result: CommandResult::Ok });
+        self.drive_commands(out);
+    }
+
+    /// The connection is gone: questions to the peer have become unnecessary, the command goes on without.
+    pub(crate) fn commands_connection_lost(&mut self, _out: &mut Actions) {
+        if let Some(active) = self.cmds.active.as_mut() {
+            active.asked = None;
+            self.something_changed = true;
+        }
+    }
+}

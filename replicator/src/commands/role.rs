@@ -1,0 +1,187 @@
+//! Promotion and demotion (drbd-states 16).
+
+use super::*;
+
+impl Resource {
+    // spec: drbd-states 16
+    pub(super) fn attempt_promote(&mut self, active: &mut Active, out: &mut Actions) -> Attempt {
+        let Work::Promote { force, extras, next_vol, forced } = &mut active.work else {
+            unreachable!("the caller matched it")
+        };
+        let (force, v) = (*force, *next_vol);
+        if v >= self.vols.len() {
+            return Attempt::Done(CommandResult::Ok);
+        }
+        let change = extras.role(Role::Primary);
+        let s = self.vols[v].state;
+        if s.role == Role::Primary {
+            let served = s.conn >= ConnState::Connected && s.pdsk == DiskState::UpToDate;
+            let lacks = (DiskState::Inconsistent..DiskState::UpToDate).contains(&s.disk) && !served;
+            if !(force && lacks) {
+                return self.next_promotion(active, out);
+            }
+            // A Primary whose copy went bad, without a better one anywhere: the operator takes it as it is.
+            let good = StateChange::NONE.disk(DiskState::UpToDate);
+            if let Err(e) = self.change_volume_verbose(v, good, out) {
+                return Attempt::Done(CommandResult::State(e));
+            }
+            *forced = true;
+            return self.promoted(active, out);
+        }
+        if let Some(u) = (v + 1..self.vols.len()).find(|u| !force && self.lacks_data(*u)) {
+            // All volumes change together: one without data refuses it before any other has changed.
+            self.log_refusal(u, change, StateResult::NoUpToDateDisk, out);
+            return Attempt::Done(CommandResult::State(StateResult::NoUpToDateDisk));
+        }
+        match self.request(Some(v), change, out) {
+            Attempt::Asked => {
+                active.asked = Some(Asked { vol: Some(v), change });
+                Attempt::Asked
+            }
+            Attempt::Done(CommandResult::Ok) => self.promoted(active, out),
+            Attempt::Done(CommandResult::State(e)) => {
+                let s = self.vols[v].state;
+                let asks_disk = extras.mask & mask::DISK != 0;
+                let can_force = (DiskState::Inconsistent..DiskState::UpToDate).contains(&s.disk);
+                match e {
+                    StateResult::NoUpToDateDisk if force && can_force && !asks_disk => {
+                        *extras = extras.disk(DiskState::UpToDate);
+                        *forced = true;
+                        self.something_changed = true;
+                        Attempt::Later
+                    }
+                    // With fencing dont-care a Consistent disk may be taken as current (drbd-states 16).
+                    StateResult::NoUpToDateDisk if s.disk == DiskState::Consistent && !asks_disk => {
+                        *extras = extras.disk(DiskState::UpToDate);
+                        self.something_changed = true;
+                        Attempt::Later
+                    }
+                    StateResult::TwoPrimaries if active.tries < 2 && self.conn.net.is_some() => {
+                        // The peer may be dead without our knowing: the ping sent before tells soon.
+                        let wait = self.net().ping_timeout + Duration::from_millis(100);
+                        active.not_before = Some(self.now + wait);
+                        self.timers.set(Timer::Command, self.now + wait);
+                        Attempt::Later
+                    }
+                    e => {
+                        if e != StateResult::TwoPrimaries {
+                            self.log_refusal(v, change, e, out);
+                        }
+                        Attempt::Done(CommandResult::State(e))
+                    }
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// The volume cannot become Primary without force.
+    pub(super) fn lacks_data(&self, v: usize) -> bool {
+        let s = &self.vols[v].state;
+        let wanted = evaluate(s, StateChange::NONE.role(Role::Primary), Kind::Soft, &self.context(v));
+        s.disk != DiskState::Consistent && wanted.err() == Some(StateResult::NoUpToDateDisk)
+    }
+
+    /// The role of one volume is Primary now: data generation, announcement, super block; then the next volume.
+    pub(super) fn promoted(&mut self, active: &mut Active, out: &mut Actions) -> Attempt {
+        let Work::Promote { extras, next_vol, forced, .. } = &mut active.work else {
+            unreachable!("the caller matched it")
+        };
+        let (v, was_forced) = (*next_vol, *forced);
+        *extras = StateChange::NONE;
+        *forced = false;
+        if was_forced {
+            let text = "Forced to consider local data as UpToDate!";
+            out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text.into());
+        }
+        self.promotion_generation(v, was_forced, out);
+        self.next_promotion(active, out)
+    }
+
+    /// One volume is done; the answer waits until the last one's super block is stable.
+    pub(super) fn next_promotion(&mut self, active: &mut Active, out: &mut Actions) -> Attempt {
+        let Work::Promote { next_vol, .. } = &mut active.work else { unreachable!("the caller matched it") };
+        let v = *next_vol;
+        *next_vol += 1;
+        if *next_vol < self.vols.len() {
+            active.tries = 0;
+            self.something_changed = true;
+            return Attempt::Later;
+        }
+        if self.vols[v].disk.is_none() {
+            return Attempt::Done(CommandResult::Ok);
+        }
+        self.when_super_block_stable(v, Then::AnswerCommand(active.id), out);
+        Attempt::AnswersLater
+    }
+
+    pub(super) fn promotion_generation(&mut self, v: usize, forced: bool, out: &mut Actions) {
+        if let Some(net) = self.conn.net.as_mut() {
+            net.discard_my_data = false;
+        }
+        let s = self.vols[v].state;
+        let alone = s.conn < ConnState::Connected || s.pdsk <= DiskState::Failed;
+        if self.vols[v].disk.is_some() {
+            let u = self.vols[v].uuids();
+            if forced || alone && (u.bitmap.is_zero() || u.end_of_sync_unknown()) {
+                // spec: drbd-wire 8.4, the generation that moves to the bitmap slot keeps its role bit
+                self.new_current_uuid(v, out);
+            }
+            let disk = self.vols[v].disk.as_mut().expect("checked");
+            disk.sb.uuids.set_primary(true);
+            disk.md.mark_dirty();
+            let current = self.vols[v].uuids().current;
+            self.vols[v].exposed.shows_own(current);
+        }
+        if s.conn >= ConnState::WFReportParams {
+            if forced {
+                self.send_uuids(v, UuidFlags::NONE, out);
+            }
+            self.send_state(v, out);
+        }
+        self.md_sync(v, out);
+    }
+
+    pub(super) fn attempt_demote(&mut self, active: &mut Active, out: &mut Actions) -> Attempt {
+        let Work::Demote { next_vol } = &mut active.work else { unreachable!("the caller matched it") };
+        let v = *next_vol;
+        if self.vols[v].state.role != Role::Secondary {
+            let change = StateChange::NONE.role(Role::Secondary);
+            let ctx = self.context(v);
+            match evaluate(&self.vols[v].state, change, Kind::Soft, &ctx) {
+                Err(StateResult::InTransientState) => return Attempt::Later,
+                Err(e) => {
+                    self.log_refusal(v, change, e, out);
+                    return Attempt::Done(CommandResult::State(e));
+                }
+                Ok(_) => {}
+            }
+            if !self.reqs.table.is_empty() || !self.reqs.epochs.is_empty() {
+                // Everything accepted is finished first; the barrier of the last epoch goes out now.
+                self.close_epoch();
+                self.send_closed_barrier(out);
+                active.not_before = Some(self.now + Duration::from_millis(5));
+                self.timers.set(Timer::Command, self.now + Duration::from_millis(5));
+                return Attempt::Later;
+            }
+            if let Err(e) = self.change_volume(v, change, Kind::Soft, out) {
+                return Attempt::Done(CommandResult::State(e));
+            }
+            if let Some(disk) = self.vols[v].disk.as_mut() {
+                disk.sb.uuids.set_primary(false);
+                disk.md.mark_dirty();
+            }
+            if self.vols[v].state.conn >= ConnState::WFReportParams {
+                self.send_state(v, out);
+            }
+            self.md_sync(v, out);
+        }
+        *next_vol += 1;
+        if *next_vol < self.vols.len() {
+            self.something_changed = true;
+            return Attempt::Later;
+        }
+        self.when_super_block_stable(v, Then::AnswerCommand(active.id), out);
+        Attempt::AnswersLater
+    }
+}
