@@ -137,12 +137,7 @@ impl Resource {
             self.set_size(v, size, false, out);
         }
         // What is on its way to the peer alone was marked in the bitmap that this one replaces.
-        for slot in &self.reqs.log {
-            let r = &self.reqs.table[*slot];
-            if r.vol as usize == v {
-                self.vols[v].set_out_of_sync(r.range());
-            }
-        }
+        self.mark_unsettled(v);
         let dirty = self.vols[v].bitmap.count();
         let text = format!("{} ({dirty} bits) marked out-of-sync by on disk bit-map.", human_size(dirty * 8));
         out.log(LogLevel::Info, at, text);

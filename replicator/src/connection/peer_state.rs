@@ -45,6 +45,7 @@ impl Resource {
             Conclusion::ConnectionFailing => self.lose_connection(ConnState::NetworkFailure, out),
             Conclusion::Nonsense(_) => self.protocol_error("P_STATE that no peer can have", out),
             Conclusion::FinishResync => self.finish_as_source(v, out),
+            Conclusion::TargetGaveUp => self.finish_incomplete_as_source(v, out),
             Conclusion::ResyncLeftovers => self.vols[v].resync.peer_done = true,
             Conclusion::FinishVerify => {}
             Conclusion::Proceed(p) => {

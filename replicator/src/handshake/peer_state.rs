@@ -27,6 +27,8 @@ pub enum Conclusion {
     Nonsense(Nonsense),
     /// The peer's resync is finished, and so is ours: finish it; the packet has no other effect.
     FinishResync,
+    /// The target has given up the blocks that failed, and ends without being UpToDate. What is marked stays marked.
+    TargetGaveUp,
     /// The peer's resync is finished, but bits are left here: the packet has no effect. Finish as soon as the
     /// bits are gone (drbd-wire, trap 35).
     ResyncLeftovers,
@@ -88,9 +90,7 @@ pub fn conclude(own: &VolumeState, received: &VolumeState, c: &Circumstances) ->
         && c.failed_bits > 0
         && (received.conn, peer_disk) == (ConnState::Connected, DiskState::Inconsistent)
     {
-        // The target has given up the blocks that failed, and ends without being UpToDate.
-        let done = c.dirty_bits <= c.failed_bits;
-        return if done { Conclusion::FinishResync } else { Conclusion::ResyncLeftovers };
+        return Conclusion::TargetGaveUp;
     }
     let both_good = own.disk == DiskState::UpToDate && peer_disk == DiskState::UpToDate;
     if own.conn == ConnState::VerifyT && received.conn == ConnState::Connected && both_good {

@@ -42,6 +42,17 @@ impl Resource {
         self.timers.stop(Timer::Barrier);
     }
 
+    /// One of the disks is back before all is answered that was sent when it went: of this nobody knows where it got to.
+    /// It is marked now and not when the answers come, since the bitmap may be sent before that.
+    pub(crate) fn mark_unsettled(&mut self, v: usize) {
+        for slot in &self.reqs.log {
+            let r = &self.reqs.table[*slot];
+            if r.vol as usize == v {
+                self.vols[v].set_out_of_sync(r.range());
+            }
+        }
+    }
+
     /// Starts the clock that watches unanswered requests, if ko-count asks for it.
     pub(crate) fn arm_request_age(&mut self) {
         if self.net().ko_count > 0 {

@@ -63,6 +63,8 @@ pub(crate) struct ResyncRun {
     pub all_acked: bool,
     /// The target has asked for a block: it has stored the sync UUID as its current generation.
     pub target_began: bool,
+    /// The target has ended without being UpToDate.
+    pub incomplete: bool,
     /// Source: the peer says it is done.
     pub peer_done: bool,
     /// P_SYNC_UUID that came before this node was ready for it.
@@ -105,6 +107,7 @@ impl Default for ResyncRun {
             flushing_end: false,
             all_acked: false,
             target_began: false,
+            incomplete: false,
             peer_done: false,
             early_sync_uuid: None,
             receiver: None,

@@ -180,9 +180,19 @@ impl Resource {
         }
     }
 
+    /// The target has ended without the blocks that failed.
+    pub(crate) fn finish_incomplete_as_source(&mut self, v: usize, out: &mut Actions) {
+        let vol = &mut self.vols[v];
+        // Application writes that failed there are marked here, and did not count among the failed blocks.
+        vol.resync.failed_bits = vol.resync.failed_bits.max(vol.bitmap.count());
+        vol.resync.incomplete = true;
+        self.finish_as_source(v, out);
+    }
+
     /// The target's state packet says the resync is finished, and nothing is left here.
     pub(crate) fn finish_as_source(&mut self, v: usize, out: &mut Actions) {
-        self.vols[v].resync.peer_done = true;
+        let run = &mut self.vols[v].resync;
+        run.peer_done = !run.incomplete;
         if mem::replace(&mut self.vols[v].resync.ending, true) {
             return;
         }

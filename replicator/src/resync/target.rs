@@ -96,6 +96,7 @@ impl Resource {
         run.flushing_end = false;
         run.all_acked = bits == 0;
         run.target_began = false;
+        run.incomplete = false;
         run.peer_done = false;
         run.bitmap_written_at = now;
         run.marks = Some(Progress::start(now, bits));
@@ -391,7 +392,7 @@ impl Resource {
         if !vol.resync.active || !vol.resync.ending {
             return;
         }
-        if vol.bitmap.count() > vol.resync.failed_bits {
+        if vol.bitmap.count() > vol.resync.failed_bits && !vol.resync.incomplete {
             // A write of the application failed on one side meanwhile: go on with what is left.
             vol.resync.ending = false;
             vol.resync.cursor = 0;

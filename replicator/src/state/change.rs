@@ -184,6 +184,9 @@ impl Resource {
             let current = self.vols[v].uuids().current;
             self.vols[v].exposed.shows_own(current);
         }
+        if old.pdsk < DiskState::Inconsistent && new.pdsk >= DiskState::Inconsistent {
+            self.mark_unsettled(v);
+        }
         if old.disk >= DiskState::Inconsistent && new.disk < DiskState::Inconsistent {
             self.expose_what_peer_went_on_with(v, old.disk);
         }

@@ -111,11 +111,9 @@ impl Resource {
         let left_source = is_source(old) && !is_source(new);
         let run = &self.vols[v].resync;
         let unknown = self.vols[v].uuids().end_of_sync_unknown();
-        if left_source
-            && (unknown && run.peer_done && run.failed_bits == 0)
-            && let Some(disk) = self.vols[v].disk.as_mut()
-        {
-            // The target has said that it is finished; it has this generation, and only the last ping is missing.
+        // The target has said that it is finished; it has this generation, and only the last ping is missing.
+        let target_is_done = left_source && unknown && run.peer_done && run.failed_bits == 0;
+        if target_is_done && let Some(disk) = self.vols[v].disk.as_mut() {
             disk.sb.uuids.end_sync_source();
             disk.md.mark_dirty();
             self.peer_has_own_generations(v);
@@ -126,7 +124,9 @@ impl Resource {
             left_source && (new.conn < ConnState::Connected || new.pdsk < DiskState::Inconsistent);
         let target_may_be_done = lost_target
             && new.role == Role::Primary
-            && (run.all_acked && u.end_of_sync_unknown() || !run.target_began && u.syncs_own_generation());
+            && (target_is_done
+                || run.all_acked && u.end_of_sync_unknown()
+                || !run.target_began && u.syncs_own_generation());
         if new.disk != DiskState::UpToDate {
             return;
         }
