@@ -11,7 +11,7 @@ use crate::event::SockId;
 use crate::resource::Resource;
 use crate::state::Kind;
 use crate::timers::Timer;
-use crate::wire::{Command, ConnectionFeatures, Features, PROTOCOL_VERSION_MAX, Packet};
+use crate::wire::{Command, ConnectionFeatures, Features, PROTOCOL_VERSION_MAX, Packet, Sock};
 
 /// Accepted sockets that may wait for their first packet at once. With one more the oldest is closed: a peer speaks
 /// at once, and must not be kept out by connections that say nothing.
@@ -63,18 +63,27 @@ impl Resource {
             return;
         }
         if self.conn.data.is_none() {
-            self.conn.data = Some(sock);
-            self.conn.data_tx = TxBytes::default();
+            self.use_socket(Sock::Data, sock);
             self.send_early(sock, &Packet::InitialData, out);
         } else if self.conn.meta.is_none() {
-            self.conn.meta = Some(sock);
-            self.conn.meta_tx = TxBytes::default();
+            self.use_socket(Sock::Meta, sock);
             self.conn.conflict_flag = false;
             self.send_early(sock, &Packet::InitialMeta, out);
         } else {
             out.push(Action::CloseSocket { sock, flush: false });
         }
         self.established_check_or_wait();
+    }
+
+    /// Takes a socket for data or meta; returns the one it replaces. What that had still to send, and when, is over.
+    fn use_socket(&mut self, which: Sock, sock: SockId) -> Option<SockId> {
+        let (slot, tx, stall) = match which {
+            Sock::Data => (&mut self.conn.data, &mut self.conn.data_tx, Timer::SendStallData),
+            Sock::Meta => (&mut self.conn.meta, &mut self.conn.meta_tx, Timer::SendStallMeta),
+        };
+        *tx = TxBytes::default();
+        self.timers.stop(stall);
+        slot.replace(sock)
     }
 
     pub(crate) fn connect_failed(&mut self, attempt: u32) {
@@ -127,16 +136,10 @@ impl Resource {
             self.timers.stop(Timer::Newcomer);
         }
         let crossed = match command {
-            Some(Command::InitialData) => {
-                let old = self.conn.data.replace(sock);
-                self.conn.data_tx = TxBytes::default();
-                old
-            }
+            Some(Command::InitialData) => self.use_socket(Sock::Data, sock),
             Some(Command::InitialMeta) => {
                 self.conn.conflict_flag = true;
-                let old = self.conn.meta.replace(sock);
-                self.conn.meta_tx = TxBytes::default();
-                old
+                self.use_socket(Sock::Meta, sock)
             }
             // Whoever it was, it was not the peer: what goes on goes on.
             _ => {

@@ -147,8 +147,10 @@ impl Resource {
         let was_meta = self.conn.meta == Some(sock);
         if was_data {
             self.conn.data = None;
+            self.timers.stop(Timer::SendStallData);
         } else if was_meta {
             self.conn.meta = None;
+            self.timers.stop(Timer::SendStallMeta);
         } else {
             return;
         }
