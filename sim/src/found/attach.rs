@@ -5,25 +5,15 @@ use model::state::{ConnState, DiskState};
 use model::time::Duration;
 use replicator::{ClientResult, Command, CommandResult, DiskConfig, VolIdx};
 
-use super::healing::{both_again, write};
+use super::healing::{both_again, outcome, write};
 use crate::scenario::{fresh_pair, fresh_pair_with, net, scribble};
-use crate::world::{Answer, SimOp, World};
+use crate::world::{SimOp, World};
 use replicator::wire::Command as Wire;
 
 const SECTORS: u64 = 4_000;
 const VOL: VolIdx = VolIdx(0);
 const DETACH: Command = Command::Detach { vol: VOL, force: false };
 const TEAR_OFF: Command = Command::Detach { vol: VOL, force: true };
-
-fn outcome(w: &mut World, node: usize, op: SimOp) -> ClientResult {
-    let tag = w.request(node, op);
-    let is_it = |a: &Answer| matches!(a, Answer::Client(t, ..) if *t == tag);
-    assert!(w.run_until(Duration::from_secs(30), |w| w.answers.iter().any(|(_, a)| is_it(a))));
-    match w.take_answer(is_it) {
-        Some(Answer::Client(_, result, _)) => result,
-        other => panic!("{other:?}"),
-    }
-}
 
 fn no_bits_left(w: &World) {
     for n in &w.nodes {

@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 mod attach;
+#[cfg(test)]
+mod generations;
 
 #[cfg(test)]
 mod healing {
@@ -39,6 +41,16 @@ mod healing {
         w.run_for(Duration::from_millis(20));
         let answer = w.take_answer(|a| matches!(a, Answer::Client(t, ..) if *t == tag));
         assert!(matches!(answer, Some(Answer::Client(_, ClientResult::Ok, _))), "{answer:?}");
+    }
+
+    pub(crate) fn outcome(w: &mut World, node: usize, op: SimOp) -> ClientResult {
+        let tag = w.request(node, op);
+        let is_it = |a: &Answer| matches!(a, Answer::Client(t, ..) if *t == tag);
+        assert!(w.run_until(Duration::from_secs(30), |w| w.answers.iter().any(|(_, a)| is_it(a))));
+        match w.take_answer(is_it) {
+            Some(Answer::Client(_, result, _)) => result,
+            other => panic!("{other:?}"),
+        }
     }
 }
 

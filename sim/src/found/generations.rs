@@ -1,0 +1,165 @@
+//! Which data is newer: pasts that looked like one, and one that looked like two.
+
+use model::policy::OnIoError;
+use model::state::{ConnState, DiskState};
+use model::time::Duration;
+use replicator::{ClientResult, Command, CommandResult, DiskConfig, VolIdx};
+
+use super::healing::{both_again, outcome, write};
+use crate::hooks::{Blocked, DiskOp};
+use crate::scenario::{fresh_pair, fresh_pair_with, net};
+use crate::world::{Answer, SimOp, World};
+
+const SECTORS: u64 = 4_000;
+const VOL: VolIdx = VolIdx(0);
+const TEAR_OFF: Command = Command::Detach { vol: VOL, force: true };
+const PROMOTE: Command = Command::Primary { force: false };
+
+fn apart(w: &mut World) {
+    w.cut(true);
+    w.run_for(Duration::from_secs(20));
+}
+
+/// Connects both again and makes sure that nothing is synchronized: two pasts.
+fn split_brain_is_seen(w: &mut World) {
+    w.cut(false);
+    for n in 0..2 {
+        if w.state(n).0 == ConnState::StandAlone {
+            w.connect(n, &net());
+        }
+    }
+    w.run_for(Duration::from_secs(20));
+    let resyncs = (0..2).any(|n| w.state(n).0 > ConnState::Connected);
+    assert!(!w.in_sync() && !resyncs, "{:?} {:?}", w.state(0), w.state(1));
+}
+
+/// The source of a full sync had agreed to it and went on alone; the target, which never heard that, was promoted with
+/// the generation that both still had. The one that had written more was overwritten without a word.
+#[test]
+fn an_agreed_invalidate_that_the_asker_never_heard_of() {
+    let mut w = fresh_pair(600, SECTORS);
+    w.weather.net_us = 2000;
+    w.command(1, Command::Invalidate(VOL));
+    let agreed = |w: &World| w.state(0).0 == ConnState::StartingSyncS;
+    assert!(w.run_until(Duration::from_secs(5), agreed));
+    assert_eq!(w.state(1), (ConnState::Connected, DiskState::UpToDate));
+    apart(&mut w);
+    w.weather.net_us = 50;
+    write(&mut w, 0, 64);
+    assert_eq!(w.command_and_wait(1, PROMOTE), CommandResult::Ok);
+    write(&mut w, 1, 64);
+    w.command_and_wait(1, Command::Secondary { open: 0 });
+    split_brain_is_seen(&mut w);
+}
+
+/// The peer alone had the last writes, and the name of its new generation did not arrive: the Primary took its old
+/// disk back as if nothing had happened.
+#[test]
+fn a_diskless_primary_is_cut_off_before_it_hears_of_the_new_generation() {
+    let mut w = fresh_pair(601, SECTORS);
+    // Acknowledgements travel on the other socket.
+    w.block(1, Blocked::Data);
+    w.command(0, TEAR_OFF);
+    let tag = w.request(0, SimOp::Write { sector: 64, count: 8, fua: true });
+    let answered = |w: &World| {
+        w.answers.iter().any(|(_, a)| matches!(a, Answer::Client(t, ClientResult::Ok, _) if *t == tag))
+    };
+    assert!(w.run_until(Duration::from_secs(5), answered));
+    apart(&mut w);
+    w.attach(0);
+    w.run_for(Duration::from_secs(1));
+    assert_eq!(w.state(0).1, DiskState::Diskless, "the old disk lacks what was answered");
+    w.block(1, Blocked::No);
+    w.cut(false);
+    both_again(&mut w);
+}
+
+/// The own disk failed under a write that only a target had: the resync source, attached again, brought it the old
+/// block over the answered one.
+#[test]
+fn a_write_on_a_target_alone_is_not_answered() {
+    let mut w = fresh_pair(602, SECTORS);
+    w.crash(1, false);
+    w.run_for(Duration::from_secs(3));
+    for i in 0..40 {
+        write(&mut w, 0, i * 64);
+    }
+    w.start(1);
+    w.connect(1, &net());
+    assert!(w.run_until(Duration::from_secs(10), |w| w.state(0).0 == ConnState::SyncSource));
+    w.hooks.break_disk(0, DiskOp::Write, 3_000, 8);
+    let result = outcome(&mut w, 0, SimOp::Write { sector: 3_000, count: 8, fua: false });
+    assert_eq!(result, ClientResult::IoError);
+}
+
+/// The disk failed, the peer went on, and after a restart the disk called itself UpToDate and was promoted alone.
+#[test]
+fn a_disk_that_failed_is_outdated() {
+    let mut w = fresh_pair(603, SECTORS);
+    w.hooks.break_disk(0, DiskOp::Write, 64, 8);
+    write(&mut w, 0, 64);
+    write(&mut w, 0, 128);
+    assert_eq!(w.state(0).1, DiskState::Diskless);
+    w.cut(true);
+    w.crash(0, false);
+    w.hooks.mend_disks();
+    w.start(0);
+    w.run_for(Duration::from_secs(1));
+    assert_eq!(w.state(0).1, DiskState::Outdated);
+    assert_ne!(w.command_and_wait(0, PROMOTE), CommandResult::Ok);
+    w.cut(false);
+    both_again(&mut w);
+}
+
+/// A resync whose end the source had not heard of; then a node without a disk was promoted on that old copy. What was
+/// written there had no generation of its own, and a newer copy overwrote it.
+#[test]
+fn a_promotion_on_a_copy_with_an_unfinished_resync() {
+    let mut w = fresh_pair(604, SECTORS);
+    w.crash(1, false);
+    w.run_for(Duration::from_secs(3));
+    write(&mut w, 0, 64);
+    w.start(1);
+    w.connect(1, &net());
+    let finished = |w: &World| w.state(1) == (ConnState::Connected, DiskState::UpToDate);
+    assert!(w.run_until(Duration::from_secs(60), finished));
+    w.crash(0, false);
+    w.run_for(Duration::from_secs(3));
+    assert_eq!(w.command_and_wait(1, PROMOTE), CommandResult::Ok);
+    write(&mut w, 1, 64);
+    w.command_and_wait(1, Command::Secondary { open: 0 });
+    w.command_and_wait(1, TEAR_OFF);
+    w.start(0);
+    w.connect(0, &net());
+    w.run_for(Duration::from_secs(5));
+    assert_eq!(w.state(0), (ConnState::Connected, DiskState::UpToDate));
+    assert_eq!(w.command_and_wait(1, PROMOTE), CommandResult::Ok);
+    write(&mut w, 1, 64);
+    w.command_and_wait(1, Command::Secondary { open: 0 });
+    w.attach(1);
+    split_brain_is_seen(&mut w);
+}
+
+/// Blocks that could not be read at the source, and a write that failed on the target meanwhile: the target ended, the
+/// source waited for bits that nobody cleared.
+#[test]
+fn a_resync_with_failed_blocks_ends_on_both_sides() {
+    let disk = DiskConfig { on_io_error: OnIoError::PassOn, ..DiskConfig::default() };
+    let mut w = fresh_pair_with(605, SECTORS, disk);
+    w.crash(1, false);
+    w.run_for(Duration::from_secs(3));
+    for i in 0..40 {
+        write(&mut w, 0, i * 64);
+    }
+    w.hooks.break_disk(0, DiskOp::Read, 64, 8);
+    w.hooks.break_disk(1, DiskOp::Write, 3_000, 8);
+    w.start(1);
+    w.connect(1, &net());
+    assert!(w.run_until(Duration::from_secs(10), |w| w.state(0).0 == ConnState::SyncSource));
+    w.request(0, SimOp::Write { sector: 3_000, count: 8, fua: false });
+    w.run_for(Duration::from_secs(20));
+    for n in 0..2 {
+        assert_eq!(w.state(n).0, ConnState::Connected, "node {}", n + 1);
+    }
+    assert_eq!(w.state(1).1, DiskState::Inconsistent);
+}
