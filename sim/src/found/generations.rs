@@ -40,7 +40,7 @@ fn an_agreed_invalidate_that_the_asker_never_heard_of() {
     let mut w = fresh_pair(600, SECTORS);
     w.weather.net_us = 2000;
     w.command(1, Command::Invalidate(VOL));
-    let agreed = |w: &World| w.state(0).0 == ConnState::StartingSyncS;
+    let agreed = |w: &World| w.state(0).0 == ConnState::SyncSource;
     assert!(w.run_until(Duration::from_secs(5), agreed));
     assert_eq!(w.state(1), (ConnState::Connected, DiskState::UpToDate));
     apart(&mut w);
