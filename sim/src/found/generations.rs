@@ -48,7 +48,9 @@ fn an_agreed_invalidate_that_the_asker_never_heard_of() {
     write(&mut w, 0, 64);
     assert_eq!(w.command_and_wait(1, PROMOTE), CommandResult::Ok);
     write(&mut w, 1, 64);
-    w.command_and_wait(1, Command::Secondary { open: 0 });
+    for n in 0..2 {
+        w.command_and_wait(n, Command::Secondary { open: 0 });
+    }
     split_brain_is_seen(&mut w);
 }
 
@@ -140,8 +142,8 @@ fn a_promotion_on_a_copy_with_an_unfinished_resync() {
     split_brain_is_seen(&mut w);
 }
 
-/// Blocks that could not be read at the source, and a write that failed on the target meanwhile: the target ended, the
-/// source waited for bits that nobody cleared.
+/// Blocks that cannot be read at the source, others that cannot be written on the target: the resync ends, incomplete,
+/// on both sides.
 #[test]
 fn a_resync_with_failed_blocks_ends_on_both_sides() {
     let disk = DiskConfig { on_io_error: OnIoError::PassOn, ..DiskConfig::default() };
