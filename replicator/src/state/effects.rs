@@ -148,7 +148,7 @@ impl Resource {
         // The peer may have gone on from the generation that the disk found here still has.
         let attached_alone = old.disk < DiskState::Inconsistent
             && new.role == Role::Primary
-            && new.conn < ConnState::Connected;
+            && (new.conn < ConnState::Connected || new.pdsk < DiskState::Inconsistent);
         // What a Primary without a disk writes goes to this copy alone; its own disk may have the same generation.
         let only_copy = old.disk < DiskState::UpToDate
             && new.conn >= ConnState::Connected

@@ -165,3 +165,25 @@ fn a_resync_with_failed_blocks_ends_on_both_sides() {
     }
     assert_eq!(w.state(1).1, DiskState::Inconsistent);
 }
+
+/// A Primary took its disk back beside a peer that had none, and wrote in the generation that the peer's detached disk
+/// had too. That one came back next, as UpToDate, and the Primary read old blocks from it.
+#[test]
+fn a_primary_attaches_beside_a_diskless_peer() {
+    let mut w = fresh_pair(606, SECTORS);
+    // The Primary's disk goes before it notices that the peer is lost: both disks have the same generation.
+    w.cut(true);
+    w.command_and_wait(0, TEAR_OFF);
+    w.run_for(Duration::from_secs(20));
+    w.command_and_wait(1, TEAR_OFF);
+    w.cut(false);
+    w.run_for(Duration::from_secs(5));
+    w.attach(0);
+    w.run_for(Duration::from_secs(1));
+    write(&mut w, 0, 64);
+    w.command_and_wait(0, TEAR_OFF);
+    w.attach(1);
+    w.run_for(Duration::from_secs(1));
+    outcome(&mut w, 0, SimOp::Read { sector: 64, count: 8 });
+    both_again(&mut w);
+}
