@@ -1,0 +1,228 @@
+//! The network between the nodes: sockets, what is on the way, and what cuts it.
+
+use super::*;
+
+impl World {
+    /// Closes one end; the other hears of it unless the host is gone.
+    pub(super) fn close_end(&mut self, s: SockId, tell: bool) {
+        let Some(end) = self.ends.remove(&s) else { return };
+        let peer = end.peer;
+        if tell
+            && !self.weather.cut
+            && let Some(other) = self.ends.get(&peer)
+        {
+            let (n, at) = (other.node, other.last_arrival.max(self.now) + Duration::from_micros(1));
+            self.at(n, at, Later::Down { sock: peer });
+        }
+    }
+
+    /// Cuts or heals the link. What was sent meanwhile arrives after all if the socket lives on.
+    pub fn cut(&mut self, cut: bool) {
+        if self.weather.cut == cut {
+            return;
+        }
+        self.weather.cut = cut;
+        self.note(0, || if cut { "link is cut".into() } else { "link heals".into() });
+        if cut {
+            self.truth.separated();
+            let moving: Vec<u64> = self
+                .later
+                .iter()
+                .filter(|(_, l)| matches!(l, Later::Arrive { .. }))
+                .map(|(id, _)| *id)
+                .collect();
+            for id in moving {
+                if let Some(Later::Arrive { sock, message }) = self.later.remove(&id)
+                    && let Some(e) = self.ends.get_mut(&sock)
+                {
+                    e.held.push(message);
+                }
+            }
+            return;
+        }
+        let socks: Vec<SockId> = self.ends.keys().copied().collect();
+        for sock in socks {
+            let peer_lives = self.ends.contains_key(&self.ends[&sock].peer);
+            self.deliver_held(sock);
+            let (n, at, total) = (self.ends[&sock].node, self.net_time(), self.ends[&sock].sent_total);
+            let end = self.ends.get_mut(&sock).expect("listed");
+            end.last_sent = at.max(end.last_sent + Duration::from_nanos(1));
+            let at = end.last_sent;
+            self.at(n, at, Later::Sent { sock, total });
+            if !peer_lives {
+                let (n, at) = (self.ends[&sock].node, self.net_time());
+                self.at(n, at, Later::Down { sock });
+            }
+        }
+    }
+
+    /// What waited for the link goes on its way, and the sender's kernel has room again.
+    pub(super) fn deliver_held(&mut self, sock: SockId) {
+        let Some(end) = self.ends.get_mut(&sock) else { return };
+        let (list, peer) = (std::mem::take(&mut end.held), end.peer);
+        if !list.is_empty()
+            && let Some((n, total)) = self.ends.get(&peer).map(|e| (e.node, e.sent_total))
+        {
+            let at = self.net_time();
+            self.at(n, at, Later::Sent { sock: peer, total });
+        }
+        for message in list {
+            self.transmit(sock, message);
+        }
+    }
+
+    /// Stops what a node sends on some of its sockets, or lets it go on.
+    pub fn block(&mut self, n: usize, which: Blocked) {
+        self.note(n, || format!("sockets that take nothing: {which:?}"));
+        self.hooks.blocked[n] = which;
+        if which == Blocked::No && !self.weather.cut {
+            let socks: Vec<SockId> =
+                self.ends.iter().filter(|(_, e)| e.node == 1 - n).map(|(s, _)| *s).collect();
+            for sock in socks {
+                self.deliver_held(sock);
+            }
+        }
+    }
+
+    pub(super) fn is_blocked(&self, n: usize, sock: SockId) -> bool {
+        let socks = self.nodes[n].core.as_ref().and_then(|c| c.sockets());
+        match self.hooks.blocked[n] {
+            Blocked::No => false,
+            Blocked::Data => socks.is_some_and(|(d, _)| d == sock),
+            Blocked::Meta => socks.is_some_and(|(_, m)| m == sock),
+            Blocked::Both => true,
+        }
+    }
+
+    /// Resets one socket of the connection: both ends hear of it.
+    pub fn reset_one(&mut self) {
+        let socks: Vec<SockId> = self.ends.keys().copied().collect();
+        if socks.is_empty() {
+            return;
+        }
+        let sock = socks[self.rng.below(socks.len() as u64) as usize];
+        let end = &self.ends[&sock];
+        let (n, peer) = (end.node, end.peer);
+        self.note(n, || "a socket is reset".into());
+        self.truth.separated();
+        for s in [sock, peer] {
+            self.later.retain(|_, l| !matches!(l, Later::Arrive { sock, .. } if *sock == s));
+            if let Some(e) = self.ends.get(&s) {
+                let (n, at) = (e.node, self.now);
+                self.at(n, at, Later::Down { sock: s });
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, n: usize, sock: SockId, mut bytes: Vec<u8>, payload: Option<(BufId, u32)>) {
+        let versions =
+            payload.map_or(Vec::new(), |(buf, len)| self.nodes[n].versions(buf, u64::from(len / 512)));
+        let len = bytes.len() as u64 + versions.len() as u64 * 512;
+        let sum = bytes.iter().fold(len, |h, b| h.rotate_left(5) ^ u64::from(*b));
+        self.mix(sum);
+        if self.hooks.packet_leaves(self.now, n, &mut bytes, versions.len() as u64) {
+            self.cut(true);
+        }
+        let blocked = self.weather.cut || self.is_blocked(n, sock);
+        let Some(end) = self.ends.get_mut(&sock) else { return };
+        assert_eq!(end.node, n, "a node sends on its own socket");
+        end.sent_total += len;
+        let (total, peer) = (end.sent_total, end.peer);
+        let message = Message { bytes, versions };
+        if blocked {
+            if let Some(other) = self.ends.get_mut(&peer) {
+                other.held.push(message);
+            }
+            return;
+        }
+        if !self.ends.contains_key(&peer) {
+            // The other host answers with a reset, if it is there.
+            if self.nodes[1 - n].core.is_some() {
+                let at = self.net_time();
+                self.at(n, at, Later::Down { sock });
+            }
+            return;
+        }
+        let sent_at = self.net_time();
+        let end = self.ends.get_mut(&sock).expect("checked");
+        end.last_sent = sent_at.max(end.last_sent + Duration::from_nanos(1));
+        let sent_at = end.last_sent;
+        self.at(n, sent_at, Later::Sent { sock, total });
+        self.transmit(peer, message);
+    }
+
+    /// Puts a message on the way to this end; one stream keeps its order.
+    pub(super) fn transmit(&mut self, to: SockId, message: Message) {
+        let arrives = self.net_time();
+        let Some(end) = self.ends.get_mut(&to) else { return };
+        let at = arrives.max(end.last_arrival + Duration::from_nanos(1));
+        end.last_arrival = at;
+        let m = end.node;
+        self.at(m, at, Later::Arrive { sock: to, message });
+    }
+
+    /// Cuts packets out of what arrived; true if there was one.
+    pub(super) fn parse(&mut self, n: usize) -> bool {
+        let socks: Vec<SockId> =
+            self.ends.iter().filter(|(_, e)| e.node == n && !e.inbox.is_empty()).map(|(s, _)| *s).collect();
+        for sock in socks {
+            let Some(core) = self.nodes[n].core.as_ref() else { return false };
+            let Some(framing) = core.framing(sock) else { continue };
+            let Some(m) = self.ends.get_mut(&sock).and_then(|e| e.inbox.pop_front()) else { continue };
+            let now = self.now;
+            let header = match parse_header(framing.form, &m.bytes) {
+                Ok(Some((h, used))) => (h, used),
+                Ok(None) => panic!("a message holds a whole header"),
+                Err(error) => {
+                    let node = &mut self.nodes[n];
+                    let core = node.core.as_mut().expect("checked");
+                    core.handle(now, Event::BadFrame { sock, error }, &mut node.out);
+                    return true;
+                }
+            };
+            let (header, used) = header;
+            self.note(n, || format!("<- {} vol {} len {}", header.command.name(), header.vnr, header.len));
+            let payload = (!m.versions.is_empty()).then(|| self.nodes[n].alloc(m.versions.clone()));
+            let node = &mut self.nodes[n];
+            let core = node.core.as_mut().expect("checked");
+            let event = Event::Frame { sock, header, body: &m.bytes[used..], payload };
+            core.handle(now, event, &mut node.out);
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn try_connect(&mut self, n: usize, attempt: u32) {
+        let m = 1 - n;
+        let now = self.now;
+        if self.weather.cut || !self.nodes[m].listening || self.nodes[m].core.is_none() {
+            let node = &mut self.nodes[n];
+            if let Some(core) = node.core.as_mut() {
+                core.handle(now, Event::ConnectFailed { attempt }, &mut node.out);
+            }
+            return;
+        }
+        let (a, b) = (SockId(self.next_sock), SockId(self.next_sock + 1));
+        self.next_sock += 2;
+        let end = |node, peer| End {
+            node,
+            peer,
+            inbox: VecDeque::new(),
+            sent_total: 0,
+            last_arrival: now,
+            last_sent: now,
+            held: Vec::new(),
+        };
+        self.ends.insert(a, end(n, b));
+        self.ends.insert(b, end(m, a));
+        let node = &mut self.nodes[n];
+        if let Some(core) = node.core.as_mut() {
+            core.handle(now, Event::Connected { attempt, sock: a }, &mut node.out);
+        }
+        let node = &mut self.nodes[m];
+        if let Some(core) = node.core.as_mut() {
+            core.handle(now, Event::Accepted { sock: b }, &mut node.out);
+        }
+        self.settle(m);
+    }
+}

@@ -1,0 +1,187 @@
+//! What has to hold after every event, and what clients and operators are told.
+
+use super::*;
+
+impl World {
+    /// What holds after every event.
+    pub(super) fn check_states(&mut self) {
+        let states = [self.volume(0), self.volume(1)];
+        if let [Some(a), Some(b)] = &states {
+            let linked = |s: &VolumeState| s.conn >= ConnState::Connected;
+            let primary = |s: &VolumeState| s.role == Role::Primary;
+            let pair = linked(a) && linked(b) && self.same_connection();
+            assert!(!(pair && primary(a) && primary(b)), "two connected Primaries");
+        }
+        for (n, state) in states.iter().enumerate() {
+            let remote = |s: &VolumeState| {
+                s.role == Role::Primary && s.conn >= ConnState::Connected && s.disk < DiskState::UpToDate
+            };
+            let was = self.remote[n];
+            self.remote[n] = state.is_some_and(|s| remote(&s));
+            if was && !self.remote[n] && !self.truth.protocol_c {
+                self.truth.remote_answers_lost(n);
+            }
+        }
+        let homes = [0, 1].map(|n| self.truth.home(n));
+        self.truth.note_homes(&states);
+        for (n, before) in homes.into_iter().enumerate() {
+            if self.truth.home(n) != before && before == n && !self.truth.protocol_c {
+                // What the own disk answered for need not have arrived on the other one.
+                let disk = &self.nodes[1 - n].disk;
+                self.truth.of(n).rebase(|s| disk.read(s));
+            }
+        }
+        for (n, state) in states.iter().enumerate() {
+            let is = state.is_some_and(|s| s.role == Role::Primary);
+            let forced = |p: &Promotion| matches!(p, Promotion::Yes { forced: true });
+            let by_force = self.commands.values().any(|(m, p)| *m == n && forced(p));
+            let one_disk = |s: &VolumeState| s.disk.min(s.pdsk) < DiskState::Inconsistent;
+            let alone = |s: &VolumeState| s.conn < ConnState::Connected || one_disk(s);
+            if is && !self.primary[n] && !by_force && state.is_some_and(|s| alone(&s)) {
+                let copy = self.truth.home(n);
+                let disk = &self.nodes[copy].disk;
+                self.truth.promoted_alone(copy, |s| disk.read(s));
+            }
+            self.primary[n] = is;
+        }
+        self.truth.look(&states);
+        if self.truth.spoiled && self.truth.is_whole() && self.in_sync() {
+            let disk = &self.nodes[self.truth.owner].disk;
+            self.truth.accept(|s| disk.read(s));
+        }
+    }
+
+    pub(super) fn client_done(&mut self, n: usize, tag: ClientTag, result: ClientResult, buf: Option<BufId>) {
+        let mut versions = Vec::new();
+        if let Some(buf) = buf {
+            versions = self.nodes[n].buffers[&buf.0].versions.clone();
+            self.nodes[n].release(buf);
+        }
+        let ok = result == ClientResult::Ok;
+        let (m, op, clock) = self.open.remove(&tag.0).expect("a request is answered once");
+        assert_eq!(n, m, "by the node that was asked");
+        self.mix(tag.0 << 1 | u64::from(ok));
+        self.note(n, || format!("request {} ends: {result:?}", tag.0));
+        if let Some((version, _)) = self.writes.remove(&tag.0) {
+            let lonely = |s: VolumeState| s.conn < ConnState::Connected || s.pdsk < DiskState::Inconsistent;
+            // Answers may be held back, by suspend-io for one: what counts is where the data is.
+            let mirrored = match op {
+                SimOp::Write { sector, count, .. } => (sector..sector + count).all(|s| {
+                    let other = self.nodes[1 - n].disk.read(s);
+                    other >= version
+                }),
+                _ => false,
+            };
+            let lonely = !mirrored && self.volume(n).is_some_and(lonely);
+            self.truth.ended(n, version, ok, lonely);
+            if ok && self.truth.protocol_c {
+                self.check_written(n, version, op);
+            }
+        }
+        match op {
+            SimOp::Flush if ok => self.truth.of(n).flushed(clock),
+            // A copy that passed on an error may be replaced by an older one.
+            SimOp::Read { sector, .. } if ok && !self.truth.spoiled => {
+                for (i, v) in versions.iter().enumerate() {
+                    let s = sector + i as u64;
+                    let ledger = self.truth.of(n);
+                    assert!(
+                        ledger.allows_since(s, *v, clock + 1),
+                        "stale read: sector {s} returned {v}, allowed are {:?}",
+                        ledger.possible(s)
+                    );
+                    ledger.observed(s, *v, clock);
+                    self.reads_checked += 1;
+                }
+            }
+            _ => {}
+        }
+        self.answers.push((n, Answer::Client(tag, result, versions)));
+    }
+
+    pub(super) fn command_done(&mut self, n: usize, promotion: Promotion, result: CommandResult) {
+        let ok = result == CommandResult::Ok;
+        match promotion {
+            Promotion::Yes { forced: true } if ok => {
+                let disk = &self.nodes[n].disk;
+                self.truth.promoted_by_force(n, |s| disk.read(s));
+            }
+            Promotion::Invalidate if ok && self.volume(n).is_some_and(|s| s.conn < ConnState::Connected) => {
+                self.truth.discard(n);
+            }
+            Promotion::Attach if !ok => self.nodes[n].attached = false,
+            _ => {}
+        }
+    }
+
+    /// A write that was answered in protocol C is on every current copy, and where it is not, that is recorded.
+    pub(super) fn check_written(&self, n: usize, version: u64, op: SimOp) {
+        let SimOp::Write { sector, count, .. } = op else { return };
+        let core = self.nodes[n].core.as_ref().expect("it answered");
+        let (vol, _) = volume_and_sector(sector);
+        let s = core.volume_state(vol);
+        let newer = |m: usize, s: u64| {
+            let v = self.nodes[m].disk.read(s);
+            v >= version || v == 0
+        };
+        for at in sector..sector + count {
+            if s.disk == DiskState::UpToDate {
+                assert!(
+                    newer(n, at),
+                    "sector {at} of version {version} was answered, but is not on the own disk"
+                );
+            }
+            let there = s.conn == ConnState::Connected && s.pdsk == DiskState::UpToDate;
+            assert!(
+                there && newer(1 - n, at)
+                    || s.disk < DiskState::Inconsistent
+                    || core.is_covered(vol, volume_and_sector(at).1),
+                "sector {at} of version {version} was answered, is not on the peer, and nothing says so"
+            );
+        }
+    }
+
+    /// Every sector equal on both disks, and allowed by what clients saw. Panics with the first difference.
+    pub fn check_disks(&mut self) {
+        let mut all = self.nodes[0].disk.written();
+        all.extend(self.nodes[1].disk.written());
+        all.extend(self.truth.of(0).written());
+        for s in all {
+            let (a, b) = (self.nodes[0].disk.read(s), self.nodes[1].disk.read(s));
+            assert_eq!(a, b, "sector {s} differs while both copies say UpToDate");
+            let ledger = self.truth.of(0);
+            assert!(
+                ledger.allows(s, a),
+                "sector {s} holds version {a}, clients know of {:?}",
+                ledger.possible(s)
+            );
+        }
+    }
+
+    /// Both idle, connected and current: what differs is marked.
+    pub fn check_marks(&self) {
+        if !self.is_idle() || !self.in_sync() || !self.same_connection() {
+            return;
+        }
+        let mut all = self.nodes[0].disk.written();
+        all.extend(self.nodes[1].disk.written());
+        for s in all {
+            let (a, b) = (self.nodes[0].disk.read(s), self.nodes[1].disk.read(s));
+            let (vol, at) = volume_and_sector(s);
+            let marked = self.nodes.iter().any(|n| n.core.as_ref().is_some_and(|c| c.is_marked(vol, at)));
+            assert!(a == b || marked, "sector {s} holds {a} and {b}, and no bit says so");
+        }
+    }
+
+    /// Both nodes use the two ends of the same sockets.
+    pub fn same_connection(&self) -> bool {
+        let socks = |n: usize| self.nodes[n].core.as_ref().and_then(|c| c.sockets());
+        match (socks(0), socks(1)) {
+            (Some((d0, m0)), Some((d1, m1))) => {
+                let joined = |a: SockId, b: SockId| self.ends.get(&a).is_some_and(|e| e.peer == b);
+                joined(d0, d1) && joined(m0, m1)
+            }
+            _ => false,
+        }
+    }
+}
