@@ -348,6 +348,12 @@ pub fn connecting_tcp(
     Ok(socket)
 }
 
+/// An accept that failed like this fails again at once: the process or the system is out of something, and a caller that
+/// does not wait spins. Other errors, such as a connection that was reset in the queue, concern one connection alone.
+pub fn accept_must_pause(error: Option<Errno>) -> bool {
+    matches!(error, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+}
+
 /// Sends every packet at once instead of waiting for more.
 ///
 /// # Errors

@@ -13,6 +13,7 @@ mod actions;
 mod core_side;
 mod disk_ops;
 mod disks;
+mod nbd_exports;
 mod nbd_receive;
 mod nbd_requests;
 mod nbd_sessions;

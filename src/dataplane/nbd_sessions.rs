@@ -6,16 +6,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use blockdev::nbd::export::{ExportFlags, ExportInfo, Exports, Refused, RefusedError};
 use blockdev::nbd::handshake::{Handshake, Negotiated, ServerInfo};
 use blockdev::nbd::request::MAX_PAYLOAD_BYTES;
 use blockdev::ring::{Completion, FileRef, OpKey, Ring};
 use blockdev::socket::{self, RECV_BUFFER_BYTES, RecvBuffer, SendQueue, SocketBuffers};
 use model::time::{Duration, Instant};
+use nix::errno::Errno;
 use replicator::{Resource, VolIdx};
 use slab::Slab;
 
 use super::core_side::Core;
+use super::nbd_exports::{ExportNames, ExportTable};
 use super::nbd_receive::Incoming;
 use super::nbd_requests::Requests;
 use super::token::{SessionKey, Token};
@@ -39,22 +40,18 @@ pub(super) struct NbdServer {
     next_look: Option<Instant>,
     /// Sessions that use each volume.
     open_counts: Vec<u32>,
+    /// Listeners that could not accept are armed again then.
+    accept_again: Option<Instant>,
     stopped: bool,
 }
 
 struct Listener {
     fd: OwnedFd,
-    accept: OpKey,
+    /// None: the kernel could not accept, and is asked again later.
+    accept: Option<OpKey>,
     /// The only volume it serves.
     volume: Option<VolIdx>,
     path: Option<PathBuf>,
-}
-
-/// Names and limits of the exports.
-pub(super) struct ExportNames {
-    resource: String,
-    vnrs: Vec<u16>,
-    max_block_bytes: u32,
 }
 
 /// One client.
@@ -125,6 +122,7 @@ impl NbdServer {
             short_of_room: false,
             next_look: None,
             open_counts: vec![0; core.volumes.len()],
+            accept_again: None,
             stopped: false,
         };
         for (v, path) in unix.iter().enumerate() {
@@ -148,7 +146,7 @@ impl NbdServer {
         path: Option<PathBuf>,
     ) {
         let token = Token::NbdAccept { listener: self.listeners.len() as u32 };
-        let accept = ring.accept(token, FileRef::of(&fd));
+        let accept = Some(ring.accept(token, FileRef::of(&fd)));
         self.listeners.push(Listener { fd, accept, volume, path });
     }
 
@@ -162,7 +160,18 @@ impl NbdServer {
     ) {
         let Some(listener) = self.listeners.get_mut(index as usize) else { return };
         if !completion.more && !self.stopped {
-            listener.accept = ring.accept(Token::NbdAccept { listener: index }, FileRef::of(&listener.fd));
+            if socket::accept_must_pause(completion.outcome().err()) {
+                // Out of descriptors or memory: at once it would only fail again, and again.
+                tracing::warn!(
+                    "cannot accept a client: {}; trying again",
+                    Errno::from_raw(-completion.result)
+                );
+                listener.accept = None;
+                self.accept_again = Some(core.now + ACCEPT_RETRY);
+                return;
+            }
+            let token = Token::NbdAccept { listener: index };
+            listener.accept = Some(ring.accept(token, FileRef::of(&listener.fd)));
         }
         let (only, is_unix) = (listener.volume, listener.path.is_some());
         let Some(fd) = completion.accepted.take() else { return };
@@ -389,7 +398,7 @@ impl NbdServer {
         let negotiating = |s: &Session| matches!(s.stage, Stage::Handshake(_));
         let handshakes =
             self.sessions.iter().filter(|(_, s)| negotiating(s)).map(|(_, s)| s.handshake_deadline);
-        handshakes.chain(self.next_look).min()
+        handshakes.chain(self.next_look).chain(self.accept_again).min()
     }
 
     /// Stalled clients are looked for from now on.
@@ -437,13 +446,22 @@ impl NbdServer {
         if self.next_look.is_some_and(|at| at <= now) {
             self.close_stalled(ring, core);
         }
+        if self.accept_again.is_some_and(|at| at <= now) {
+            self.accept_again = None;
+            for (index, listener) in self.listeners.iter_mut().enumerate() {
+                let token = Token::NbdAccept { listener: index as u32 };
+                listener.accept.get_or_insert_with(|| ring.accept(token, FileRef::of(&listener.fd)));
+            }
+        }
     }
 
     /// Stops listening and closes every connection.
     pub(super) fn stop(&mut self, ring: &mut Ring<Token>, core: &mut Core) {
         self.stopped = true;
         for listener in self.listeners.drain(..) {
-            ring.cancel(listener.accept);
+            if let Some(accept) = listener.accept {
+                ring.cancel(accept);
+            }
             ring.close(listener.fd);
             if let Some(path) = listener.path {
                 // Clients see at once that nobody serves it; a leftover does no harm either.
@@ -472,82 +490,6 @@ impl Session {
     }
 }
 
-/// The exports as one client may see them.
-pub(super) struct ExportTable<'a> {
-    names: &'a ExportNames,
-    core: &'a Resource,
-    only: Option<VolIdx>,
-    /// No further client is served.
-    full: bool,
-}
-
-impl ExportTable<'_> {
-    fn find(&self, name: &[u8]) -> Option<VolIdx> {
-        let volumes = self.names.vnrs.len();
-        let found = if name.is_empty() {
-            self.only.or((volumes == 1).then_some(VolIdx(0)))
-        } else if name == self.names.resource.as_bytes() {
-            // On the socket of one volume the resource's name means that volume.
-            Some(self.only.unwrap_or(VolIdx(0)))
-        } else {
-            (0..volumes).find(|v| self.names.export(*v).as_bytes() == name).map(|v| VolIdx(v as u8))
-        };
-        found.filter(|v| self.only.is_none_or(|only| only == *v))
-    }
-}
-
-impl ExportNames {
-    fn export(&self, v: usize) -> String {
-        format!("{}/{}", self.resource, self.vnrs[v])
-    }
-}
-
-impl Exports for ExportTable<'_> {
-    fn lookup(&self, name: &[u8]) -> Result<ExportInfo, Refused> {
-        let Some(vol) = self.find(name) else {
-            let message = format!("no such export; resource {} is served here", self.names.resource);
-            return Err(Refused { error: RefusedError::Unknown, message });
-        };
-        let state = self.core.export_state(vol);
-        if !state.primary || state.size_sectors == 0 {
-            let message = if state.reason.is_empty() {
-                format!("the size of volume {} is not known yet", self.names.vnrs[vol.0 as usize])
-            } else {
-                state.reason
-            };
-            return Err(Refused { error: RefusedError::Policy, message });
-        }
-        if self.full {
-            let message = format!(
-                "{SESSIONS_MAX} clients use resource {}, and no more are served",
-                self.names.resource
-            );
-            return Err(Refused { error: RefusedError::Policy, message });
-        }
-        let v = vol.0 as usize;
-        let mut info = ExportInfo::new(u32::from(vol.0), &self.names.export(v), state.size_sectors * 512);
-        info.flags = ExportFlags {
-            flush: true,
-            fua: true,
-            trim: true,
-            write_zeroes: true,
-            // All sessions feed one core on one thread: a flush covers what any of them completed.
-            multi_conn: true,
-            ..ExportFlags::default()
-        };
-        info.max_block_bytes = self.names.max_block_bytes;
-        Ok(info)
-    }
-
-    fn for_each(&self, each: &mut dyn FnMut(&str)) {
-        for v in 0..self.names.vnrs.len() {
-            if self.only.is_none_or(|only| only.0 as usize == v) {
-                each(&self.names.export(v));
-            }
-        }
-    }
-}
-
 /// A socket that only owner and group may use: it gives access to all data of the volume.
 fn listen_unix(path: &Path) -> std::io::Result<OwnedFd> {
     let fd = socket::listen_unix(path)?;
@@ -560,7 +502,7 @@ fn prev_power_of_two(n: u64) -> u64 {
 }
 
 /// Clients with an export at once. A further one is told so when it asks for one.
-const SESSIONS_MAX: usize = 64;
+pub(super) const SESSIONS_MAX: usize = 64;
 /// Connections without an export at once. With one more a silent one is closed. So many that a client has spoken
 /// before as many others have come.
 const STRANGERS_MAX: usize = 512;
@@ -570,6 +512,8 @@ const CLIENTS_SHARE: u64 = 2;
 /// How long a client may negotiate.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(30);
 /// How long a client may hold up others without moving: one whole period, so at most twice as long.
+/// Pause after the kernel was out of descriptors or memory.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 const STALL_PERIOD: Duration = Duration::from_secs(10);
 /// Less than this in a period is a stall. What comes straight into a buffer is seen when that is full.
 const STALL_BYTES_MIN: u64 = 64 << 10;
@@ -609,37 +553,5 @@ pub(super) mod tests {
             pool_cap_bytes: 8 << 20,
             spin: SPIN,
         }
-    }
-
-    #[test]
-    fn names_mean_volumes_and_a_socket_of_one_volume_serves_no_other() {
-        let core = Resource::new(config(Path::new("/"), "r0").core, [1; 32]);
-        let names = ExportNames { resource: "r0".into(), vnrs: vec![0, 3], max_block_bytes: 1 << 20 };
-        let find = |only: Option<u8>, name: &str| {
-            NbdServer::exports(&names, &core, only.map(VolIdx), false).find(name.as_bytes()).map(|v| v.0)
-        };
-        let rows = [
-            (None, "", None),
-            (None, "r0", Some(0)),
-            (None, "r0/0", Some(0)),
-            (None, "r0/3", Some(1)),
-            (None, "r0/1", None),
-            (None, "r1", None),
-            (Some(1), "", Some(1)),
-            (Some(1), "r0", Some(1)),
-            (Some(1), "r0/3", Some(1)),
-            (Some(1), "r0/0", None),
-        ];
-        for (only, name, expected) in rows {
-            assert_eq!(find(only, name), expected, "{only:?} {name:?}");
-        }
-        let table = NbdServer::exports(&names, &core, None, false);
-        let refused = table.lookup(b"r0/3").unwrap_err();
-        assert_eq!(refused.error, RefusedError::Policy);
-        assert!(refused.message.contains("Secondary"), "{}", refused.message);
-        assert_eq!(table.lookup(b"r0/9").unwrap_err().error, RefusedError::Unknown);
-        let mut listed = Vec::new();
-        table.for_each(&mut |name| listed.push(name.to_owned()));
-        assert_eq!(listed, ["r0/0", "r0/3"]);
     }
 }

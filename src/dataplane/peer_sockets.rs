@@ -8,6 +8,7 @@ use blockdev::pool::{BufSpan, BufferPool};
 use blockdev::ring::{Completion, FileRef, OpKey, Ring};
 use blockdev::socket::{self, RECV_BUFFER_BYTES, RecvBuffer, SendQueue, SocketBuffers};
 use model::time::{Duration, Instant};
+use nix::errno::Errno;
 use replicator::{DownCause, Event, SockId};
 
 use super::core_side::Core;
@@ -165,6 +166,17 @@ impl PeerSockets {
             return;
         };
         if !completion.more {
+            if socket::accept_must_pause(completion.outcome().err()) {
+                // Out of descriptors or memory: at once it would only fail again, and again.
+                tracing::warn!(
+                    "cannot accept on {}: {}; trying again",
+                    self.own,
+                    Errno::from_raw(-completion.result)
+                );
+                self.unlisten(ring);
+                self.listen_again = Some(core.now + LISTEN_RETRY);
+                return;
+            }
             let token = Token::PeerAccept { listener: serial };
             listener.accept = ring.accept(token, FileRef::of(&listener.fd));
         }

@@ -67,8 +67,8 @@ impl World {
             // Answers may be held back, by suspend-io for one: what counts is where the data is.
             let mirrored = match op {
                 SimOp::Write { sector, count, .. } => (sector..sector + count).all(|s| {
-                    let other = self.nodes[1 - n].disk.read(s);
-                    other >= version
+                    let other = &self.nodes[1 - n].disk;
+                    volume_and_sector(s).1 < other.sectors && other.read(s) >= version
                 }),
                 _ => false,
             };
