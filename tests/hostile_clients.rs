@@ -274,6 +274,43 @@ fn silent_connections_keep_nobody_out() {
     e.assert_equal();
 }
 
+/// Processor time that a process has used, in clock ticks (proc(5), fields 14 and 15 of stat).
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// An accept that fails fails again at once; the worker must not spend its time on that.
+#[test]
+fn a_daemon_without_descriptors_waits_for_some() {
+    let e = start();
+    let socket = e.socket(0);
+    let pid = e.pid(0);
+    let limit = |n: usize| {
+        let wanted = format!("--nofile={n}:");
+        tool("util-linux", "prlimit", &["--pid", &pid.to_string(), &wanted]);
+    };
+    let good = Good::start(socket.clone());
+    sleep(Duration::from_millis(500));
+    good.finish(Duration::from_secs(5));
+    limit(e.descriptors() + 4);
+    // Those that nobody accepts fill the backlog, where connecting would block.
+    let crowd: Vec<_> = (0..12).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    sleep(Duration::from_secs(1));
+    let before = cpu_ticks(pid);
+    sleep(Duration::from_secs(3));
+    let used = cpu_ticks(pid) - before;
+    // A worker that spins uses 300 of 100 a second.
+    assert!(used < 60, "{used} ticks in three seconds of nothing to do");
+    drop(crowd);
+    limit(4096);
+    let mut late = Client::open(&socket, "r0", Replies::Structured).unwrap();
+    assert_eq!(late.read(0, 4096).unwrap().len(), 4096);
+    late.close();
+    e.assert_equal();
+}
+
 #[test]
 fn replies_that_nobody_reads_cost_nobody_else_anything() {
     let e = start();

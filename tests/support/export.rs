@@ -124,7 +124,7 @@ impl Export {
         fs::read_dir(format!("/proc/{}/fd", self.pid(0))).unwrap().count()
     }
 
-    fn pid(&self, node: usize) -> u32 {
+    pub fn pid(&self, node: usize) -> u32 {
         let run_dir = self.pair.nodes[node].run_dir.to_str().unwrap().to_owned();
         let own = |pid: &u32| {
             let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
