@@ -15,7 +15,7 @@ use crate::resource::Resource;
 use crate::timers::Timer;
 
 /// How long the flush behind a barrier may wait for more barriers to share it.
-const LAZY_FLUSH: Duration = Duration::from_millis(2);
+const LAZY_FLUSH: Duration = Duration::from_millis(20);
 
 impl Resource {
     /// P_BARRIER.
