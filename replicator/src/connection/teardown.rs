@@ -205,8 +205,10 @@ impl Resource {
 
     fn protocol_a_progress(&mut self, total: u64, out: &mut Actions) {
         use crate::requests::flag;
-        while let Some(slot) = self.reqs.unsent.front().copied() {
-            let Some(r) = self.reqs.table.get_mut(slot) else {
+        while let Some((slot, generation)) = self.reqs.unsent.front().copied() {
+            // The peer may have answered it before, and its slot belong to another request.
+            let live = self.reqs.table.is_live(slot, generation);
+            let Some(r) = self.reqs.table.get_mut(slot).filter(|_| live) else {
                 self.reqs.unsent.pop_front();
                 continue;
             };

@@ -132,8 +132,8 @@ pub(crate) struct Requests {
     pub current_writes: u32,
     /// Remote reads without an answer.
     pub remote_reads: Vec<u32>,
-    /// Protocol A: writes whose last byte the socket has not accepted yet, in order.
-    pub unsent: VecDeque<u32>,
+    /// Protocol A: writes whose last byte the socket has not accepted yet, in order (slot, generation).
+    pub unsent: VecDeque<(u32, u32)>,
     /// Flushes that wait for the peer's barrier acknowledgements.
     pub flushes: Vec<u32>,
     /// Writes in progress, for overlaps: volume, range, slot.

@@ -118,7 +118,8 @@ impl Resource {
         assert_eq!(back.number, epoch, "a write belongs to the newest epoch");
         back.writes += 1;
         if protocol == Protocol::A {
-            self.reqs.unsent.push_back(slot);
+            let generation = self.reqs.table.generation(slot);
+            self.reqs.unsent.push_back((slot, generation));
         }
         self.vols[v].counters.sent_sectors += u64::from(self.reqs.table[slot].len_bytes / 512);
         self.arm_request_age();
