@@ -20,7 +20,8 @@ use crate::meta::superblock::MetaFlags;
 use crate::meta_io::{MetaIo, Then};
 use crate::requests::flag;
 use crate::resource::Resource;
-use crate::state::Kind;
+use crate::state::{Kind, is_source};
+
 use crate::timers::Timer;
 use crate::volume::{AttachedDisk, LocalDisk};
 
@@ -207,10 +208,7 @@ impl Resource {
         let text = format!("Local IO failed ({})", what.name());
         self.vols[v].last_error = Some(text.clone());
         let conn = self.vols[v].state.conn;
-        let is_source = matches!(
-            conn,
-            ConnState::StartingSyncS | ConnState::WFBitMapS | ConnState::SyncSource | ConnState::PausedSyncS
-        );
+        let is_source = is_source(conn);
         match policy {
             // A source cannot become Inconsistent, and must not go on copying blocks it failed to write. (A block it
             // failed to read is refused, and the source stays as it is.) After a flush that failed nobody knows which

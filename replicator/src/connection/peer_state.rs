@@ -69,7 +69,7 @@ impl Resource {
             out.log(LogLevel::Info, at, format!("real peer disk state = {peer_disk}"));
         }
         let mut conn = p.conn;
-        let mut full = None;
+        let mut full = false;
         let other_attach = own.disk == DiskState::Negotiating
             && own.conn >= ConnState::Connected
             && received.disk >= DiskState::Negotiating
@@ -86,11 +86,11 @@ impl Resource {
                 Decision::Connected => conn = ConnState::Connected,
                 Decision::Source { full: f } => {
                     conn = ConnState::WFBitMapS;
-                    full = f.then_some(FullSyncStep::Nothing);
+                    full = f;
                 }
                 Decision::Target { full: f } => {
                     conn = ConnState::WFBitMapT;
-                    full = f.then_some(FullSyncStep::Nothing);
+                    full = f;
                 }
                 Decision::Refuse(why) => {
                     match decide::on_refusal(own.disk, received.disk, self.conn.peer_tentative) {
@@ -123,8 +123,8 @@ impl Resource {
             self.lose_connection(ConnState::NetworkFailure, out);
             return;
         }
-        if let Some(step) = full {
-            self.set_all_bits(v, step, out);
+        if full {
+            self.set_all_bits(v, FullSyncStep::Nothing, out);
         }
         let mut change = StateChange::NONE.peer(p.peer_role).pdsk(peer_disk).flag(mask::PEER_ISP, p.peer_isp);
         if conn != own.conn {

@@ -27,8 +27,7 @@ impl Resource {
         let Transition { vol: v, old, new } = t;
         self.both_up_to_date(v, &old, &new);
         self.thaw(v, &old, &new, out);
-        let now_source = |s: &VolumeState| matches!(s.conn, ConnState::SyncSource | ConnState::PausedSyncS);
-        if now_source(&new) && !now_source(&old) {
+        if runs_as_source(&new) && !runs_as_source(&old) {
             self.become_source(v, out);
         }
         if old.pdsk == DiskState::Diskless
@@ -107,8 +106,7 @@ impl Resource {
 
     /// Rows 9 and 10: this node goes on alone, which starts a new data generation.
     fn new_generation_if_due(&mut self, v: usize, old: &VolumeState, new: &VolumeState, out: &mut Actions) {
-        let is_source = |s: &VolumeState| matches!(s.conn, ConnState::SyncSource | ConnState::PausedSyncS);
-        let left_source = is_source(old) && !is_source(new);
+        let left_source = runs_as_source(old) && !runs_as_source(new);
         let run = &self.vols[v].resync;
         let unknown = self.vols[v].uuids().end_of_sync_unknown();
         // The target has said that it is finished; it has this generation, and only the last ping is missing.
@@ -189,4 +187,9 @@ impl Resource {
             self.send_state_as(v, new, out);
         }
     }
+}
+
+/// The bitmaps are exchanged, and this node is the source of the resync.
+fn runs_as_source(s: &VolumeState) -> bool {
+    matches!(s.conn, ConnState::SyncSource | ConnState::PausedSyncS)
 }

@@ -17,6 +17,7 @@ mod tests;
 pub mod translate;
 pub mod validate;
 
+pub(crate) use sanitize::is_source;
 pub use sanitize::{Warning, Warnings, sanitize};
 pub use translate::translate;
 

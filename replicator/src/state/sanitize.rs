@@ -89,7 +89,8 @@ fn abort_without_disks(s: &mut VolumeState, warnings: &mut Warnings) {
     }
 }
 
-fn is_source(conn: ConnState) -> bool {
+/// A resync from this node is being prepared, runs or pauses.
+pub(crate) fn is_source(conn: ConnState) -> bool {
     use ConnState as C;
     matches!(conn, C::StartingSyncS | C::WFBitMapS | C::SyncSource | C::PausedSyncS)
 }

@@ -5,7 +5,7 @@ use model::state::{ConnState, DiskState};
 use model::time::Duration;
 use replicator::{ClientResult, Command, CommandResult, DiskConfig, VolIdx};
 
-use super::healing::{both_again, outcome, write};
+use super::healing::{both_again, outcome, peer_missed, target_finishes, write};
 use crate::scenario::{fresh_pair, fresh_pair_with, net, scribble};
 use crate::world::{SimOp, World};
 use replicator::wire::Command as Wire;
@@ -116,13 +116,8 @@ fn split_brain_after_the_target_was_finished_is_seen() {
 
 fn finished_target_loses_disk(seed: u64) -> World {
     let mut w = fresh_pair(seed, SECTORS);
-    w.crash(1, false);
-    w.run_for(Duration::from_secs(3));
-    write(&mut w, 0, 64);
-    w.start(1);
-    w.connect(1, &net());
-    let finished = |w: &World| w.state(1) == (ConnState::Connected, DiskState::UpToDate);
-    assert!(w.run_until(Duration::from_secs(60), finished));
+    peer_missed(&mut w, 1);
+    target_finishes(&mut w);
     let delay = w.rng.below(200);
     w.run_for(Duration::from_micros(delay));
     w.command(1, TEAR_OFF);

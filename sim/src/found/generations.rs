@@ -5,7 +5,7 @@ use model::state::{ConnState, DiskState};
 use model::time::Duration;
 use replicator::{ClientResult, Command, CommandResult, DiskConfig, VolIdx};
 
-use super::healing::{both_again, outcome, write};
+use super::healing::{both_again, outcome, peer_missed, target_finishes, write};
 use crate::hooks::{Blocked, DiskOp};
 use crate::scenario::{fresh_pair, fresh_pair_with, net};
 use crate::world::{Answer, SimOp, World};
@@ -81,13 +81,7 @@ fn a_diskless_primary_is_cut_off_before_it_hears_of_the_new_generation() {
 #[test]
 fn a_write_on_a_target_alone_is_not_answered() {
     let mut w = fresh_pair(602, SECTORS);
-    w.crash(1, false);
-    w.run_for(Duration::from_secs(3));
-    for i in 0..40 {
-        write(&mut w, 0, i * 64);
-    }
-    w.start(1);
-    w.connect(1, &net());
+    peer_missed(&mut w, 40);
     assert!(w.run_until(Duration::from_secs(10), |w| w.state(0).0 == ConnState::SyncSource));
     w.hooks.break_disk(0, DiskOp::Write, 3_000, 8);
     let result = outcome(&mut w, 0, SimOp::Write { sector: 3_000, count: 8, fua: false });
@@ -118,13 +112,8 @@ fn a_disk_that_failed_is_outdated() {
 #[test]
 fn a_promotion_on_a_copy_with_an_unfinished_resync() {
     let mut w = fresh_pair(604, SECTORS);
-    w.crash(1, false);
-    w.run_for(Duration::from_secs(3));
-    write(&mut w, 0, 64);
-    w.start(1);
-    w.connect(1, &net());
-    let finished = |w: &World| w.state(1) == (ConnState::Connected, DiskState::UpToDate);
-    assert!(w.run_until(Duration::from_secs(60), finished));
+    peer_missed(&mut w, 1);
+    target_finishes(&mut w);
     w.crash(0, false);
     w.run_for(Duration::from_secs(3));
     assert_eq!(w.command_and_wait(1, PROMOTE), CommandResult::Ok);

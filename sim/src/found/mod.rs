@@ -7,7 +7,7 @@ mod generations;
 
 #[cfg(test)]
 mod healing {
-    use model::state::ConnState;
+    use model::state::{ConnState, DiskState};
     use model::time::Duration;
     use replicator::ClientResult;
 
@@ -41,6 +41,23 @@ mod healing {
         w.run_for(Duration::from_millis(20));
         let answer = w.take_answer(|a| matches!(a, Answer::Client(t, ..) if *t == tag));
         assert!(matches!(answer, Some(Answer::Client(_, ClientResult::Ok, _))), "{answer:?}");
+    }
+
+    /// The Secondary dies, `blocks` are written without it, and it connects again.
+    pub(crate) fn peer_missed(w: &mut World, blocks: u64) {
+        w.crash(1, false);
+        w.run_for(Duration::from_secs(3));
+        for i in 1..=blocks {
+            write(w, 0, i * 64);
+        }
+        w.start(1);
+        w.connect(1, &net());
+    }
+
+    /// The target calls itself finished; the source need not have heard of it.
+    pub(crate) fn target_finishes(w: &mut World) {
+        let finished = |w: &World| w.state(1) == (ConnState::Connected, DiskState::UpToDate);
+        assert!(w.run_until(Duration::from_secs(60), finished));
     }
 
     pub(crate) fn outcome(w: &mut World, node: usize, op: SimOp) -> ClientResult {
