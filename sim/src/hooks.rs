@@ -83,7 +83,7 @@ pub struct Hooks {
     /// Data operations of a node's disk do not end.
     pub disk_held: [bool; 2],
     pub(crate) blocked: [Blocked; 2],
-    pub(crate) parked: Vec<(u64, usize, u32)>,
+    pub(crate) parked: Vec<crate::world::Key>,
     bad: Vec<Bad>,
 }
 

@@ -161,7 +161,7 @@ fn the_last_flush_of_a_resync_fails() {
 /// `primary --force` on a Primary whose only copy went bad changed the generation and not the disk.
 #[test]
 fn a_primary_with_a_bad_copy_is_forced() {
-    let mut w = fresh_pair_with(502, SECTORS, pass_on());
+    let mut w = fresh_pair_with(507, SECTORS, pass_on());
     w.crash(1, false);
     w.run_for(Duration::from_secs(3));
     w.nodes[0].faults.writes = 1;

@@ -341,7 +341,7 @@ fn commands_that_need_a_disk() {
     assert_eq!(w.command_and_wait(1, Command::InvalidateRemote(VolIdx(0))), no_disk);
     assert_eq!(w.command_and_wait(1, DETACH), OK, "nothing to do");
     let other = w.nodes[0].disk.clone();
-    assert!(other.written().iter().all(|at| volume_and_sector(*at).0 == VolIdx(0)));
+    assert!(other.written().all(|at| volume_and_sector(at).0 == VolIdx(0)));
     let again = w.nodes[1].load(VolIdx(0));
     assert_eq!(w.command_and_wait(1, Command::Attach(VolIdx(0), Box::new(again))), OK);
     let again = w.nodes[1].load(VolIdx(0));

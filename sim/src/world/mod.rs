@@ -1,5 +1,8 @@
-//! The event heap, the clock, disks and commands of two nodes; their network and what has to hold are beside it.
+//! Two nodes with clock, disks, clients and commands; what comes later, their network, their lives and what has to
+//! hold are beside it.
 
+mod events;
+mod life;
 mod net;
 mod oracle;
 
@@ -21,6 +24,9 @@ use crate::node::{Faults, Node, place, volume_and_sector};
 use crate::rng::Rng;
 use crate::truth::Truth;
 
+pub(crate) use events::Key;
+use events::{Agenda, Later};
+
 /// What a message on a socket carries: packet bytes and block data.
 #[derive(Clone, Debug)]
 struct Message {
@@ -40,20 +46,8 @@ struct End {
     last_sent: Instant,
     /// On the way when the link was cut; the sender's kernel sends it again.
     held: Vec<Message>,
-}
-
-/// Something that happens later.
-#[derive(Debug)]
-enum Later {
-    DiskRead { tag: IoTag, sector: u64, count: u64 },
-    DiskWrite { tag: IoTag, sector: u64, versions: Vec<u64>, fua: bool },
-    Flush { tag: IoTag, point: u64 },
-    MetaWrite { tag: IoTag, sector: u64, block: Vec<u8>, fua: bool, flush: Option<u64> },
-    Arrive { sock: SockId, message: Message },
-    Down { sock: SockId },
-    Sent { sock: SockId, total: u64 },
-    Connect { attempt: u32 },
-    Deadline,
+    /// Written by the batch that is being carried out.
+    outbox: Vec<Message>,
 }
 
 /// An answer a client or an operator waits for.
@@ -76,6 +70,9 @@ pub struct Weather {
     pub cut: bool,
 }
 
+/// Steps between two checks of all totals of a core, which cost as much as the device is large.
+const DEEP_CHECK_STEPS: u64 = 512;
+
 /// Two nodes, their network, and what their clients saw.
 pub struct World {
     /// Random numbers of the run.
@@ -94,9 +91,7 @@ pub struct World {
     pub answers: Vec<(usize, Answer)>,
     /// One line per event, if wanted.
     pub trace: Option<Vec<String>>,
-    heap: BinaryHeap<Reverse<(u64, u64, usize, u32)>>,
-    later: BTreeMap<u64, Later>,
-    next_event: u64,
+    agenda: Agenda,
     ends: BTreeMap<SockId, End>,
     next_sock: u32,
     next_tag: u64,
@@ -136,9 +131,7 @@ impl World {
             answers: Vec::new(),
             // A scenario that fails shows its last lines with SIM_TRACE=1 in the environment.
             trace: std::env::var_os("SIM_TRACE").map(|_| Vec::new()),
-            heap: BinaryHeap::new(),
-            later: BTreeMap::new(),
-            next_event: 0,
+            agenda: Agenda::default(),
             ends: BTreeMap::new(),
             next_sock: 1,
             next_tag: 1,
@@ -169,13 +162,6 @@ impl World {
         self.note(0, || format!("---- {text}"));
     }
 
-    fn at(&mut self, n: usize, at: Instant, what: Later) {
-        self.next_event += 1;
-        let id = self.next_event;
-        self.later.insert(id, what);
-        self.heap.push(Reverse((at.0, id, n, self.nodes[n].incarnation)));
-    }
-
     fn mix(&mut self, x: u64) {
         self.trace_hash = (self.trace_hash ^ x).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
     }
@@ -190,81 +176,13 @@ impl World {
         self.now + Duration::from_micros(us)
     }
 
-    /// Starts the process of a node and attaches its disk.
-    pub fn start(&mut self, n: usize) {
-        let seed = self.seed ^ (n as u64) << 32;
-        self.nodes[n].start(seed);
-        self.note(n, || "process starts".into());
-        self.attach(n);
-    }
-
-    /// Loads the metadata and gives the disk to the core, if the core has closed it.
-    pub fn attach(&mut self, n: usize) {
-        if self.nodes[n].core.is_none() || self.nodes[n].attached {
-            return;
-        }
-        self.nodes[n].attached = true;
-        for v in 0..self.nodes[n].volumes {
-            let disk = self.nodes[n].load(VolIdx(v));
-            self.command(n, Command::Attach(VolIdx(v), Box::new(disk)));
-        }
-    }
-
-    /// The process dies; with `power` the disk's cache goes too.
-    pub fn crash(&mut self, n: usize, power: bool) {
-        if self.nodes[n].core.is_none() {
-            return;
-        }
-        self.note(n, || if power { "power fails".into() } else { "process is killed".into() });
-        self.truth.separated();
-        let setting_up =
-            |s: VolumeState| matches!(s.conn, ConnState::StartingSyncS | ConnState::StartingSyncT);
-        self.full_sync_cut |= (0..2).any(|m| self.volume(m).is_some_and(setting_up));
-        let other_is_current = self.volume(1 - n).is_some_and(|s| s.disk == DiskState::UpToDate);
-        self.nodes[n].stop();
-        self.armed[n] = None;
-        let mut dead: Vec<u64> = self
-            .heap
-            .iter()
-            .filter(|Reverse((_, _, m, _))| *m == n)
-            .map(|Reverse((_, id, ..))| *id)
-            .collect();
-        dead.sort_unstable();
-        for id in dead {
-            let rng = &mut self.rng;
-            let disk = &mut self.nodes[n].disk;
-            match self.later.remove(&id) {
-                Some(Later::DiskWrite { sector, versions, .. }) => disk.torn_write(sector, &versions, rng),
-                Some(Later::MetaWrite { sector, block, .. }) => disk.torn_md(sector, &block, rng),
-                _ => {}
-            }
-        }
-        let mine: Vec<u64> = self.writes.iter().filter(|(_, (_, m))| *m == n).map(|(t, _)| *t).collect();
-        for tag in mine {
-            let (version, _) = self.writes.remove(&tag).expect("listed");
-            self.truth.ended(n, version, false, false);
-        }
-        if power {
-            self.nodes[n].disk.power_loss(&mut self.rng);
-            self.truth.power_lost(n, other_is_current);
-        }
-        self.nodes[n].incarnation += 1;
-        let open: Vec<SockId> = self.ends.iter().filter(|(_, e)| e.node == n).map(|(s, _)| *s).collect();
-        for s in open {
-            self.close_end(s, !power);
-        }
-        self.open.retain(|_, (m, ..)| *m != n);
-        self.commands.retain(|_, (m, _)| *m != n);
-        self.answers.retain(|(m, _)| *m != n);
-    }
-
     /// Holds every data operation of a node's disk, or lets them end.
     pub fn hold_disk(&mut self, n: usize, held: bool) {
         self.note(n, || format!("disk held: {held}"));
         self.hooks.disk_held[n] = held;
         if !held {
-            for (id, m, incarnation) in std::mem::take(&mut self.hooks.parked) {
-                self.heap.push(Reverse((self.now.0, id, m, incarnation)));
+            for key in std::mem::take(&mut self.hooks.parked) {
+                self.agenda.put_back(Key { at: self.now.0, ..key });
             }
         }
     }
@@ -360,12 +278,15 @@ impl World {
     /// Ends a batch of a node: carries out its actions and arms its deadline.
     fn settle(&mut self, n: usize) {
         for round in 0.. {
-            assert!(round < 100, "a batch settles");
+            assert!(round < 10_000, "a batch settles");
             let now = self.now;
             let node = &mut self.nodes[n];
             let Some(core) = node.core.as_mut() else { return };
             core.end_batch(now, &mut node.out);
             core.check_invariants();
+            if self.steps.is_multiple_of(DEEP_CHECK_STEPS) {
+                core.check_totals();
+            }
             let out = std::mem::take(&mut node.out);
             for a in &out.list {
                 self.carry_out(n, *a, &out);
@@ -373,7 +294,8 @@ impl World {
             let mut out = out;
             out.clear();
             self.nodes[n].out = out;
-            if !self.parse(n) {
+            self.flush_sockets(n);
+            if !self.parse_some(n) {
                 break;
             }
         }
@@ -422,7 +344,7 @@ impl World {
                 self.mix(sum);
                 self.at(n, at, Later::MetaWrite { tag, sector: md_sector, block, fua, flush });
             }
-            Action::Send { sock, bytes, payload } => self.send(n, sock, out.span(bytes).to_vec(), payload),
+            Action::Send { sock, bytes, payload } => self.send(n, sock, out.span(bytes), payload),
             Action::Release { buf } => self.nodes[n].release(buf),
             Action::ClientDone { tag, result, buf } => self.client_done(n, tag, result, buf),
             Action::Listen => self.nodes[n].listening = true,
@@ -432,10 +354,11 @@ impl World {
                 self.at(n, at, Later::Connect { attempt });
             }
             Action::CloseSocket { sock, flush } => {
+                self.flush_socket(sock);
                 if !flush && self.rng.one_in(2) {
                     // A reset may overtake what the other side has not read.
                     let peer = self.ends.get(&sock).map(|e| e.peer);
-                    self.later.retain(|_, l| !matches!(l, Later::Arrive { sock, .. } if Some(*sock) == peer));
+                    self.agenda.take_all(|l| matches!(l, Later::Arrive { sock, .. } if Some(*sock) == peer));
                 }
                 self.close_end(sock, true);
             }
@@ -454,133 +377,6 @@ impl World {
                 self.note(n, || text);
             }
         }
-    }
-
-    /// Makes the next thing happen; false when nothing is left or the time is over.
-    pub fn step(&mut self, until: Instant) -> bool {
-        let Some(Reverse((at, id, n, incarnation))) = self.heap.pop() else { return false };
-        if at > until.0 {
-            self.heap.push(Reverse((at, id, n, incarnation)));
-            self.now = until;
-            return false;
-        }
-        self.now = Instant(at).max(self.now);
-        self.steps += 1;
-        let Some(what) = self.later.remove(&id) else { return true };
-        let stale = self.nodes[n].incarnation != incarnation;
-        if stale {
-            return true;
-        }
-        let thaws = self.nodes[n].frozen_until;
-        if thaws > self.now {
-            self.later.insert(id, what);
-            self.heap.push(Reverse((thaws.0, id, n, incarnation)));
-            return true;
-        }
-        let data_op = matches!(what, Later::DiskRead { .. } | Later::DiskWrite { .. } | Later::Flush { .. });
-        if data_op && self.hooks.disk_held[n] {
-            self.later.insert(id, what);
-            self.hooks.parked.push((id, n, incarnation));
-            return true;
-        }
-        self.mix(self.now.0 << 1 | n as u64);
-        self.happen(n, what);
-        self.settle(n);
-        true
-    }
-
-    fn happen(&mut self, n: usize, what: Later) {
-        let now = self.now;
-        macro_rules! core {
-            ($event:expr) => {{
-                let event = $event;
-                let node = &mut self.nodes[n];
-                if let Some(core) = node.core.as_mut() {
-                    core.handle(now, event, &mut node.out);
-                }
-            }};
-        }
-        match what {
-            Later::DiskRead { tag, sector, count } => {
-                if self.fails(n, |f| f.reads) || self.hooks.is_bad(n, DiskOp::Read, sector, count) {
-                    core!(Event::DiskDone { tag, result: EIO, buf: None });
-                    return;
-                }
-                let versions = (sector..sector + count).map(|s| self.nodes[n].disk.read(s)).collect();
-                let buf = Some(self.nodes[n].alloc(versions));
-                core!(Event::DiskDone { tag, result: IoResult::Ok, buf });
-            }
-            Later::DiskWrite { tag, sector, versions, fua } => {
-                let count = versions.len() as u64;
-                if self.fails(n, |f| f.writes) || self.hooks.is_bad(n, DiskOp::Write, sector, count) {
-                    self.nodes[n].disk.torn_write(sector, &versions, &mut self.rng);
-                    core!(Event::DiskDone { tag, result: EIO, buf: None });
-                    return;
-                }
-                self.note(n, || {
-                    let (v, len) = (versions.first().copied().unwrap_or(0), versions.len());
-                    format!("disk holds {v} in sector {sector}+{len}{}", if fua { ", durable" } else { "" })
-                });
-                self.nodes[n].disk.write(sector, &versions, fua);
-                core!(Event::DiskDone { tag, result: IoResult::Ok, buf: None });
-            }
-            Later::Flush { tag, point } => {
-                if self.fails(n, |f| f.flushes) {
-                    core!(Event::DiskDone { tag, result: EIO, buf: None });
-                    return;
-                }
-                self.nodes[n].disk.flush(point);
-                core!(Event::DiskDone { tag, result: IoResult::Ok, buf: None });
-            }
-            Later::MetaWrite { tag, sector, block, fua, flush } => {
-                if self.fails(n, |f| f.metadata) || self.hooks.is_bad(n, DiskOp::Meta, sector, 8) {
-                    self.nodes[n].disk.torn_md(sector, &block, &mut self.rng);
-                    core!(Event::MetaDone { tag, result: EIO });
-                    return;
-                }
-                if let Some(point) = flush {
-                    self.nodes[n].disk.flush(point);
-                }
-                self.nodes[n].disk.write_md(sector, &block, fua);
-                core!(Event::MetaDone { tag, result: IoResult::Ok });
-            }
-            Later::Arrive { sock, message } => {
-                if let Some(e) = self.ends.get_mut(&sock) {
-                    e.inbox.push_back(message);
-                }
-            }
-            Later::Down { sock } => {
-                if self.ends.remove(&sock).is_some() {
-                    core!(Event::SocketDown { sock, cause: DownCause::Closed });
-                }
-            }
-            Later::Sent { sock, total } => {
-                if self.ends.contains_key(&sock) {
-                    core!(Event::Sent { sock, total_bytes: total });
-                }
-            }
-            Later::Connect { attempt } => self.try_connect(n, attempt),
-            Later::Deadline => {
-                if self.armed[n].is_some_and(|t| t <= now.0) {
-                    self.armed[n] = None;
-                }
-                let due = self.nodes[n].core.as_ref().and_then(|c| c.deadline()).is_some_and(|at| at <= now);
-                if due {
-                    core!(Event::Deadline);
-                }
-            }
-        }
-    }
-
-    fn fails(&mut self, n: usize, of: impl Fn(&Faults) -> u64) -> bool {
-        let odds = of(&self.nodes[n].faults);
-        let fails = odds > 0 && self.rng.one_in(odds);
-        if fails && self.nodes[n].disk_config.on_io_error == OnIoError::PassOn {
-            // The copy becomes Inconsistent, and whatever the peer has counts for more: the policy's word.
-            self.truth.word[n] = true;
-            self.truth.spoiled = true;
-        }
-        fails
     }
 
     /// Runs for a length of virtual time.
@@ -607,8 +403,8 @@ impl World {
     pub fn state(&self, n: usize) -> (ConnState, DiskState) {
         match &self.nodes[n].core {
             Some(core) => {
-                let s = core.snapshot(self.now);
-                (s.volumes[0].state.conn, s.volumes[0].state.disk)
+                let s = core.volume_state(VolIdx(0));
+                (s.conn, s.disk)
             }
             None => (ConnState::StandAlone, DiskState::Diskless),
         }
@@ -658,14 +454,12 @@ impl Drop for World {
         if std::thread::panicking()
             && let Some(trace) = &self.trace
         {
-            for line in &trace[trace.len().saturating_sub(300)..] {
+            for line in &trace[trace.len().saturating_sub(3000)..] {
                 eprintln!("{line}");
             }
         }
     }
 }
-
-const EIO: IoResult = IoResult::Err(5);
 
 /// What the oracle has to know of a command: whether it makes a node Primary, for one.
 #[derive(Clone, Copy, Debug)]

@@ -25,17 +25,11 @@ impl World {
         self.note(0, || if cut { "link is cut".into() } else { "link heals".into() });
         if cut {
             self.truth.separated();
-            let moving: Vec<u64> = self
-                .later
-                .iter()
-                .filter(|(_, l)| matches!(l, Later::Arrive { .. }))
-                .map(|(id, _)| *id)
-                .collect();
-            for id in moving {
-                if let Some(Later::Arrive { sock, message }) = self.later.remove(&id)
+            for what in self.agenda.take_all(|l| matches!(l, Later::Arrive { .. })) {
+                if let Later::Arrive { sock, messages } = what
                     && let Some(e) = self.ends.get_mut(&sock)
                 {
-                    e.held.push(message);
+                    e.held.extend(messages);
                 }
             }
             return;
@@ -66,9 +60,7 @@ impl World {
             let at = self.net_time();
             self.at(n, at, Later::Sent { sock: peer, total });
         }
-        for message in list {
-            self.transmit(sock, message);
-        }
+        self.transmit(sock, list);
     }
 
     /// Stops what a node sends on some of its sockets, or lets it go on.
@@ -106,7 +98,7 @@ impl World {
         self.note(n, || "a socket is reset".into());
         self.truth.separated();
         for s in [sock, peer] {
-            self.later.retain(|_, l| !matches!(l, Later::Arrive { sock, .. } if *sock == s));
+            self.agenda.take_all(|l| matches!(l, Later::Arrive { sock, .. } if *sock == s));
             if let Some(e) = self.ends.get(&s) {
                 let (n, at) = (e.node, self.now);
                 self.at(n, at, Later::Down { sock: s });
@@ -114,24 +106,41 @@ impl World {
         }
     }
 
-    pub(super) fn send(&mut self, n: usize, sock: SockId, mut bytes: Vec<u8>, payload: Option<(BufId, u32)>) {
+    pub(super) fn send(&mut self, n: usize, sock: SockId, bytes: &[u8], payload: Option<(BufId, u32)>) {
+        let mut bytes = bytes.to_vec();
         let versions =
             payload.map_or(Vec::new(), |(buf, len)| self.nodes[n].versions(buf, u64::from(len / 512)));
         let len = bytes.len() as u64 + versions.len() as u64 * 512;
         let sum = bytes.iter().fold(len, |h, b| h.rotate_left(5) ^ u64::from(*b));
         self.mix(sum);
         if self.hooks.packet_leaves(self.now, n, &mut bytes, versions.len() as u64) {
+            self.flush_sockets(n);
             self.cut(true);
         }
-        let blocked = self.weather.cut || self.is_blocked(n, sock);
         let Some(end) = self.ends.get_mut(&sock) else { return };
         assert_eq!(end.node, n, "a node sends on its own socket");
         end.sent_total += len;
-        let (total, peer) = (end.sent_total, end.peer);
-        let message = Message { bytes, versions };
-        if blocked {
+        end.outbox.push(Message { bytes, versions });
+    }
+
+    /// Hands what a batch has written to the kernel.
+    pub(super) fn flush_sockets(&mut self, n: usize) {
+        let full = |e: &End| e.node == n && !e.outbox.is_empty();
+        while let Some(sock) = self.ends.iter().find(|(_, e)| full(e)).map(|(s, _)| *s) {
+            self.flush_socket(sock);
+        }
+    }
+
+    pub(super) fn flush_socket(&mut self, sock: SockId) {
+        let Some(end) = self.ends.get_mut(&sock) else { return };
+        if end.outbox.is_empty() {
+            return;
+        }
+        let list = std::mem::take(&mut end.outbox);
+        let (n, total, peer) = (end.node, end.sent_total, end.peer);
+        if self.weather.cut || self.is_blocked(n, sock) {
             if let Some(other) = self.ends.get_mut(&peer) {
-                other.held.push(message);
+                other.held.extend(list);
             }
             return;
         }
@@ -148,21 +157,36 @@ impl World {
         end.last_sent = sent_at.max(end.last_sent + Duration::from_nanos(1));
         let sent_at = end.last_sent;
         self.at(n, sent_at, Later::Sent { sock, total });
-        self.transmit(peer, message);
+        self.transmit(peer, list);
     }
 
-    /// Puts a message on the way to this end; one stream keeps its order.
-    pub(super) fn transmit(&mut self, to: SockId, message: Message) {
-        let arrives = self.net_time();
-        let Some(end) = self.ends.get_mut(&to) else { return };
-        let at = arrives.max(end.last_arrival + Duration::from_nanos(1));
-        end.last_arrival = at;
-        let m = end.node;
-        self.at(m, at, Later::Arrive { sock: to, message });
+    /// Puts messages on the way to this end, in one segment or several; one stream keeps its order.
+    pub(super) fn transmit(&mut self, to: SockId, mut list: Vec<Message>) {
+        while !list.is_empty() {
+            let arrives = self.net_time();
+            let first =
+                if self.rng.one_in(4) { 1 + self.rng.below(list.len() as u64) as usize } else { list.len() };
+            let rest = list.split_off(first);
+            let Some(end) = self.ends.get_mut(&to) else { return };
+            let at = arrives.max(end.last_arrival + Duration::from_nanos(1));
+            end.last_arrival = at;
+            let m = end.node;
+            self.at(m, at, Later::Arrive { sock: to, messages: list });
+            list = rest;
+        }
     }
 
-    /// Cuts packets out of what arrived; true if there was one.
-    pub(super) fn parse(&mut self, n: usize) -> bool {
+    /// Hands over some of the packets that arrived, as a turn of a driver would; true if there was one.
+    pub(super) fn parse_some(&mut self, n: usize) -> bool {
+        if !self.ends.values().any(|e| e.node == n && !e.inbox.is_empty()) {
+            return false;
+        }
+        let most = 1 << self.rng.below(5);
+        (0..most).take_while(|_| self.parse(n)).count() > 0
+    }
+
+    /// Cuts a packet out of what arrived; true if there was one.
+    fn parse(&mut self, n: usize) -> bool {
         let socks: Vec<SockId> =
             self.ends.iter().filter(|(_, e)| e.node == n && !e.inbox.is_empty()).map(|(s, _)| *s).collect();
         for sock in socks {
@@ -212,6 +236,7 @@ impl World {
             last_arrival: now,
             last_sent: now,
             held: Vec::new(),
+            outbox: Vec::new(),
         };
         self.ends.insert(a, end(n, b));
         self.ends.insert(b, end(m, a));

@@ -143,8 +143,7 @@ impl World {
 
     /// Every sector equal on both disks, and allowed by what clients saw. Panics with the first difference.
     pub fn check_disks(&mut self) {
-        let mut all = self.nodes[0].disk.written();
-        all.extend(self.nodes[1].disk.written());
+        let mut all: Vec<u64> = self.nodes[0].disk.written().chain(self.nodes[1].disk.written()).collect();
         all.extend(self.truth.of(0).written());
         for s in all {
             let (a, b) = (self.nodes[0].disk.read(s), self.nodes[1].disk.read(s));
@@ -163,9 +162,7 @@ impl World {
         if !self.is_idle() || !self.in_sync() || !self.same_connection() {
             return;
         }
-        let mut all = self.nodes[0].disk.written();
-        all.extend(self.nodes[1].disk.written());
-        for s in all {
+        for s in self.nodes[0].disk.written().chain(self.nodes[1].disk.written()) {
             let (a, b) = (self.nodes[0].disk.read(s), self.nodes[1].disk.read(s));
             let (vol, at) = volume_and_sector(s);
             let marked = self.nodes.iter().any(|n| n.core.as_ref().is_some_and(|c| c.is_marked(vol, at)));

@@ -1,0 +1,233 @@
+//! What happens later: the heap of events, and what each of them does.
+
+use super::*;
+
+/// Something that happens later.
+#[derive(Debug)]
+pub(super) enum Later {
+    DiskRead { tag: IoTag, sector: u64, count: u64 },
+    DiskWrite { tag: IoTag, sector: u64, versions: Vec<u64>, fua: bool },
+    Flush { tag: IoTag, point: u64 },
+    MetaWrite { tag: IoTag, sector: u64, block: Vec<u8>, fua: bool, flush: Option<u64> },
+    Arrive { sock: SockId, messages: Vec<Message> },
+    Down { sock: SockId },
+    Sent { sock: SockId, total: u64 },
+    Connect { attempt: u32 },
+    Deadline,
+}
+
+/// The events to come, by time and then by age. An event that is taken out leaves its key behind.
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    heap: BinaryHeap<Reverse<Key>>,
+    slots: Vec<(u64, Option<Later>)>,
+    free: Vec<u32>,
+    next: u64,
+}
+
+/// Where an event is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Key {
+    pub(super) at: u64,
+    /// Grows with every event.
+    pub(super) age: u64,
+    pub(super) slot: u32,
+    pub(super) node: u32,
+    pub(super) incarnation: u32,
+}
+
+impl Agenda {
+    pub(super) fn add(&mut self, at: u64, node: usize, incarnation: u32, what: Later) {
+        self.next += 1;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, None));
+            self.slots.len() as u32 - 1
+        });
+        self.slots[slot as usize] = (self.next, Some(what));
+        self.heap.push(Reverse(Key { at, age: self.next, slot, node: node as u32, incarnation }));
+    }
+
+    fn pop(&mut self) -> Option<Key> {
+        self.heap.pop().map(|Reverse(k)| k)
+    }
+
+    /// A key that was popped is due at another time.
+    pub(super) fn put_back(&mut self, key: Key) {
+        self.heap.push(Reverse(key));
+    }
+
+    fn take(&mut self, key: Key) -> Option<Later> {
+        let (age, what) = &mut self.slots[key.slot as usize];
+        if *age != key.age {
+            return None;
+        }
+        let what = what.take();
+        if what.is_some() {
+            *age = 0;
+            self.free.push(key.slot);
+        }
+        what
+    }
+
+    fn get(&self, key: Key) -> Option<&Later> {
+        let (age, what) = &self.slots[key.slot as usize];
+        what.as_ref().filter(|_| *age == key.age)
+    }
+
+    /// Takes out the events that `wanted` likes, oldest first.
+    pub(super) fn take_all(&mut self, wanted: impl Fn(&Later) -> bool) -> Vec<Later> {
+        let mut found = Vec::new();
+        for (i, (age, what)) in self.slots.iter_mut().enumerate() {
+            if what.as_ref().is_some_and(&wanted) {
+                found.push((*age, what.take().expect("just seen")));
+                *age = 0;
+                self.free.push(i as u32);
+            }
+        }
+        found.sort_by_key(|(age, _)| *age);
+        found.into_iter().map(|(_, what)| what).collect()
+    }
+
+    /// Takes out all events of a node, oldest first.
+    pub(super) fn take_node(&mut self, n: usize) -> Vec<Later> {
+        let mut keys: Vec<Key> =
+            self.heap.iter().map(|Reverse(k)| *k).filter(|k| k.node as usize == n).collect();
+        keys.sort_unstable_by_key(|k| k.age);
+        keys.into_iter().filter_map(|k| self.take(k)).collect()
+    }
+}
+
+const EIO: IoResult = IoResult::Err(5);
+
+impl World {
+    pub(super) fn at(&mut self, n: usize, at: Instant, what: Later) {
+        self.agenda.add(at.0, n, self.nodes[n].incarnation, what);
+    }
+
+    /// Makes the next thing happen; false when nothing is left or the time is over.
+    pub fn step(&mut self, until: Instant) -> bool {
+        let Some(key) = self.agenda.pop() else { return false };
+        if key.at > until.0 {
+            self.agenda.put_back(key);
+            self.now = until;
+            return false;
+        }
+        self.now = Instant(key.at).max(self.now);
+        self.steps += 1;
+        let Some(what) = self.agenda.get(key) else { return true };
+        let n = key.node as usize;
+        if self.nodes[n].incarnation != key.incarnation {
+            self.agenda.take(key);
+            return true;
+        }
+        let thaws = self.nodes[n].frozen_until;
+        if thaws > self.now {
+            self.agenda.put_back(Key { at: thaws.0, ..key });
+            return true;
+        }
+        let data_op = matches!(what, Later::DiskRead { .. } | Later::DiskWrite { .. } | Later::Flush { .. });
+        if data_op && self.hooks.disk_held[n] {
+            self.hooks.parked.push(key);
+            return true;
+        }
+        let what = self.agenda.take(key).expect("just seen");
+        self.mix(self.now.0 << 1 | n as u64);
+        self.happen(n, what);
+        self.settle(n);
+        true
+    }
+
+    fn happen(&mut self, n: usize, what: Later) {
+        let now = self.now;
+        macro_rules! core {
+            ($event:expr) => {{
+                let event = $event;
+                let node = &mut self.nodes[n];
+                if let Some(core) = node.core.as_mut() {
+                    core.handle(now, event, &mut node.out);
+                }
+            }};
+        }
+        match what {
+            Later::DiskRead { tag, sector, count } => {
+                if self.fails(n, |f| f.reads) || self.hooks.is_bad(n, DiskOp::Read, sector, count) {
+                    core!(Event::DiskDone { tag, result: EIO, buf: None });
+                    return;
+                }
+                let versions = (sector..sector + count).map(|s| self.nodes[n].disk.read(s)).collect();
+                let buf = Some(self.nodes[n].alloc(versions));
+                core!(Event::DiskDone { tag, result: IoResult::Ok, buf });
+            }
+            Later::DiskWrite { tag, sector, versions, fua } => {
+                let count = versions.len() as u64;
+                if self.fails(n, |f| f.writes) || self.hooks.is_bad(n, DiskOp::Write, sector, count) {
+                    self.nodes[n].disk.torn_write(sector, &versions, &mut self.rng);
+                    core!(Event::DiskDone { tag, result: EIO, buf: None });
+                    return;
+                }
+                self.note(n, || {
+                    let (v, len) = (versions.first().copied().unwrap_or(0), versions.len());
+                    format!("disk holds {v} in sector {sector}+{len}{}", if fua { ", durable" } else { "" })
+                });
+                self.nodes[n].disk.write(sector, &versions, fua);
+                core!(Event::DiskDone { tag, result: IoResult::Ok, buf: None });
+            }
+            Later::Flush { tag, point } => {
+                if self.fails(n, |f| f.flushes) {
+                    core!(Event::DiskDone { tag, result: EIO, buf: None });
+                    return;
+                }
+                self.nodes[n].disk.flush(point);
+                core!(Event::DiskDone { tag, result: IoResult::Ok, buf: None });
+            }
+            Later::MetaWrite { tag, sector, block, fua, flush } => {
+                if self.fails(n, |f| f.metadata) || self.hooks.is_bad(n, DiskOp::Meta, sector, 8) {
+                    self.nodes[n].disk.torn_md(sector, &block, &mut self.rng);
+                    core!(Event::MetaDone { tag, result: EIO });
+                    return;
+                }
+                if let Some(point) = flush {
+                    self.nodes[n].disk.flush(point);
+                }
+                self.nodes[n].disk.write_md(sector, &block, fua);
+                core!(Event::MetaDone { tag, result: IoResult::Ok });
+            }
+            Later::Arrive { sock, messages } => {
+                if let Some(e) = self.ends.get_mut(&sock) {
+                    e.inbox.extend(messages);
+                }
+            }
+            Later::Down { sock } => {
+                if self.ends.remove(&sock).is_some() {
+                    core!(Event::SocketDown { sock, cause: DownCause::Closed });
+                }
+            }
+            Later::Sent { sock, total } => {
+                if self.ends.contains_key(&sock) {
+                    core!(Event::Sent { sock, total_bytes: total });
+                }
+            }
+            Later::Connect { attempt } => self.try_connect(n, attempt),
+            Later::Deadline => {
+                if self.armed[n].is_some_and(|t| t <= now.0) {
+                    self.armed[n] = None;
+                }
+                let due = self.nodes[n].core.as_ref().and_then(|c| c.deadline()).is_some_and(|at| at <= now);
+                if due {
+                    core!(Event::Deadline);
+                }
+            }
+        }
+    }
+
+    pub(super) fn fails(&mut self, n: usize, of: impl Fn(&Faults) -> u64) -> bool {
+        let odds = of(&self.nodes[n].faults);
+        let fails = odds > 0 && self.rng.one_in(odds);
+        if fails && self.nodes[n].disk_config.on_io_error == OnIoError::PassOn {
+            // The copy becomes Inconsistent, and whatever the peer has counts for more: the policy's word.
+            self.truth.word[n] = true;
+            self.truth.spoiled = true;
+        }
+        fails
+    }
+}
