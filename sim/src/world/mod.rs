@@ -16,7 +16,7 @@ use replicator::{
     DownCause, Event, IoResult, IoTag, NetConfig, SockId, VolIdx,
 };
 
-use crate::hooks::{Blocked, DiskOp, Hooks};
+use crate::hooks::{Blocked, DiskOp, Hooks, Running};
 use crate::node::{Faults, Node, place, volume_and_sector};
 use crate::rng::Rng;
 use crate::truth::Truth;
@@ -54,6 +54,21 @@ enum Later {
     Sent { sock: SockId, total: u64 },
     Connect { attempt: u32 },
     Deadline,
+}
+
+impl Later {
+    fn disk_operation(&self) -> Option<Running> {
+        let running = |op, first, count| Some(Running { op, first, count });
+        match self {
+            Later::DiskRead { sector, count, .. } => running(DiskOp::Read, *sector, *count),
+            Later::DiskWrite { sector, versions, .. } => {
+                running(DiskOp::Write, *sector, versions.len() as u64)
+            }
+            Later::Flush { .. } => running(DiskOp::Flush, 0, 0),
+            Later::MetaWrite { sector, .. } => running(DiskOp::Meta, *sector, 8),
+            _ => None,
+        }
+    }
 }
 
 /// An answer a client or an operator waits for.
@@ -263,9 +278,25 @@ impl World {
         self.note(n, || format!("disk held: {held}"));
         self.hooks.disk_held[n] = held;
         if !held {
-            for (id, m, incarnation) in std::mem::take(&mut self.hooks.parked) {
-                self.heap.push(Reverse((self.now.0, id, m, incarnation)));
-            }
+            self.unpark(false);
+        }
+    }
+
+    /// Slow disks become fast again. What they had not done ends now: in the order begun, or the newest first.
+    pub fn let_go(&mut self, newest_first: bool) {
+        self.note(0, || format!("slow disks go on, newest first: {newest_first}"));
+        self.hooks.hurry_disks();
+        self.unpark(newest_first);
+    }
+
+    fn unpark(&mut self, newest_first: bool) {
+        let mut list = std::mem::take(&mut self.hooks.parked);
+        list.sort_unstable();
+        if newest_first {
+            list.reverse();
+        }
+        for (i, (id, m, incarnation)) in list.into_iter().enumerate() {
+            self.heap.push(Reverse((self.now.0 + i as u64, id, m, incarnation)));
         }
     }
 
@@ -477,8 +508,7 @@ impl World {
             self.heap.push(Reverse((thaws.0, id, n, incarnation)));
             return true;
         }
-        let data_op = matches!(what, Later::DiskRead { .. } | Later::DiskWrite { .. } | Later::Flush { .. });
-        if data_op && self.hooks.disk_held[n] {
+        if what.disk_operation().is_some_and(|r| self.hooks.is_slow(n, r)) {
             self.later.insert(id, what);
             self.hooks.parked.push((id, n, incarnation));
             return true;
@@ -533,6 +563,7 @@ impl World {
                 core!(Event::DiskDone { tag, result: IoResult::Ok, buf: None });
             }
             Later::MetaWrite { tag, sector, block, fua, flush } => {
+                self.hooks.meta_writes[n] += 1;
                 if self.fails(n, |f| f.metadata) || self.hooks.is_bad(n, DiskOp::Meta, sector, 8) {
                     self.nodes[n].disk.torn_md(sector, &block, &mut self.rng);
                     core!(Event::MetaDone { tag, result: EIO });
