@@ -1,7 +1,8 @@
 //! What a script may do to the world at an exact point: look at packets, cut the link at the n-th one, stop one
-//! direction of one socket, hold a disk, break a range of it.
+//! direction of one socket, keep one packet and all behind it, hold a disk, slow down or break a range of it.
 
 use model::time::Instant;
+use replicator::SockId;
 use replicator::wire::{Command, Header, HeaderForm, parse_header};
 
 /// A packet as it left a node.
@@ -40,6 +41,8 @@ pub enum DiskOp {
     Write,
     /// Metadata writes; every range counts.
     Meta,
+    /// Flushes; no range counts, so they are only ever slow with the whole disk.
+    Flush,
 }
 
 /// Which sockets of a node do not get rid of what it sends.
@@ -67,6 +70,14 @@ struct Bad {
 /// Changes the body of a packet before it leaves: sender, command, body.
 pub type Tamper = fn(usize, Command, &mut [u8]);
 
+/// The range of an operation that is under way, as the hooks see it. A flush has none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Running {
+    pub op: DiskOp,
+    pub first: u64,
+    pub count: u64,
+}
+
 /// All hooks; none is set at first.
 #[derive(Default)]
 pub struct Hooks {
@@ -82,15 +93,63 @@ pub struct Hooks {
     pub tamper: Option<Tamper>,
     /// Data operations of a node's disk do not end.
     pub disk_held: [bool; 2],
+    /// Metadata writes that ended, by node.
+    pub meta_writes: [u64; 2],
     pub(crate) blocked: [Blocked; 2],
     pub(crate) parked: Vec<crate::world::Key>,
+    /// Packets that do not leave: sender and kind.
+    kept: Vec<(usize, Command)>,
+    /// Sockets on which such a packet waits: what comes behind it waits too.
+    pub(crate) kept_behind: Vec<SockId>,
     bad: Vec<Bad>,
+    slow: Vec<Bad>,
 }
 
 impl Hooks {
     /// Operations of this kind that touch the range fail from now on.
     pub fn break_disk(&mut self, node: usize, op: DiskOp, first: u64, count: u64) {
         self.bad.push(Bad { node, op, first, end: first + count });
+    }
+
+    /// Operations of this kind that touch the range do not end until [`crate::world::World::let_go`].
+    pub fn slow_disk(&mut self, node: usize, op: DiskOp, first: u64, count: u64) {
+        self.slow.push(Bad { node, op, first, end: first + count });
+    }
+
+    /// No disk is slow any more; what waits for it is let go by the caller.
+    pub(crate) fn hurry_disks(&mut self) {
+        self.slow.clear();
+    }
+
+    /// Operations that do not end, because a disk is held or slow.
+    pub fn waiting_operations(&self, node: usize) -> usize {
+        self.parked.iter().filter(|k| k.node as usize == node).count()
+    }
+
+    pub(crate) fn is_slow(&self, node: usize, r: Running) -> bool {
+        if self.disk_held[node] && r.op != DiskOp::Meta {
+            return true;
+        }
+        self.slow.iter().any(|b| {
+            b.node == node
+                && b.op == r.op
+                && (r.op == DiskOp::Meta || b.first < r.first + r.count && r.first < b.end)
+        })
+    }
+
+    /// Packets of this kind sent by this node, and all behind them on their socket, stay in the network until
+    /// [`crate::world::World::pass`].
+    pub fn keep(&mut self, from: usize, command: Command) {
+        self.kept.push((from, command));
+    }
+
+    pub(crate) fn keep_nothing(&mut self) {
+        self.kept.clear();
+    }
+
+    /// Some packet of this node is kept.
+    pub fn keeps_from(&self, from: usize) -> bool {
+        self.kept.iter().any(|(n, _)| *n == from) && !self.kept_behind.is_empty()
     }
 
     /// All disks work again.
@@ -104,15 +163,24 @@ impl Hooks {
         })
     }
 
-    /// A packet leaves; true if the link is to be cut before it.
-    pub(crate) fn packet_leaves(&mut self, at: Instant, from: usize, bytes: &mut [u8], sectors: u64) -> bool {
+    /// A packet leaves on a socket; true if the link is to be cut before it.
+    pub(crate) fn packet_leaves(
+        &mut self,
+        at: Instant,
+        (from, sock): (usize, SockId),
+        bytes: &mut [u8],
+        sectors: u64,
+    ) -> bool {
         self.sent += 1;
-        if self.record || self.tamper.is_some() {
+        if self.record || self.tamper.is_some() || !self.kept.is_empty() {
             let parsed =
                 [HeaderForm::H100, HeaderForm::H80].iter().find_map(|f| parse_header(*f, bytes).ok());
             let (header, used) = parsed.flatten().expect("own packets have whole headers");
             if let Some(tamper) = self.tamper {
                 tamper(from, header.command, &mut bytes[used..]);
+            }
+            if self.kept.contains(&(from, header.command)) && !self.kept_behind.contains(&sock) {
+                self.kept_behind.push(sock);
             }
             if self.record {
                 self.packets.push(Packet { at, from, header, body: bytes[used..].to_vec(), sectors });

@@ -16,6 +16,21 @@ pub(super) enum Later {
     Deadline,
 }
 
+impl Later {
+    fn disk_operation(&self) -> Option<Running> {
+        let running = |op, first, count| Some(Running { op, first, count });
+        match self {
+            Later::DiskRead { sector, count, .. } => running(DiskOp::Read, *sector, *count),
+            Later::DiskWrite { sector, versions, .. } => {
+                running(DiskOp::Write, *sector, versions.len() as u64)
+            }
+            Later::Flush { .. } => running(DiskOp::Flush, 0, 0),
+            Later::MetaWrite { sector, .. } => running(DiskOp::Meta, *sector, 8),
+            _ => None,
+        }
+    }
+}
+
 /// The events to come, by time and then by age. An event that is taken out leaves its key behind.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
@@ -32,7 +47,7 @@ pub(crate) struct Key {
     /// Grows with every event.
     pub(super) age: u64,
     pub(super) slot: u32,
-    pub(super) node: u32,
+    pub(crate) node: u32,
     pub(super) incarnation: u32,
 }
 
@@ -125,8 +140,7 @@ impl World {
             self.agenda.put_back(Key { at: thaws.0, ..key });
             return true;
         }
-        let data_op = matches!(what, Later::DiskRead { .. } | Later::DiskWrite { .. } | Later::Flush { .. });
-        if data_op && self.hooks.disk_held[n] {
+        if what.disk_operation().is_some_and(|r| self.hooks.is_slow(n, r)) {
             self.hooks.parked.push(key);
             return true;
         }
@@ -181,6 +195,7 @@ impl World {
                 core!(Event::DiskDone { tag, result: IoResult::Ok, buf: None });
             }
             Later::MetaWrite { tag, sector, block, fua, flush } => {
+                self.hooks.meta_writes[n] += 1;
                 if self.fails(n, |f| f.metadata) || self.hooks.is_bad(n, DiskOp::Meta, sector, 8) {
                     self.nodes[n].disk.torn_md(sector, &block, &mut self.rng);
                     core!(Event::MetaDone { tag, result: EIO });

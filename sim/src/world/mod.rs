@@ -19,7 +19,7 @@ use replicator::{
     DownCause, Event, IoResult, IoTag, NetConfig, SockId, VolIdx,
 };
 
-use crate::hooks::{Blocked, DiskOp, Hooks};
+use crate::hooks::{Blocked, DiskOp, Hooks, Running};
 use crate::node::{Faults, Node, place, volume_and_sector};
 use crate::rng::Rng;
 use crate::truth::Truth;
@@ -48,6 +48,20 @@ struct End {
     held: Vec<Message>,
     /// Written by the batch that is being carried out.
     outbox: Vec<Message>,
+}
+
+impl Message {
+    fn len(&self) -> usize {
+        self.bytes.len() + self.versions.len() * 512
+    }
+}
+
+impl End {
+    /// Takes what the batch has written; it counts as sent.
+    fn hand_over(&mut self) -> Vec<Message> {
+        self.sent_total += self.outbox.iter().map(|m| m.len() as u64).sum::<u64>();
+        std::mem::take(&mut self.outbox)
+    }
 }
 
 /// An answer a client or an operator waits for.
@@ -181,9 +195,25 @@ impl World {
         self.note(n, || format!("disk held: {held}"));
         self.hooks.disk_held[n] = held;
         if !held {
-            for key in std::mem::take(&mut self.hooks.parked) {
-                self.agenda.put_back(Key { at: self.now.0, ..key });
-            }
+            self.unpark(false);
+        }
+    }
+
+    /// Slow disks become fast again. What they had not done ends now: in the order begun, or the newest first.
+    pub fn let_go(&mut self, newest_first: bool) {
+        self.note(0, || format!("slow disks go on, newest first: {newest_first}"));
+        self.hooks.hurry_disks();
+        self.unpark(newest_first);
+    }
+
+    fn unpark(&mut self, newest_first: bool) {
+        let mut list = std::mem::take(&mut self.hooks.parked);
+        list.sort_unstable_by_key(|k| k.age);
+        if newest_first {
+            list.reverse();
+        }
+        for (i, key) in list.into_iter().enumerate() {
+            self.agenda.put_back(Key { at: self.now.0 + i as u64, ..key });
         }
     }
 

@@ -53,6 +53,9 @@ impl World {
     /// What waited for the link goes on its way, and the sender's kernel has room again.
     pub(super) fn deliver_held(&mut self, sock: SockId) {
         let Some(end) = self.ends.get_mut(&sock) else { return };
+        if self.hooks.kept_behind.contains(&end.peer) {
+            return;
+        }
         let (list, peer) = (std::mem::take(&mut end.held), end.peer);
         if !list.is_empty()
             && let Some((n, total)) = self.ends.get(&peer).map(|e| (e.node, e.sent_total))
@@ -76,7 +79,23 @@ impl World {
         }
     }
 
+    /// Lets go of the packets that [`Hooks::keep`] has kept; nothing more is kept.
+    pub fn pass(&mut self) {
+        self.note(0, || "kept packets go on".into());
+        self.hooks.keep_nothing();
+        for sock in std::mem::take(&mut self.hooks.kept_behind) {
+            if !self.weather.cut
+                && let Some(peer) = self.ends.get(&sock).map(|e| e.peer)
+            {
+                self.deliver_held(peer);
+            }
+        }
+    }
+
     pub(super) fn is_blocked(&self, n: usize, sock: SockId) -> bool {
+        if self.hooks.kept_behind.contains(&sock) {
+            return true;
+        }
         let socks = self.nodes[n].core.as_ref().and_then(|c| c.sockets());
         match self.hooks.blocked[n] {
             Blocked::No => false,
@@ -93,6 +112,20 @@ impl World {
             return;
         }
         let sock = socks[self.rng.below(socks.len() as u64) as usize];
+        self.reset_socket(sock);
+    }
+
+    /// Both sockets of the connection are reset at once.
+    pub fn reset(&mut self) {
+        let socks: Vec<SockId> = self.ends.keys().copied().collect();
+        for sock in socks {
+            if self.ends.contains_key(&sock) {
+                self.reset_socket(sock);
+            }
+        }
+    }
+
+    fn reset_socket(&mut self, sock: SockId) {
         let end = &self.ends[&sock];
         let (n, peer) = (end.node, end.peer);
         self.note(n, || "a socket is reset".into());
@@ -110,16 +143,18 @@ impl World {
         let mut bytes = bytes.to_vec();
         let versions =
             payload.map_or(Vec::new(), |(buf, len)| self.nodes[n].versions(buf, u64::from(len / 512)));
-        let len = bytes.len() as u64 + versions.len() as u64 * 512;
-        let sum = bytes.iter().fold(len, |h, b| h.rotate_left(5) ^ u64::from(*b));
+        let sum = bytes.iter().fold(versions.len() as u64, |h, b| h.rotate_left(5) ^ u64::from(*b));
         self.mix(sum);
-        if self.hooks.packet_leaves(self.now, n, &mut bytes, versions.len() as u64) {
+        let free = !self.weather.cut && !self.is_blocked(n, sock);
+        if self.hooks.packet_leaves(self.now, (n, sock), &mut bytes, versions.len() as u64) {
             self.flush_sockets(n);
             self.cut(true);
+        } else if free && self.is_blocked(n, sock) {
+            // What was written before this packet is not kept with it.
+            self.flush_unblocked(sock);
         }
         let Some(end) = self.ends.get_mut(&sock) else { return };
         assert_eq!(end.node, n, "a node sends on its own socket");
-        end.sent_total += len;
         end.outbox.push(Message { bytes, versions });
     }
 
@@ -136,12 +171,22 @@ impl World {
         if end.outbox.is_empty() {
             return;
         }
-        let list = std::mem::take(&mut end.outbox);
-        let (n, total, peer) = (end.node, end.sent_total, end.peer);
+        let (n, peer) = (end.node, end.peer);
         if self.weather.cut || self.is_blocked(n, sock) {
+            let list = self.ends.get_mut(&sock).expect("just seen").hand_over();
             if let Some(other) = self.ends.get_mut(&peer) {
                 other.held.extend(list);
             }
+            return;
+        }
+        self.flush_unblocked(sock);
+    }
+
+    fn flush_unblocked(&mut self, sock: SockId) {
+        let Some(end) = self.ends.get_mut(&sock) else { return };
+        let list = end.hand_over();
+        let (n, total, peer) = (end.node, end.sent_total, end.peer);
+        if list.is_empty() {
             return;
         }
         if !self.ends.contains_key(&peer) {
