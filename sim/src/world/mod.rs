@@ -28,6 +28,12 @@ struct Message {
     versions: Vec<u64>,
 }
 
+impl Message {
+    fn len(&self) -> usize {
+        self.bytes.len() + self.versions.len() * 512
+    }
+}
+
 /// One end of a TCP connection.
 #[derive(Debug)]
 struct End {
