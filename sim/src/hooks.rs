@@ -67,6 +67,9 @@ struct Bad {
     end: u64,
 }
 
+/// Fills a packet that arrives as garbage; no magic number has it.
+pub(crate) const GARBAGE: u8 = 0xa5;
+
 /// Changes the body of a packet before it leaves: sender, command, body.
 pub type Tamper = fn(usize, Command, &mut [u8]);
 
@@ -91,6 +94,8 @@ pub struct Hooks {
     pub cut_at: Option<u64>,
     /// Changes packets.
     pub tamper: Option<Tamper>,
+    /// The packet with this number arrives as bytes that are no packet.
+    pub garbled_at: Option<u64>,
     /// Data operations of a node's disk do not end.
     pub disk_held: [bool; 2],
     /// Metadata writes that ended, by node.
@@ -185,6 +190,9 @@ impl Hooks {
             if self.record {
                 self.packets.push(Packet { at, from, header, body: bytes[used..].to_vec(), sectors });
             }
+        }
+        if self.garbled_at == Some(self.sent) {
+            bytes.fill(GARBAGE);
         }
         self.cut_at == Some(self.sent)
     }

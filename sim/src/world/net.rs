@@ -107,12 +107,11 @@ impl World {
 
     /// Resets one socket of the connection: both ends hear of it.
     pub fn reset_one(&mut self) {
-        let socks: Vec<SockId> = self.ends.keys().copied().collect();
-        if socks.is_empty() {
-            return;
+        let count = self.ends.len() as u64;
+        if count > 0 {
+            let i = self.rng.below(count) as usize;
+            self.reset_socket(i);
         }
-        let sock = socks[self.rng.below(socks.len() as u64) as usize];
-        self.reset_socket(sock);
     }
 
     /// Both sockets of the connection are reset at once.
@@ -120,12 +119,20 @@ impl World {
         let socks: Vec<SockId> = self.ends.keys().copied().collect();
         for sock in socks {
             if self.ends.contains_key(&sock) {
-                self.reset_socket(sock);
+                self.reset_end(sock);
             }
         }
     }
 
-    fn reset_socket(&mut self, sock: SockId) {
+    /// Resets the socket with the i-th oldest end, if there are so many: both ends hear of it.
+    pub fn reset_socket(&mut self, i: usize) {
+        let sock = self.ends.keys().nth(i).copied();
+        if let Some(sock) = sock {
+            self.reset_end(sock);
+        }
+    }
+
+    fn reset_end(&mut self, sock: SockId) {
         let end = &self.ends[&sock];
         let (n, peer) = (end.node, end.peer);
         self.note(n, || "a socket is reset".into());
@@ -240,8 +247,12 @@ impl World {
             let Some(m) = self.ends.get_mut(&sock).and_then(|e| e.inbox.pop_front()) else { continue };
             let now = self.now;
             let header = match parse_header(framing.form, &m.bytes) {
-                Ok(Some((h, used))) => (h, used),
-                Ok(None) => panic!("a message holds a whole header"),
+                Ok(Some((h, used))) if m.len() >= used + h.len as usize => (h, used),
+                // The rest is still to come; only strangers send in parts.
+                Ok(_) => {
+                    self.ends.get_mut(&sock).expect("just read from").inbox.push_front(m);
+                    continue;
+                }
                 Err(error) => {
                     let node = &mut self.nodes[n];
                     let core = node.core.as_mut().expect("checked");
@@ -261,18 +272,36 @@ impl World {
         false
     }
 
-    pub(super) fn try_connect(&mut self, n: usize, attempt: u32) {
-        let m = 1 - n;
-        let now = self.now;
-        if self.weather.cut || !self.nodes[m].listening || self.nodes[m].core.is_none() {
-            let node = &mut self.nodes[n];
-            if let Some(core) = node.core.as_mut() {
-                core.handle(now, Event::ConnectFailed { attempt }, &mut node.out);
-            }
-            return;
+    /// A program that is not the peer connects to a node that listens; its end of the socket.
+    pub fn stranger_connects(&mut self, n: usize) -> Option<SockId> {
+        if self.weather.cut || !self.nodes[n].listening || self.nodes[n].core.is_none() {
+            return None;
         }
+        let (own, theirs) = self.new_ends(n, 1 - n);
+        self.note(n, || "a stranger connects".into());
+        let node = &mut self.nodes[n];
+        let core = node.core.as_mut().expect("checked");
+        core.handle(self.now, Event::Accepted { sock: own }, &mut node.out);
+        self.settle(n);
+        Some(theirs)
+    }
+
+    /// Bytes of a stranger, from its end of the socket.
+    pub fn stranger_says(&mut self, end: SockId, bytes: &[u8]) {
+        let Some(to) = self.ends.get(&end).map(|e| e.peer) else { return };
+        self.transmit(to, vec![Message { bytes: bytes.to_vec(), versions: Vec::new() }]);
+    }
+
+    /// A stranger closes its end.
+    pub fn stranger_closes(&mut self, end: SockId) {
+        self.close_end(end, true);
+    }
+
+    /// Two ends of a new connection, of nodes `n` and `m`.
+    fn new_ends(&mut self, n: usize, m: usize) -> (SockId, SockId) {
         let (a, b) = (SockId(self.next_sock), SockId(self.next_sock + 1));
         self.next_sock += 2;
+        let now = self.now;
         let end = |node, peer| End {
             node,
             peer,
@@ -285,6 +314,20 @@ impl World {
         };
         self.ends.insert(a, end(n, b));
         self.ends.insert(b, end(m, a));
+        (a, b)
+    }
+
+    pub(super) fn try_connect(&mut self, n: usize, attempt: u32) {
+        let m = 1 - n;
+        let now = self.now;
+        if self.weather.cut || !self.nodes[m].listening || self.nodes[m].core.is_none() {
+            let node = &mut self.nodes[n];
+            if let Some(core) = node.core.as_mut() {
+                core.handle(now, Event::ConnectFailed { attempt }, &mut node.out);
+            }
+            return;
+        }
+        let (a, b) = self.new_ends(n, m);
         let node = &mut self.nodes[n];
         if let Some(core) = node.core.as_mut() {
             core.handle(now, Event::Connected { attempt, sock: a }, &mut node.out);
