@@ -12,5 +12,6 @@ pub mod scenario;
 #[cfg(test)]
 mod scenarios;
 pub mod swarm;
+pub mod tally;
 pub mod truth;
 pub mod world;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use model::ids::{BufId, Minor, VolumeNo};
 use model::policy::OnNoData;
+use model::time::Duration;
 use replicator::activity_log::replay::replay;
 use replicator::activity_log::transaction::{AlRing, encode_initialized};
 use replicator::meta::layout::{Layout, MetaKind};
@@ -61,8 +62,10 @@ pub struct Node {
     pub incarnation: u32,
     /// The listener is open.
     pub listening: bool,
-    /// The core has the disk.
-    pub attached: bool,
+    /// Volumes whose disk the core has, one bit each.
+    pub attached: u64,
+    /// How far its clock is ahead of the world's.
+    pub clock_ahead: Duration,
     /// Its events are held back until then.
     pub frozen_until: model::time::Instant,
     /// Faults of its disk.
@@ -105,7 +108,8 @@ impl Node {
             next_buffer: 1,
             incarnation: 0,
             listening: false,
-            attached: false,
+            attached: 0,
+            clock_ahead: Duration::ZERO,
             frozen_until: model::time::Instant(0),
             faults: Faults::default(),
             disk_config,
@@ -141,7 +145,7 @@ impl Node {
         self.out.clear();
         self.buffers.clear();
         self.listening = false;
-        self.attached = false;
+        self.attached = 0;
         self.frozen_until = model::time::Instant(0);
     }
 

@@ -396,7 +396,7 @@ impl Schedule<'_> {
             }
             return;
         };
-        if s.disk == DiskState::Diskless && !self.w.nodes[n].attached {
+        if s.disk == DiskState::Diskless && self.w.nodes[n].attached == 0 {
             self.w.attach(n);
         }
         if s.conn == ConnState::StandAlone {

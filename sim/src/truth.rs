@@ -1,9 +1,12 @@
 //! Which copy counts. While the nodes are in sync they share one ledger; when one is promoted on its own although the
 //! other went on, each has its own until one of them overwrites the other.
 
+use std::ops::{Deref, DerefMut};
+
 use model::state::{ConnState, DiskState, VolumeState};
 
 use crate::ledger::Ledger;
+use crate::node::volume_and_sector;
 
 /// What is known about the two copies.
 #[derive(Clone, Debug, Default)]
@@ -220,5 +223,46 @@ impl Truth {
     /// Both copies are in sync as far as anybody has seen.
     pub fn is_whole(&self) -> bool {
         !self.split && self.at_split.is_none()
+    }
+}
+
+/// The truth of every volume of a resource; by itself that of the first one.
+#[derive(Clone, Debug)]
+pub struct Truths(Vec<Truth>);
+
+impl Truths {
+    /// So many volumes, empty.
+    pub fn new(volumes: u8) -> Truths {
+        Truths((0..volumes).map(|_| Truth::new()).collect())
+    }
+
+    /// That of the volume which a sector belongs to.
+    pub fn at(&mut self, sector: u64) -> &mut Truth {
+        let (vol, _) = volume_and_sector(sector);
+        &mut self.0[usize::from(vol.0)]
+    }
+
+    /// All of them.
+    pub fn all(&mut self) -> impl Iterator<Item = &mut Truth> {
+        self.0.iter_mut()
+    }
+
+    /// How many.
+    pub fn volumes(&self) -> u8 {
+        self.0.len() as u8
+    }
+}
+
+impl Deref for Truths {
+    type Target = Truth;
+
+    fn deref(&self) -> &Truth {
+        &self.0[0]
+    }
+}
+
+impl DerefMut for Truths {
+    fn deref_mut(&mut self) -> &mut Truth {
+        &mut self.0[0]
     }
 }

@@ -26,9 +26,8 @@ pub(crate) const OK: CommandResult = CommandResult::Ok;
 
 /// Two nodes, started, not connected; each with its own disk options.
 pub(crate) fn nodes(seed: u64, sectors: u64, disks: [DiskConfig; 2], volumes: u8) -> World {
-    let mut w = World::new(seed, sectors, DiskConfig::default());
+    let mut w = World::with_volumes(seed, sectors, disks, volumes);
     w.trace = Some(Vec::new());
-    w.nodes = disks.map(|d| Node::with_volumes(sectors, d, volumes));
     w.start(0);
     w.start(1);
     w.run_for(ms(10));

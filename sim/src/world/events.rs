@@ -7,7 +7,7 @@ use super::*;
 pub(super) enum Later {
     DiskRead { tag: IoTag, sector: u64, count: u64 },
     DiskWrite { tag: IoTag, sector: u64, versions: Vec<u64>, fua: bool },
-    Flush { tag: IoTag, point: u64 },
+    Flush { tag: IoTag, vol: VolIdx, point: u64 },
     MetaWrite { tag: IoTag, sector: u64, block: Vec<u8>, fua: bool, flush: Option<u64> },
     Arrive { sock: SockId, messages: Vec<Message> },
     Down { sock: SockId },
@@ -152,7 +152,7 @@ impl World {
     }
 
     fn happen(&mut self, n: usize, what: Later) {
-        let now = self.now;
+        let now = self.clock(n);
         macro_rules! core {
             ($event:expr) => {{
                 let event = $event;
@@ -164,7 +164,8 @@ impl World {
         }
         match what {
             Later::DiskRead { tag, sector, count } => {
-                if self.fails(n, |f| f.reads) || self.hooks.is_bad(n, DiskOp::Read, sector, count) {
+                if self.fails(n, sector, |f| f.reads) || self.hooks.is_bad(n, DiskOp::Read, sector, count) {
+                    self.tally.read_errors += 1;
                     core!(Event::DiskDone { tag, result: EIO, buf: None });
                     return;
                 }
@@ -174,7 +175,8 @@ impl World {
             }
             Later::DiskWrite { tag, sector, versions, fua } => {
                 let count = versions.len() as u64;
-                if self.fails(n, |f| f.writes) || self.hooks.is_bad(n, DiskOp::Write, sector, count) {
+                if self.fails(n, sector, |f| f.writes) || self.hooks.is_bad(n, DiskOp::Write, sector, count) {
+                    self.tally.write_errors += 1;
                     self.nodes[n].disk.torn_write(sector, &versions, &mut self.rng);
                     core!(Event::DiskDone { tag, result: EIO, buf: None });
                     return;
@@ -186,8 +188,9 @@ impl World {
                 self.nodes[n].disk.write(sector, &versions, fua);
                 core!(Event::DiskDone { tag, result: IoResult::Ok, buf: None });
             }
-            Later::Flush { tag, point } => {
-                if self.fails(n, |f| f.flushes) {
+            Later::Flush { tag, vol, point } => {
+                if self.fails(n, place(vol, 0), |f| f.flushes) {
+                    self.tally.flush_errors += 1;
                     core!(Event::DiskDone { tag, result: EIO, buf: None });
                     return;
                 }
@@ -196,7 +199,8 @@ impl World {
             }
             Later::MetaWrite { tag, sector, block, fua, flush } => {
                 self.hooks.meta_writes[n] += 1;
-                if self.fails(n, |f| f.metadata) || self.hooks.is_bad(n, DiskOp::Meta, sector, 8) {
+                if self.fails(n, sector, |f| f.metadata) || self.hooks.is_bad(n, DiskOp::Meta, sector, 8) {
+                    self.tally.metadata_errors += 1;
                     self.nodes[n].disk.torn_md(sector, &block, &mut self.rng);
                     core!(Event::MetaDone { tag, result: EIO });
                     return;
@@ -224,7 +228,7 @@ impl World {
             }
             Later::Connect { attempt } => self.try_connect(n, attempt),
             Later::Deadline => {
-                if self.armed[n].is_some_and(|t| t <= now.0) {
+                if self.armed[n].is_some_and(|t| t <= self.now.0) {
                     self.armed[n] = None;
                 }
                 let due = self.nodes[n].core.as_ref().and_then(|c| c.deadline()).is_some_and(|at| at <= now);
@@ -235,13 +239,15 @@ impl World {
         }
     }
 
-    pub(super) fn fails(&mut self, n: usize, of: impl Fn(&Faults) -> u64) -> bool {
+    /// Whether an operation on a sector fails, by the faults that are on.
+    fn fails(&mut self, n: usize, sector: u64, of: impl Fn(&Faults) -> u64) -> bool {
         let odds = of(&self.nodes[n].faults);
         let fails = odds > 0 && self.rng.one_in(odds);
         if fails && self.nodes[n].disk_config.on_io_error == OnIoError::PassOn {
             // The copy becomes Inconsistent, and whatever the peer has counts for more: the policy's word.
-            self.truth.word[n] = true;
-            self.truth.spoiled = true;
+            let truth = self.truth.at(sector);
+            truth.word[n] = true;
+            truth.spoiled = true;
         }
         fails
     }

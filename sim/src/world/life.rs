@@ -11,15 +11,14 @@ impl World {
         self.attach(n);
     }
 
-    /// Loads the metadata and gives the disk to the core, if the core has closed it.
+    /// Loads the metadata and gives the disks to the core, those that the core has closed.
     pub fn attach(&mut self, n: usize) {
-        if self.nodes[n].core.is_none() || self.nodes[n].attached {
-            return;
-        }
-        self.nodes[n].attached = true;
         for v in 0..self.nodes[n].volumes {
-            let disk = self.nodes[n].load(VolIdx(v));
-            self.command(n, Command::Attach(VolIdx(v), Box::new(disk)));
+            if self.nodes[n].core.is_some() && self.nodes[n].attached & 1 << v == 0 {
+                self.nodes[n].attached |= 1 << v;
+                let disk = self.nodes[n].load(VolIdx(v));
+                self.command(n, Command::Attach(VolIdx(v), Box::new(disk)));
+            }
         }
     }
 
@@ -29,11 +28,21 @@ impl World {
             return;
         }
         self.note(n, || if power { "power fails".into() } else { "process is killed".into() });
-        self.truth.separated();
+        if power {
+            self.tally.power_failures += 1;
+        } else {
+            self.tally.kills += 1;
+        }
         let setting_up =
             |s: VolumeState| matches!(s.conn, ConnState::StartingSyncS | ConnState::StartingSyncT);
-        self.full_sync_cut |= (0..2).any(|m| self.volume(m).is_some_and(setting_up));
-        let other_is_current = self.volume(1 - n).is_some_and(|s| s.disk == DiskState::UpToDate);
+        let mut others = Vec::new();
+        for v in 0..self.truth.volumes() {
+            self.full_sync_cut |= (0..2).any(|m| self.volume_of(m, v).is_some_and(setting_up));
+            let other_is_current = self.volume_of(1 - n, v).is_some_and(|s| s.disk == DiskState::UpToDate);
+            self.truth.at(place(VolIdx(v), 0)).separated();
+            others.push(other_is_current);
+        }
+        self.fuse = self.fuse.filter(|(m, ..)| *m != n);
         self.nodes[n].stop();
         self.armed[n] = None;
         for what in self.agenda.take_node(n) {
@@ -42,17 +51,18 @@ impl World {
             match what {
                 Later::DiskWrite { sector, versions, .. } => disk.torn_write(sector, &versions, rng),
                 Later::MetaWrite { sector, block, .. } => disk.torn_md(sector, &block, rng),
-                _ => {}
+                _ => continue,
             }
+            self.tally.torn_writes += 1;
         }
-        let mine: Vec<u64> = self.writes.iter().filter(|(_, (_, m))| *m == n).map(|(t, _)| *t).collect();
+        let mine: Vec<u64> = self.writes.iter().filter(|(_, (_, m, _))| *m == n).map(|(t, _)| *t).collect();
         for tag in mine {
-            let (version, _) = self.writes.remove(&tag).expect("listed");
-            self.truth.ended(n, version, false, false);
+            let (version, _, sector) = self.writes.remove(&tag).expect("listed");
+            self.truth.at(sector).ended(n, version, false, false);
         }
         if power {
             self.nodes[n].disk.power_loss(&mut self.rng);
-            self.truth.power_lost(n, other_is_current);
+            self.truth.all().zip(others).for_each(|(t, other_is_current)| t.power_lost(n, other_is_current));
         }
         self.nodes[n].incarnation += 1;
         let open: Vec<SockId> = self.ends.iter().filter(|(_, e)| e.node == n).map(|(s, _)| *s).collect();
@@ -62,5 +72,27 @@ impl World {
         self.open.retain(|_, (m, ..)| *m != n);
         self.commands.retain(|_, (m, _)| *m != n);
         self.answers.retain(|(m, _)| *m != n);
+    }
+
+    /// The node dies when so many more of its actions were carried out, most likely in the middle of a batch.
+    pub fn crash_after(&mut self, n: usize, actions: u64, power: bool) {
+        self.fuse = Some((n, actions, power));
+    }
+
+    /// Counts an action; true if the node died of it.
+    pub(super) fn burns_down(&mut self, n: usize) -> bool {
+        match self.fuse.as_mut() {
+            Some((m, left, power)) if *m == n => {
+                if *left > 0 {
+                    *left -= 1;
+                    return false;
+                }
+                let power = *power;
+                self.tally.within_a_batch += 1;
+                self.crash(n, power);
+                true
+            }
+            _ => false,
+        }
     }
 }

@@ -22,7 +22,8 @@ use replicator::{
 use crate::hooks::{Blocked, DiskOp, Hooks, Running};
 use crate::node::{Faults, Node, place, volume_and_sector};
 use crate::rng::Rng;
-use crate::truth::Truth;
+use crate::tally::Tally;
+use crate::truth::Truths;
 
 pub(crate) use events::Key;
 use events::{Agenda, Later};
@@ -82,6 +83,8 @@ pub struct Weather {
     pub net_us: u64,
     /// The link is cut: nothing arrives, nothing connects.
     pub cut: bool,
+    /// One disk operation in so many takes up to a thousand times as long; 0: none.
+    pub disk_spikes: u64,
 }
 
 /// Steps between two checks of all totals of a core, which cost as much as the device is large.
@@ -98,7 +101,7 @@ pub struct World {
     /// Present conditions.
     pub weather: Weather,
     /// What clients saw.
-    pub truth: Truth,
+    pub truth: Truths,
     /// What a script does at exact points.
     pub hooks: Hooks,
     /// Answers not yet looked at, by node.
@@ -110,20 +113,24 @@ pub struct World {
     next_sock: u32,
     next_tag: u64,
     seed: u64,
-    /// Open writes by tag: version, node.
-    writes: BTreeMap<u64, (u64, usize)>,
+    /// Open writes by tag: version, node, first sector.
+    writes: BTreeMap<u64, (u64, usize, u64)>,
     /// Open requests by tag: node, range, reading of the ledger's clock at issue, kind.
     open: BTreeMap<u64, (usize, SimOp, u64)>,
     /// Open commands: node, whether it is a promotion (and forced).
     commands: BTreeMap<u64, (usize, Promotion)>,
     next_version: u64,
     armed: [Option<u64>; 2],
-    /// Primary, connected, without good data of its own.
-    remote: [bool; 2],
+    /// Primary, connected, without good data of its own; by volume and node.
+    remote: Vec<[bool; 2]>,
     /// A node died while a full sync was being set up: marks may be left on equal copies, as with DRBD.
     pub full_sync_cut: bool,
-    /// Primary when last looked at.
-    primary: [bool; 2],
+    /// Primary when last looked at, by volume and node.
+    primary: Vec<[bool; 2]>,
+    /// A node that dies when so many more of its actions are carried out, and whether its power fails.
+    fuse: Option<(usize, u64, bool)>,
+    /// What happened, by kind.
+    pub tally: Tally,
     /// Hash of everything that happened.
     pub trace_hash: u64,
     /// Reads that were compared with the ledger.
@@ -135,12 +142,17 @@ pub struct World {
 impl World {
     /// Two fresh nodes with disks of `sectors`, both processes down.
     pub fn new(seed: u64, sectors: u64, disk: DiskConfig) -> World {
+        World::with_volumes(seed, sectors, [disk.clone(), disk], 1)
+    }
+
+    /// The same with several volumes of that size each, and disk options by node.
+    pub fn with_volumes(seed: u64, sectors: u64, disks: [DiskConfig; 2], volumes: u8) -> World {
         World {
             rng: Rng::new(seed),
             now: Instant(1_000_000_000),
-            nodes: [Node::new(sectors, disk.clone()), Node::new(sectors, disk)],
-            weather: Weather { disk_us: 100, net_us: 50, cut: false },
-            truth: Truth::new(),
+            nodes: disks.map(|d| Node::with_volumes(sectors, d, volumes)),
+            weather: Weather { disk_us: 100, net_us: 50, ..Weather::default() },
+            truth: Truths::new(volumes),
             hooks: Hooks::default(),
             answers: Vec::new(),
             // A scenario that fails shows its last lines with SIM_TRACE=1 in the environment.
@@ -155,9 +167,11 @@ impl World {
             commands: BTreeMap::new(),
             next_version: 1,
             armed: [None; 2],
-            remote: [false; 2],
+            remote: vec![[false; 2]; volumes.into()],
             full_sync_cut: false,
-            primary: [false; 2],
+            primary: vec![[false; 2]; volumes.into()],
+            fuse: None,
+            tally: Tally::default(),
             trace_hash: 0xcbf2_9ce4_8422_2325,
             reads_checked: 0,
             steps: 0,
@@ -181,7 +195,11 @@ impl World {
     }
 
     fn disk_time(&mut self) -> Instant {
-        let us = 1 + self.rng.below(self.weather.disk_us.max(1) * 2);
+        let mut us = 1 + self.rng.below(self.weather.disk_us.max(1) * 2);
+        if self.weather.disk_spikes > 0 && self.rng.one_in(self.weather.disk_spikes) {
+            self.tally.latency_spikes += 1;
+            us *= 1 + self.rng.below(1000);
+        }
         self.now + Duration::from_micros(us)
     }
 
@@ -217,9 +235,23 @@ impl World {
         }
     }
 
+    /// What the clock of a node shows.
+    pub fn clock(&self, n: usize) -> Instant {
+        self.now + self.nodes[n].clock_ahead
+    }
+
+    /// The clock of a node jumps ahead, as that of a machine that was asleep.
+    pub fn clock_jumps(&mut self, n: usize, by: Duration) {
+        self.note(n, || format!("clock jumps by {} us", by.as_micros()));
+        self.nodes[n].clock_ahead = self.nodes[n].clock_ahead + by;
+        self.tally.clock_jumps += 1;
+        self.settle(n);
+    }
+
     /// Holds back everything that happens on a node.
     pub fn freeze(&mut self, n: usize, d: Duration) {
         self.note(n, || format!("freezes for {} us", d.as_micros()));
+        self.tally.freezes += 1;
         // Never shorter than before: what waits for the end of the first freeze must not be overtaken.
         self.nodes[n].frozen_until = self.nodes[n].frozen_until.max(self.now + d);
     }
@@ -239,15 +271,16 @@ impl World {
         self.next_tag += 1;
         let id = CommandId(self.next_tag);
         self.note(n, || format!("command {c:?}").chars().take(100).collect());
-        let now = self.now;
+        let now = self.clock(n);
         let promotion = match &c {
             Command::Primary { force } => Promotion::Yes { forced: *force },
-            Command::Attach(..) => Promotion::Attach,
-            Command::Invalidate(_) => Promotion::Invalidate,
+            Command::Attach(vol, _) => Promotion::Attach(*vol),
+            Command::Invalidate(vol) => Promotion::Invalidate(*vol),
             _ => Promotion::No,
         };
         let node = &mut self.nodes[n];
         if let Some(core) = node.core.as_mut() {
+            self.tally.commands += 1;
             self.commands.insert(id.0, (n, promotion));
             core.command(now, id, c, &mut node.out);
         }
@@ -263,7 +296,8 @@ impl World {
     /// Issues a client request on a node; the tag names it in the answers.
     pub fn request(&mut self, n: usize, op: SimOp) -> ClientTag {
         if self.volume(n).is_some_and(|s| s.role == Role::Primary) {
-            self.truth.owner = self.truth.home(n);
+            let truth = self.truth.at(op.place());
+            truth.owner = truth.home(n);
         }
         self.next_tag += 1;
         let tag = ClientTag(self.next_tag);
@@ -275,28 +309,30 @@ impl World {
             SimOp::Write { sector, count, fua } => {
                 let version = self.next_version;
                 self.next_version += 1;
-                self.truth.issued(n, version, version, sector, count, fua);
-                self.writes.insert(tag.0, (version, n));
+                self.truth.at(sector).issued(n, version, version, sector, count, fua);
+                self.writes.insert(tag.0, (version, n, sector));
                 let buf = self.nodes[n].alloc(vec![version; count as usize]);
                 (sector, count, ClientOp::Write { buf, fua })
             }
             SimOp::Discard { sector, count } => {
                 let version = self.next_version;
                 self.next_version += 1;
-                self.truth.issued(n, version, 0, sector, count, false);
-                self.writes.insert(tag.0, (version, n));
+                self.truth.at(sector).issued(n, version, 0, sector, count, false);
+                self.writes.insert(tag.0, (version, n, sector));
                 let zero = ClientOp::Zeroes { may_unmap: version % 4 == 1, fua: false };
                 (sector, count, if version.is_multiple_of(2) { ClientOp::Discard } else { zero })
             }
             SimOp::Read { sector, count } => (sector, count, ClientOp::Read),
             SimOp::Flush => (0, 0, ClientOp::Flush),
+            SimOp::FlushVolume { vol } => (place(vol, 0), 0, ClientOp::Flush),
         };
-        let clock = self.truth.of(n).clock;
+        let clock = self.truth.at(asked.place()).of(n).clock;
+        self.tally.requests += 1;
         self.open.insert(tag.0, (n, asked, clock));
         let (vol, sector) = volume_and_sector(sector);
         let r = ClientRequest { tag, vol, sector, len_bytes: (count * 512) as u32, op };
         self.note(n, || format!("request {} {op:?} sector {sector}+{count}", tag.0));
-        let now = self.now;
+        let now = self.clock(n);
         let node = &mut self.nodes[n];
         if let Some(core) = node.core.as_mut() {
             core.handle(now, Event::Request(r), &mut node.out);
@@ -309,7 +345,7 @@ impl World {
     fn settle(&mut self, n: usize) {
         for round in 0.. {
             assert!(round < 10_000, "a batch settles");
-            let now = self.now;
+            let now = self.clock(n);
             let node = &mut self.nodes[n];
             let Some(core) = node.core.as_mut() else { return };
             core.end_batch(now, &mut node.out);
@@ -319,6 +355,9 @@ impl World {
             }
             let out = std::mem::take(&mut node.out);
             for a in &out.list {
+                if self.burns_down(n) {
+                    return;
+                }
                 self.carry_out(n, *a, &out);
             }
             let mut out = out;
@@ -330,7 +369,7 @@ impl World {
             }
         }
         if let Some(at) = self.nodes[n].core.as_ref().and_then(|c| c.deadline()) {
-            let at = at.max(self.now);
+            let at = self.now + at.saturating_since(self.clock(n));
             if self.armed[n].is_none_or(|t| t > at.0) {
                 self.armed[n] = Some(at.0);
                 self.at(n, at, Later::Deadline);
@@ -361,9 +400,9 @@ impl World {
                 let at = self.disk_time();
                 self.at(n, at, Later::DiskWrite { tag, sector, versions, fua });
             }
-            Action::DiskFlush { tag, .. } => {
+            Action::DiskFlush { tag, vol } => {
                 let (at, point) = (self.disk_time(), self.nodes[n].disk.flush_point());
-                self.at(n, at, Later::Flush { tag, point });
+                self.at(n, at, Later::Flush { tag, vol, point });
             }
             Action::MetaWrite { tag, vol, md_sector, block, flush_before, fua } => {
                 let md_sector = place(vol, md_sector);
@@ -400,7 +439,7 @@ impl World {
                 self.command_done(n, promotion, result);
                 self.answers.push((n, Answer::Command(id, result)));
             }
-            Action::CloseDisk { vol } => self.nodes[n].attached &= vol != VolIdx(0),
+            Action::CloseDisk { vol } => self.nodes[n].attached &= !(1 << vol.0),
             Action::ExportChanged { .. } => {}
             Action::Log { text, .. } => {
                 let text = out.texts[text as usize].clone();
@@ -440,9 +479,10 @@ impl World {
         }
     }
 
-    /// Both nodes Connected with UpToDate disks.
+    /// Both nodes Connected with UpToDate disks, on every volume.
     pub fn in_sync(&self) -> bool {
-        (0..2).all(|n| self.state(n) == (ConnState::Connected, DiskState::UpToDate))
+        (0..self.truth.volumes())
+            .all(|v| (0..2).all(|n| self.volume_of(n, v).is_some_and(|s| is_current(&s))))
     }
 
     /// Takes the answer to a request or command, if it came.
@@ -491,13 +531,18 @@ impl Drop for World {
     }
 }
 
+/// Connected, and the own copy is good.
+fn is_current(s: &VolumeState) -> bool {
+    s.conn == ConnState::Connected && s.disk == DiskState::UpToDate
+}
+
 /// What the oracle has to know of a command: whether it makes a node Primary, for one.
 #[derive(Clone, Copy, Debug)]
 enum Promotion {
     No,
     Yes { forced: bool },
-    Attach,
-    Invalidate,
+    Attach(VolIdx),
+    Invalidate(VolIdx),
 }
 
 /// A client request in simulator terms.
@@ -519,8 +564,13 @@ pub enum SimOp {
         /// How many.
         count: u64,
     },
-    /// Flush.
+    /// Flush of the first volume.
     Flush,
+    /// Flush of a volume.
+    FlushVolume {
+        /// Which.
+        vol: VolIdx,
+    },
     /// Discard or zero a range.
     Discard {
         /// First sector.
@@ -528,4 +578,17 @@ pub enum SimOp {
         /// How many.
         count: u64,
     },
+}
+
+impl SimOp {
+    /// A place on the volume that it is for.
+    fn place(&self) -> u64 {
+        match *self {
+            SimOp::Write { sector, .. } | SimOp::Read { sector, .. } | SimOp::Discard { sector, .. } => {
+                sector
+            }
+            SimOp::Flush => 0,
+            SimOp::FlushVolume { vol } => place(vol, 0),
+        }
+    }
 }

@@ -22,9 +22,10 @@ impl World {
             return;
         }
         self.weather.cut = cut;
+        self.tally.cuts += u64::from(cut);
         self.note(0, || if cut { "link is cut".into() } else { "link heals".into() });
         if cut {
-            self.truth.separated();
+            self.truth.all().for_each(|t| t.separated());
             for what in self.agenda.take_all(|l| matches!(l, Later::Arrive { .. })) {
                 if let Later::Arrive { sock, messages } = what
                     && let Some(e) = self.ends.get_mut(&sock)
@@ -68,6 +69,7 @@ impl World {
 
     /// Stops what a node sends on some of its sockets, or lets it go on.
     pub fn block(&mut self, n: usize, which: Blocked) {
+        self.tally.half_open += u64::from(which != Blocked::No);
         self.note(n, || format!("sockets that take nothing: {which:?}"));
         self.hooks.blocked[n] = which;
         if which == Blocked::No && !self.weather.cut {
@@ -135,8 +137,9 @@ impl World {
     fn reset_end(&mut self, sock: SockId) {
         let end = &self.ends[&sock];
         let (n, peer) = (end.node, end.peer);
+        self.tally.resets += 1;
         self.note(n, || "a socket is reset".into());
-        self.truth.separated();
+        self.truth.all().for_each(|t| t.separated());
         for s in [sock, peer] {
             self.agenda.take_all(|l| matches!(l, Later::Arrive { sock, .. } if *sock == s));
             if let Some(e) = self.ends.get(&s) {
@@ -245,7 +248,7 @@ impl World {
             let Some(core) = self.nodes[n].core.as_ref() else { return false };
             let Some(framing) = core.framing(sock) else { continue };
             let Some(m) = self.ends.get_mut(&sock).and_then(|e| e.inbox.pop_front()) else { continue };
-            let now = self.now;
+            let now = self.clock(n);
             let header = match parse_header(framing.form, &m.bytes) {
                 Ok(Some((h, used))) if m.len() >= used + h.len as usize => (h, used),
                 // The rest is still to come; only strangers send in parts.
@@ -278,10 +281,12 @@ impl World {
             return None;
         }
         let (own, theirs) = self.new_ends(n, 1 - n);
+        let now = self.clock(n);
+        self.tally.strangers += 1;
         self.note(n, || "a stranger connects".into());
         let node = &mut self.nodes[n];
         let core = node.core.as_mut().expect("checked");
-        core.handle(self.now, Event::Accepted { sock: own }, &mut node.out);
+        core.handle(now, Event::Accepted { sock: own }, &mut node.out);
         self.settle(n);
         Some(theirs)
     }
@@ -319,7 +324,7 @@ impl World {
 
     pub(super) fn try_connect(&mut self, n: usize, attempt: u32) {
         let m = 1 - n;
-        let now = self.now;
+        let now = self.clock(n);
         if self.weather.cut || !self.nodes[m].listening || self.nodes[m].core.is_none() {
             let node = &mut self.nodes[n];
             if let Some(core) = node.core.as_mut() {
@@ -332,6 +337,7 @@ impl World {
         if let Some(core) = node.core.as_mut() {
             core.handle(now, Event::Connected { attempt, sock: a }, &mut node.out);
         }
+        let now = self.clock(m);
         let node = &mut self.nodes[m];
         if let Some(core) = node.core.as_mut() {
             core.handle(now, Event::Accepted { sock: b }, &mut node.out);

@@ -5,30 +5,38 @@ use super::*;
 impl World {
     /// What holds after every event.
     pub(super) fn check_states(&mut self) {
-        let states = [self.volume(0), self.volume(1)];
+        let connected = self.same_connection();
+        for v in 0..self.truth.volumes() {
+            self.check_volume(v, connected);
+        }
+    }
+
+    fn check_volume(&mut self, v: u8, same_connection: bool) {
+        let states = [self.volume_of(0, v), self.volume_of(1, v)];
         if let [Some(a), Some(b)] = &states {
             let linked = |s: &VolumeState| s.conn >= ConnState::Connected;
             let primary = |s: &VolumeState| s.role == Role::Primary;
-            let pair = linked(a) && linked(b) && self.same_connection();
+            let pair = linked(a) && linked(b) && same_connection;
             assert!(!(pair && primary(a) && primary(b)), "two connected Primaries");
         }
+        let truth = self.truth.at(place(VolIdx(v), 0));
         for (n, state) in states.iter().enumerate() {
             let remote = |s: &VolumeState| {
                 s.role == Role::Primary && s.conn >= ConnState::Connected && s.disk < DiskState::UpToDate
             };
-            let was = self.remote[n];
-            self.remote[n] = state.is_some_and(|s| remote(&s));
-            if was && !self.remote[n] && !self.truth.protocol_c {
-                self.truth.remote_answers_lost(n);
+            let was =
+                std::mem::replace(&mut self.remote[usize::from(v)][n], state.is_some_and(|s| remote(&s)));
+            if was && !self.remote[usize::from(v)][n] && !truth.protocol_c {
+                truth.remote_answers_lost(n);
             }
         }
-        let homes = [0, 1].map(|n| self.truth.home(n));
-        self.truth.note_homes(&states);
+        let homes = [0, 1].map(|n| truth.home(n));
+        truth.note_homes(&states);
         for (n, before) in homes.into_iter().enumerate() {
-            if self.truth.home(n) != before && before == n && !self.truth.protocol_c {
+            if truth.home(n) != before && before == n && !truth.protocol_c {
                 // What the own disk answered for need not have arrived on the other one.
                 let disk = &self.nodes[1 - n].disk;
-                self.truth.of(n).rebase(|s| disk.read(s));
+                truth.of(n).rebase(|s| disk.read(s));
             }
         }
         for (n, state) in states.iter().enumerate() {
@@ -37,17 +45,17 @@ impl World {
             let by_force = self.commands.values().any(|(m, p)| *m == n && forced(p));
             let one_disk = |s: &VolumeState| s.disk.min(s.pdsk) < DiskState::Inconsistent;
             let alone = |s: &VolumeState| s.conn < ConnState::Connected || one_disk(s);
-            if is && !self.primary[n] && !by_force && state.is_some_and(|s| alone(&s)) {
-                let copy = self.truth.home(n);
+            let was = std::mem::replace(&mut self.primary[usize::from(v)][n], is);
+            if is && !was && !by_force && state.is_some_and(|s| alone(&s)) {
+                let copy = truth.home(n);
                 let disk = &self.nodes[copy].disk;
-                self.truth.promoted_alone(copy, |s| disk.read(s));
+                truth.promoted_alone(copy, |s| disk.read(s));
             }
-            self.primary[n] = is;
         }
-        self.truth.look(&states);
-        if self.truth.spoiled && self.truth.is_whole() && self.in_sync() {
-            let disk = &self.nodes[self.truth.owner].disk;
-            self.truth.accept(|s| disk.read(s));
+        truth.look(&states);
+        if truth.spoiled && truth.is_whole() && states.iter().all(|s| s.as_ref().is_some_and(is_current)) {
+            let disk = &self.nodes[truth.owner].disk;
+            truth.accept(|s| disk.read(s));
         }
     }
 
@@ -62,7 +70,7 @@ impl World {
         assert_eq!(n, m, "by the node that was asked");
         self.mix(tag.0 << 1 | u64::from(ok));
         self.note(n, || format!("request {} ends: {result:?}", tag.0));
-        if let Some((version, _)) = self.writes.remove(&tag.0) {
+        if let Some((version, _, sector)) = self.writes.remove(&tag.0) {
             let lonely = |s: VolumeState| s.conn < ConnState::Connected || s.pdsk < DiskState::Inconsistent;
             // Answers may be held back, by suspend-io for one: what counts is where the data is.
             let mirrored = match op {
@@ -72,19 +80,21 @@ impl World {
                 }),
                 _ => false,
             };
-            let lonely = !mirrored && self.volume(n).is_some_and(lonely);
-            self.truth.ended(n, version, ok, lonely);
-            if ok && self.truth.protocol_c {
+            let (vol, _) = volume_and_sector(sector);
+            let lonely = !mirrored && self.volume_of(n, vol.0).is_some_and(lonely);
+            let truth = self.truth.at(sector);
+            truth.ended(n, version, ok, lonely);
+            if ok && truth.protocol_c {
                 self.check_written(n, version, op);
             }
         }
         match op {
-            SimOp::Flush if ok => self.truth.of(n).flushed(clock),
+            SimOp::Flush | SimOp::FlushVolume { .. } if ok => self.truth.at(op.place()).of(n).flushed(clock),
             // A copy that passed on an error may be replaced by an older one.
-            SimOp::Read { sector, .. } if ok && !self.truth.spoiled => {
+            SimOp::Read { sector, .. } if ok && !self.truth.at(sector).spoiled => {
                 for (i, v) in versions.iter().enumerate() {
                     let s = sector + i as u64;
-                    let ledger = self.truth.of(n);
+                    let ledger = self.truth.at(s).of(n);
                     assert!(
                         ledger.allows_since(s, *v, clock + 1),
                         "stale read: sector {s} returned {v}, allowed are {:?}",
@@ -104,12 +114,14 @@ impl World {
         match promotion {
             Promotion::Yes { forced: true } if ok => {
                 let disk = &self.nodes[n].disk;
-                self.truth.promoted_by_force(n, |s| disk.read(s));
+                self.truth.all().for_each(|t| t.promoted_by_force(n, |s| disk.read(s)));
             }
-            Promotion::Invalidate if ok && self.volume(n).is_some_and(|s| s.conn < ConnState::Connected) => {
-                self.truth.discard(n);
+            Promotion::Invalidate(vol)
+                if ok && self.volume_of(n, vol.0).is_some_and(|s| s.conn < ConnState::Connected) =>
+            {
+                self.truth.at(place(vol, 0)).discard(n);
             }
-            Promotion::Attach if !ok => self.nodes[n].attached = false,
+            Promotion::Attach(vol) if !ok => self.nodes[n].attached &= !(1 << vol.0),
             _ => {}
         }
     }
@@ -144,11 +156,11 @@ impl World {
     /// Every sector equal on both disks, and allowed by what clients saw. Panics with the first difference.
     pub fn check_disks(&mut self) {
         let mut all: Vec<u64> = self.nodes[0].disk.written().chain(self.nodes[1].disk.written()).collect();
-        all.extend(self.truth.of(0).written());
+        self.truth.all().for_each(|t| all.extend(t.of(0).written()));
         for s in all {
             let (a, b) = (self.nodes[0].disk.read(s), self.nodes[1].disk.read(s));
             assert_eq!(a, b, "sector {s} differs while both copies say UpToDate");
-            let ledger = self.truth.of(0);
+            let ledger = self.truth.at(s).of(0);
             assert!(
                 ledger.allows(s, a),
                 "sector {s} holds version {a}, clients know of {:?}",
