@@ -103,8 +103,11 @@ impl Truth {
         }
     }
 
-    /// An operator has said that this copy is the truth.
+    /// An operator has said that this copy is the truth, with what was written to it alone.
     pub fn promoted_by_force(&mut self, n: usize, read: impl Fn(u64) -> u64) {
+        if self.split {
+            self.ledgers[0] = self.ledgers[n].clone();
+        }
         self.ledgers[0].rebase(&read);
         self.split = false;
         self.at_split = None;
@@ -154,6 +157,10 @@ impl Truth {
         for (n, s) in states.iter().enumerate() {
             let Some(s) = s else { continue };
             let good = s.disk == DiskState::UpToDate;
+            if s.disk == DiskState::Negotiating {
+                // Nobody has a say yet in which copy it is going to be.
+                continue;
+            }
             if !good && s.conn >= ConnState::Connected && s.pdsk == DiskState::UpToDate {
                 self.home[n] = 1 - n;
             } else if good || s.disk >= DiskState::Inconsistent {

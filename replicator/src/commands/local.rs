@@ -138,6 +138,8 @@ impl Resource {
             let disk = self.vols[v].disk.as_mut().expect("a usable disk is present");
             disk.sb.uuids.bitmap = DataUuid::ZERO;
             disk.md.mark_dirty();
+            // A loss of power must not find the common generation beside bits from before it.
+            disk.md.sb_after_pages = true;
             let line = alloc::format!("cleared bitmap UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
             out.log(LogLevel::Info, at, line);
             self.peer_has_own_generations(v);

@@ -291,6 +291,8 @@ impl Resource {
         disk.sb.uuids.current = current.with_primary_bit(primary);
         disk.sb.uuids.bitmap = model::ids::DataUuid::ZERO;
         disk.md.mark_dirty();
+        // A loss of power must not find the common generation beside bits from before it.
+        disk.md.sb_after_pages = true;
         self.write_bitmap_all(v, out);
         let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
         let _ = self.change_volume(v, change, Kind::Hard, out);

@@ -39,9 +39,11 @@ impl Uuids {
     /// its own already.
     pub fn end_of_sync_unknown(&self) -> bool {
         let base = self.history[0];
+        // With the role bit: it tells what `new_current_beside_sync` has left, which is not unknown any more.
+        let successor = DataUuid(base.0.wrapping_add(DataUuid::SYNC_OFFSET));
         !self.bitmap.is_zero()
             && (base.same_as(DataUuid::JUST_CREATED)
-                || self.bitmap.same_as(DataUuid(base.0.wrapping_add(DataUuid::SYNC_OFFSET)))
+                || self.bitmap == successor
                 || self.syncs_own_generation())
     }
 
@@ -55,7 +57,10 @@ impl Uuids {
     /// A new generation while [`Uuids::end_of_sync_unknown`]: the bitmap still describes the difference to the
     /// target in the middle of the resync, and the history names the generation of a target that has finished.
     pub fn new_current_beside_sync(&mut self, random: DataUuid, primary: bool) {
-        self.push_history(self.current);
+        // The base of a resync inside one generation is that generation itself. Next to its sync UUID it would look as if
+        // the resync had just begun, and the next promotion would push the last common generation out of the history.
+        let base_bit = self.bitmap.primary_bit();
+        self.push_history(self.current.with_primary_bit(!base_bit));
         self.set_current(random, primary);
     }
 
@@ -195,7 +200,7 @@ mod tests {
         assert!(u.syncs_own_generation() && u.end_of_sync_unknown());
         u.new_current_beside_sync(DataUuid(R2), true);
         assert_eq!(u, set(R2 | 1, sync.0, R | 1, 8));
-        assert!(!u.syncs_own_generation() && u.end_of_sync_unknown());
+        assert!(!u.syncs_own_generation() && !u.end_of_sync_unknown());
     }
 
     #[test]

@@ -134,10 +134,11 @@ impl Resource {
         assert!(r.has(flag::LOCAL_PENDING), "a local write ends once");
         r.clear(flag::LOCAL_PENDING);
         r.set(if ok { flag::LOCAL_OK } else { flag::LOCAL_FAILED });
-        let (v, is_discard) = (r.vol as usize, r.kind == Kind::Discard);
+        let v = r.vol as usize;
         self.local_io_ended(v, out);
-        // A failed discard of the own node does not detach (drbd-states 14.2).
-        if !ok && !is_discard {
+        // A failed discard too, other than drbd-states 14.2 has it: the driver writes zeroes where a disk cannot discard,
+        // so it is the disk that failed, and its old blocks are not what the peer has from now on.
+        if !ok {
             self.local_io_failed(v, FailedIo::Write, out);
         }
         self.try_complete(slot, out);

@@ -6,6 +6,7 @@ use model::time::Duration;
 use replicator::{ClientResult, Command, CommandResult, DiskConfig, VolIdx};
 
 use super::healing::{both_again, outcome, peer_missed, target_finishes, write};
+use crate::hooks::DiskOp;
 use crate::scenario::{fresh_pair, fresh_pair_with, net, scribble};
 use crate::world::{SimOp, World};
 use replicator::wire::Command as Wire;
@@ -192,5 +193,27 @@ fn an_invalidate_is_not_forgotten() {
         no_bits_left(&w);
         let brought = w.hooks.data_bytes(0, Wire::RsDataReply);
         assert_eq!(brought, SECTORS * 512, "the whole copy is brought again");
+    }
+}
+
+/// The own disk failed a discard that the peer carried out. It was answered, the disk stayed UpToDate, and its clients
+/// went on reading the old block.
+#[test]
+fn a_disk_that_fails_a_discard_goes() {
+    for seed in 540..542 {
+        let mut w = fresh_pair(seed, SECTORS);
+        for _ in 0..seed % 2 {
+            // Every other discard is sent as zeroes.
+            write(&mut w, 0, 64);
+        }
+        write(&mut w, 0, 64);
+        w.hooks.break_disk(0, DiskOp::Write, 64, 8);
+        assert_eq!(outcome(&mut w, 0, SimOp::Discard { sector: 64, count: 8 }), ClientResult::Ok);
+        w.run_for(Duration::from_millis(100));
+        assert_eq!(outcome(&mut w, 0, SimOp::Read { sector: 64, count: 8 }), ClientResult::Ok);
+        assert_eq!(w.state(0).1, DiskState::Diskless);
+        w.hooks.mend_disks();
+        both_again(&mut w);
+        no_bits_left(&w);
     }
 }

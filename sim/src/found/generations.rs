@@ -3,7 +3,7 @@
 use model::policy::OnIoError;
 use model::state::{ConnState, DiskState};
 use model::time::Duration;
-use replicator::{ClientResult, Command, CommandResult, DiskConfig, VolIdx};
+use replicator::{ClientResult, Command, CommandResult, DiskConfig, NetConfig, VolIdx};
 
 use super::healing::{both_again, outcome, peer_missed, target_finishes, write};
 use crate::hooks::{Blocked, DiskOp};
@@ -174,5 +174,39 @@ fn a_primary_attaches_beside_a_diskless_peer() {
     w.attach(1);
     w.run_for(Duration::from_secs(1));
     outcome(&mut w, 0, SimOp::Read { sector: 64, count: 8 });
+    both_again(&mut w);
+}
+
+/// A source that did not know whether its full sync had begun went on alone. Promoted once more it started another
+/// generation, and the last one that both copies had fell out of its history: split brain passed for unrelated data,
+/// which no discard-my-data resolves.
+#[test]
+fn a_source_is_promoted_again_and_again_beside_an_invalidate_cut_off() {
+    let mut w = fresh_pair(607, SECTORS);
+    w.weather.net_us = 2000;
+    w.command(0, Command::Secondary { open: 0 });
+    w.command(1, Command::Invalidate(VOL));
+    assert!(w.run_until(Duration::from_secs(5), |w| w.state(0).0 == ConnState::SyncSource));
+    apart(&mut w);
+    w.weather.net_us = 50;
+    for n in [0, 1, 0, 0, 0] {
+        assert_eq!(w.command_and_wait(n, PROMOTE), CommandResult::Ok);
+        write(&mut w, n, 64);
+        w.crash(n, false);
+        w.start(n);
+        w.connect(n, &net());
+        w.run_for(Duration::from_secs(1));
+    }
+    w.cut(false);
+    w.run_for(Duration::from_secs(20));
+    let core = w.nodes[0].core.as_ref().expect("it runs");
+    let reason = core.snapshot(w.now).standalone_reason.unwrap_or_default();
+    assert!(reason.starts_with("Split-Brain"), "{reason}");
+    w.truth.discard(1);
+    for n in 0..2 {
+        w.command(n, Command::Disconnect { force: true });
+        let net = NetConfig { discard_my_data: n == 1, ..net() };
+        w.connect(n, &net);
+    }
     both_again(&mut w);
 }
