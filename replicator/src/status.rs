@@ -47,6 +47,11 @@ impl Resource {
         self.vols[vol.0 as usize].state
     }
 
+    /// Size of a volume; 0 while it is not known.
+    pub fn size_sectors(&self, vol: VolIdx) -> u64 {
+        self.vols[vol.0 as usize].size_sectors
+    }
+
     /// Number of blocks marked as different on the peer.
     pub fn marked_blocks(&self, vol: VolIdx) -> u64 {
         self.vols[vol.0 as usize].bitmap.count()
@@ -55,7 +60,7 @@ impl Resource {
     /// The block of a sector is marked as different on the peer.
     pub fn is_marked(&self, vol: VolIdx, sector: u64) -> bool {
         let (bit, _) = SectorRange::new(sector, 512).bits_touched();
-        self.vols[vol.0 as usize].bitmap.next_set(bit) == Some(bit)
+        self.vols[vol.0 as usize].bitmap.test(bit)
     }
 
     /// A crash now would not forget that the block of a sector may differ: it is marked, or in a hot extent.

@@ -106,6 +106,8 @@ pub struct Hooks {
     kept: Vec<(usize, Command)>,
     /// Sockets on which such a packet waits: what comes behind it waits too.
     pub(crate) kept_behind: Vec<SockId>,
+    /// Errors by [`Hooks::break_disk`] are worth an operator's word where the policy is to pass them on.
+    pub bad_places_spoil: bool,
     bad: Vec<Bad>,
     slow: Vec<Bad>,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::ids::{BufId, Minor, VolumeNo};
+use model::ids::{BufId, DataUuid, Minor, VolumeNo};
 use model::policy::OnNoData;
 use model::time::Duration;
 use replicator::activity_log::replay::replay;
@@ -115,6 +115,19 @@ impl Node {
             disk_config,
             volumes,
             on_no_data: OnNoData::IoError,
+        }
+    }
+
+    /// Makes the metadata say that this copy is good and the same as any other with this generation.
+    pub fn preset(&mut self, generation: u64) {
+        for v in (0..self.volumes).map(VolIdx) {
+            let mut sb = SuperBlock::just_created(&self.layout, 1 << 20);
+            sb.la_size_sectors = self.disk.sectors;
+            sb.uuids.current = DataUuid(generation & !1);
+            sb.flags = sb.flags.with(MetaFlags::CONSISTENT).with(MetaFlags::WAS_UP_TO_DATE);
+            let mut block = [0u8; 4096];
+            sb.encode(&mut block);
+            self.disk.write_md(place(v, self.layout.superblock_sector()), &block, true);
         }
     }
 

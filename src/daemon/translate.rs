@@ -2,6 +2,7 @@
 //! cannot do: it is better not to start than to run differently than the file says.
 
 use model::config::settings::{DiskOptions, Fencing, NetOptions, OnCongestion, ResourceConfig, VolumeConfig};
+use replicator::activity_log::transaction::AL_SLOTS_MIN;
 use replicator::{Auth, HmacAlg};
 
 /// Longest shared secret (drbd-admin 2.2).
@@ -154,7 +155,7 @@ pub fn disk_config(o: &DiskOptions) -> replicator::DiskConfig {
         fencing: o.fencing,
         disk_flushes: o.disk_flushes,
         md_flushes: o.md_flushes,
-        al_extents: u16::try_from(o.al_extents).unwrap_or(u16::MAX),
+        al_extents: u16::try_from(o.al_extents).unwrap_or(u16::MAX).max(AL_SLOTS_MIN),
         al_updates: o.al_updates,
         resync_rate_kib_s: o.resync_rate_kib_s,
         c_plan_ahead_ds: deciseconds(o.c_plan_ahead),

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use thiserror::Error;
 
 use super::transaction::{
-    AL_BLOCK_BYTES, AL_CONTEXT_SLOTS, AL_SLOTS_MIN, AL_UPDATES_MAX, AlRing, AlUpdate, EXTENT_FREE,
+    AL_BLOCK_BYTES, AL_CONTEXT_SLOTS, AL_SLOTS_LEAST, AL_UPDATES_MAX, AlRing, AlUpdate, EXTENT_FREE,
     encode_update,
 };
 
@@ -65,9 +65,9 @@ pub struct ActivityLog {
 impl ActivityLog {
     /// An empty log for a ring that was just made anew (or replayed).
     ///
-    /// Panics unless `slot_count` is in `67..=ring.slots_max()`; see [`AlRing::clamp_slots`].
+    /// Panics unless `slot_count` is in `2..=ring.slots_max()`; see [`AlRing::clamp_slots`].
     pub fn new(slot_count: u16, ring: AlRing) -> ActivityLog {
-        assert!(slot_count >= AL_SLOTS_MIN && slot_count <= ring.slots_max(), "al-extents out of range");
+        assert!(slot_count >= AL_SLOTS_LEAST && slot_count <= ring.slots_max(), "al-extents out of range");
         let empty = Slot {
             extent: EXTENT_FREE,
             before: EXTENT_FREE,

@@ -8,8 +8,10 @@ pub const AL_BLOCK_BYTES: usize = 4096;
 pub const AL_UPDATES_MAX: usize = 64;
 /// Slots whose content one transaction repeats.
 pub const AL_CONTEXT_SLOTS: usize = 919;
-/// Fewest slots (`al-extents`) a log may have.
+/// Fewest slots (`al-extents`) that may be configured: the longest request, 128 MiB, touches 33 extents.
 pub const AL_SLOTS_MIN: u16 = 67;
+/// Fewest slots a log works with, if no request touches more extents.
+pub const AL_SLOTS_LEAST: u16 = 2;
 /// Slots when nothing is configured.
 pub const AL_SLOTS_DEFAULT: u16 = 1237;
 /// Most slots a log may have, given a ring that is large enough.
@@ -112,9 +114,10 @@ impl AlRing {
         if by_context < AL_SLOTS_MAX as u32 { by_context as u16 } else { AL_SLOTS_MAX }
     }
 
-    /// The configured `al-extents`, silently moved into the range this ring allows.
+    /// The configured `al-extents`, silently moved into the range this ring allows. Whoever takes it from a user raises
+    /// it to [`AL_SLOTS_MIN`] before.
     pub fn clamp_slots(self, configured: u32) -> u16 {
-        configured.clamp(u32::from(AL_SLOTS_MIN), u32::from(self.slots_max())) as u16
+        configured.clamp(u32::from(AL_SLOTS_LEAST), u32::from(self.slots_max())) as u16
     }
 }
 
@@ -374,7 +377,7 @@ mod tests {
         assert_eq!(AlRing::DEFAULT.slots_max(), 6433);
         assert_eq!(AlRing::new(1, 72).unwrap().slots_max(), 65249);
         assert_eq!(AlRing::new(1, 73).unwrap().slots_max(), 65534);
-        assert_eq!(AlRing::DEFAULT.clamp_slots(7), 67);
+        assert_eq!(AlRing::DEFAULT.clamp_slots(0), 2);
         assert_eq!(AlRing::DEFAULT.clamp_slots(65534), 6433);
         assert_eq!(AlRing::DEFAULT.sectors(), 64);
     }

@@ -164,8 +164,7 @@ impl World {
         }
         match what {
             Later::DiskRead { tag, sector, count } => {
-                if self.fails(n, sector, |f| f.reads) || self.hooks.is_bad(n, DiskOp::Read, sector, count) {
-                    self.tally.read_errors += 1;
+                if self.fails(n, DiskOp::Read, sector, count) {
                     core!(Event::DiskDone { tag, result: EIO, buf: None });
                     return;
                 }
@@ -175,8 +174,7 @@ impl World {
             }
             Later::DiskWrite { tag, sector, versions, fua } => {
                 let count = versions.len() as u64;
-                if self.fails(n, sector, |f| f.writes) || self.hooks.is_bad(n, DiskOp::Write, sector, count) {
-                    self.tally.write_errors += 1;
+                if self.fails(n, DiskOp::Write, sector, count) {
                     self.nodes[n].disk.torn_write(sector, &versions, &mut self.rng);
                     core!(Event::DiskDone { tag, result: EIO, buf: None });
                     return;
@@ -189,8 +187,7 @@ impl World {
                 core!(Event::DiskDone { tag, result: IoResult::Ok, buf: None });
             }
             Later::Flush { tag, vol, point } => {
-                if self.fails(n, place(vol, 0), |f| f.flushes) {
-                    self.tally.flush_errors += 1;
+                if self.fails(n, DiskOp::Flush, place(vol, 0), 0) {
                     core!(Event::DiskDone { tag, result: EIO, buf: None });
                     return;
                 }
@@ -199,8 +196,7 @@ impl World {
             }
             Later::MetaWrite { tag, sector, block, fua, flush } => {
                 self.hooks.meta_writes[n] += 1;
-                if self.fails(n, sector, |f| f.metadata) || self.hooks.is_bad(n, DiskOp::Meta, sector, 8) {
-                    self.tally.metadata_errors += 1;
+                if self.fails(n, DiskOp::Meta, sector, 8) {
                     self.nodes[n].disk.torn_md(sector, &block, &mut self.rng);
                     core!(Event::MetaDone { tag, result: EIO });
                     return;
@@ -239,16 +235,33 @@ impl World {
         }
     }
 
-    /// Whether an operation on a sector fails, by the faults that are on.
-    fn fails(&mut self, n: usize, sector: u64, of: impl Fn(&Faults) -> u64) -> bool {
-        let odds = of(&self.nodes[n].faults);
-        let fails = odds > 0 && self.rng.one_in(odds);
-        if fails && self.nodes[n].disk_config.on_io_error == OnIoError::PassOn {
+    /// Whether an operation on a sector fails, by the faults that are on or because the place is bad.
+    fn fails(&mut self, n: usize, op: DiskOp, sector: u64, count: u64) -> bool {
+        let faults = &self.nodes[n].faults;
+        let odds = match op {
+            DiskOp::Read => faults.reads,
+            DiskOp::Write => faults.writes,
+            DiskOp::Flush => faults.flushes,
+            DiskOp::Meta => faults.metadata,
+        };
+        let by_chance = odds > 0 && self.rng.one_in(odds);
+        let bad_place = self.hooks.is_bad(n, op, sector, count);
+        if !by_chance && !bad_place {
+            return false;
+        }
+        match op {
+            DiskOp::Read => self.tally.read_errors += 1,
+            DiskOp::Write => self.tally.write_errors += 1,
+            DiskOp::Flush => self.tally.flush_errors += 1,
+            DiskOp::Meta => self.tally.metadata_errors += 1,
+        }
+        let pass_on = self.nodes[n].disk_config.on_io_error == OnIoError::PassOn;
+        if pass_on && (by_chance || self.hooks.bad_places_spoil) {
             // The copy becomes Inconsistent, and whatever the peer has counts for more: the policy's word.
             let truth = self.truth.at(sector);
             truth.word[n] = true;
             truth.spoiled = true;
         }
-        fails
+        true
     }
 }

@@ -79,6 +79,11 @@ impl World {
         self.fuse = Some((n, actions, power));
     }
 
+    /// Nobody dies by [`World::crash_after`] any more.
+    pub fn no_fuse(&mut self) {
+        self.fuse = None;
+    }
+
     /// Counts an action; true if the node died of it.
     pub(super) fn burns_down(&mut self, n: usize) -> bool {
         match self.fuse.as_mut() {

@@ -20,7 +20,7 @@ use replicator::{
 };
 
 use crate::hooks::{Blocked, DiskOp, Hooks, Running};
-use crate::node::{Faults, Node, place, volume_and_sector};
+use crate::node::{Node, place, volume_and_sector};
 use crate::rng::Rng;
 use crate::tally::Tally;
 use crate::truth::Truths;
@@ -186,8 +186,8 @@ impl World {
     }
 
     /// Marks a part of the schedule in the trace.
-    pub fn note_phase(&mut self, text: &str) {
-        self.note(0, || format!("---- {text}"));
+    pub fn note_phase(&mut self, text: impl FnOnce() -> String) {
+        self.note(0, || format!("---- {}", text()));
     }
 
     fn mix(&mut self, x: u64) {
@@ -243,7 +243,7 @@ impl World {
     /// The clock of a node jumps ahead, as that of a machine that was asleep.
     pub fn clock_jumps(&mut self, n: usize, by: Duration) {
         self.note(n, || format!("clock jumps by {} us", by.as_micros()));
-        self.nodes[n].clock_ahead = self.nodes[n].clock_ahead + by;
+        self.nodes[n].clock_ahead += by;
         self.tally.clock_jumps += 1;
         self.settle(n);
     }

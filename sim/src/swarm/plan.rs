@@ -1,0 +1,185 @@
+//! Options of a run, drawn from its seed.
+
+use model::policy::{OnIoError, Protocol};
+use model::time::Duration;
+use replicator::{Auth, DiskConfig, HmacAlg, NetConfig};
+
+use super::Profile;
+use super::acts::{ACTS, Act};
+use crate::rng::Rng;
+use crate::world::Weather;
+
+/// How the pair comes into being.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Start {
+    /// Both copies are good and the same.
+    Preset,
+    /// Fresh, and an operator says that they are the same.
+    Skip,
+    /// Fresh, and one is promoted by force.
+    Full,
+}
+
+/// Options of one run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub(super) net: NetConfig,
+    pub(super) disk: DiskConfig,
+    pub(super) volumes: u8,
+    /// Size of each volume.
+    pub(super) sectors: u64,
+    /// Writes go to this many spots of each volume.
+    pub(super) spots: u64,
+    pub(super) start: Start,
+    /// Does not wait for the end of the first resync.
+    pub(super) impatient: bool,
+    pub(super) weights: [u64; ACTS.len()],
+    pub(super) acts: u64,
+    /// Most requests of one burst.
+    pub(super) burst: u64,
+    pub(super) split_brain: bool,
+    pub(super) metadata_faults: bool,
+    /// Both nodes lose power in the end, and come back.
+    pub(super) last_power_failure: bool,
+    pub(super) weather: Weather,
+}
+
+/// Sectors of an extent of the activity log.
+const EXTENT_SECTORS: u64 = 8192;
+
+pub(super) fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
+    from[rng.below(from.len() as u64) as usize]
+}
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn new(profile: Profile, seed: u64) -> Plan {
+        let mut r = Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x5157_4152_4d00);
+        match profile {
+            Profile::Life => Plan::life(&mut r),
+            Profile::Small => Plan::small(&mut r),
+        }
+    }
+
+    fn life(r: &mut Rng) -> Plan {
+        let large = r.one_in(4);
+        let tiny_log = !large && r.one_in(4);
+        let sectors = match () {
+            () if large => EXTENT_SECTORS * (70 + r.below(20)),
+            () if tiny_log => EXTENT_SECTORS * (2 + r.below(4)) + r.below(500),
+            () => 512 + 8 * r.below(500) + r.below(8),
+        };
+        let start = if large { Start::Skip } else { pick(r, &[Start::Preset, Start::Skip, Start::Full]) };
+        let mut plan = Plan {
+            net: net(r),
+            disk: disk(r),
+            volumes: if !large && r.one_in(6) { 2 } else { 1 },
+            sectors,
+            spots: pick(r, &[3, 12, 100]),
+            start,
+            impatient: r.one_in(4),
+            weights: [0; ACTS.len()],
+            acts: 20 + r.below(100),
+            burst: 40,
+            split_brain: r.one_in(4),
+            metadata_faults: r.one_in(3),
+            last_power_failure: r.one_in(4),
+            weather: Weather {
+                disk_us: pick(r, &[20, 100, 3000]),
+                net_us: pick(r, &[20, 100, 2000]),
+                disk_spikes: pick(r, &[0, 0, 0, 50, 1000]),
+                ..Weather::default()
+            },
+        };
+        if tiny_log {
+            plan.disk.al_extents = 2 + r.below(3) as u16;
+        }
+        for (i, w) in plan.weights.iter_mut().enumerate() {
+            let always = matches!(ACTS[i], Act::Burst | Act::Wait | Act::Start | Act::Heal | Act::Mend);
+            if always || r.one_in(3) {
+                *w = 1 << r.below(5);
+            }
+        }
+        plan.weights[0] += 8;
+        plan.weights[1] += 8;
+        plan
+    }
+
+    /// A good pair from the beginning; of the faults two kinds at most.
+    fn small(r: &mut Rng) -> Plan {
+        let tiny_log = r.one_in(5);
+        let sectors =
+            if tiny_log { EXTENT_SECTORS * (2 + r.below(2)) + 8 * r.below(64) } else { 512 + r.below(1536) };
+        let mut plan = Plan {
+            net: net(r),
+            disk: disk(r),
+            volumes: if r.one_in(10) { 2 } else { 1 },
+            sectors,
+            spots: pick(r, &[2, 6, 30]),
+            start: Start::Preset,
+            impatient: false,
+            weights: [0; ACTS.len()],
+            acts: 4 + r.below(10),
+            burst: pick(r, &[4, 12]),
+            split_brain: r.one_in(8),
+            metadata_faults: r.one_in(2),
+            last_power_failure: r.one_in(4),
+            weather: Weather {
+                disk_us: pick(r, &[20, 100, 2000]),
+                net_us: pick(r, &[20, 100, 1000]),
+                disk_spikes: pick(r, &[0, 0, 20]),
+                ..Weather::default()
+            },
+        };
+        plan.net.ping_int = ms(10_000);
+        plan.disk.c_max_rate_kib_s = 102_400;
+        plan.disk.resync_rate_kib_s = 10_000;
+        if tiny_log {
+            plan.disk.al_extents = 2;
+        }
+        for (i, w) in plan.weights.iter_mut().enumerate() {
+            *w = match ACTS[i] {
+                Act::Burst => 8,
+                Act::Wait | Act::Start | Act::Heal | Act::Mend => 2,
+                _ => 0,
+            };
+        }
+        for _ in 0..1 + r.below(2) {
+            plan.weights[r.below(ACTS.len() as u64) as usize] += 4;
+        }
+        plan
+    }
+}
+
+fn net(r: &mut Rng) -> NetConfig {
+    let protocol = pick(r, &[Protocol::C, Protocol::C, Protocol::C, Protocol::C, Protocol::A, Protocol::B]);
+    NetConfig {
+        protocol,
+        connect_int: ms(pick(r, &[300, 1000, 3000])),
+        ping_int: ms(1000),
+        ping_timeout: ms(pick(r, &[100, 500])),
+        timeout: ms(pick(r, &[500, 1000])),
+        ko_count: pick(r, &[0, 1, 2, 7]),
+        max_epoch_size: pick(r, &[20, 20, 2048, 2]),
+        max_buffers: pick(r, &[32, 32, 2048]),
+        use_rle: r.one_in(2),
+        auth: r.one_in(6).then(|| Auth { alg: HmacAlg::Sha1, secret: b"between us".to_vec() }),
+        ..NetConfig::default()
+    }
+}
+
+fn disk(r: &mut Rng) -> DiskConfig {
+    DiskConfig {
+        al_extents: pick(r, &[67, 67, 1237]),
+        on_io_error: if r.one_in(4) { OnIoError::PassOn } else { OnIoError::Detach },
+        al_updates: !r.one_in(12),
+        c_max_rate_kib_s: pick(r, &[102_400, 102_400, 2000]),
+        resync_rate_kib_s: pick(r, &[250, 10_000]),
+        c_fill_target_sectors: pick(r, &[100, 100, 0]),
+        ..DiskConfig::default()
+    }
+}

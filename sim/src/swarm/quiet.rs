@@ -1,0 +1,174 @@
+//! The end of a schedule: nothing goes wrong any more, an operator mends what is broken, and everything has to
+//! converge within a bound.
+
+use model::state::{ConnState, DiskState, Role, VolumeState};
+use model::time::Duration;
+use replicator::{Command, NetConfig, VolIdx};
+
+use super::Schedule;
+use crate::hooks::Blocked;
+use crate::node::Faults;
+
+/// Virtual time in which the quiet phase has to converge.
+const CONVERGE: Duration = Duration::from_secs(400);
+
+impl Schedule<'_> {
+    /// What an operator does about a node that is not as it should be. `all`: bring everything back.
+    pub(super) fn mend(&mut self, n: usize, all: bool) {
+        let Some(s) = self.w.volume(n) else {
+            if all || self.rng.one_in(2) {
+                self.w.start(n);
+                self.w.connect(n, &self.plan.net);
+            }
+            return;
+        };
+        self.w.attach(n);
+        if s.conn == ConnState::StandAlone {
+            let net = self.plan.net.clone();
+            self.w.connect(n, &net);
+        }
+        if s.susp {
+            self.w.command(n, Command::ResumeIo);
+        }
+        for v in self.volumes() {
+            if self.w.volume_of(n, v.0).is_some_and(|s| s.user_isp) {
+                self.w.command(n, Command::ResumeSync(v));
+            }
+        }
+    }
+
+    pub(super) fn quiet_phase(&mut self) {
+        self.calm();
+        self.converge();
+        self.check_end();
+        if self.plan.last_power_failure {
+            self.w.note_phase(|| "both lose power in the end".into());
+            self.w.crash(0, true);
+            self.w.crash(1, true);
+            self.converge();
+            self.check_end();
+        }
+    }
+
+    /// All faults are over.
+    fn calm(&mut self) {
+        self.w.note_phase(|| "quiet phase".into());
+        for n in &mut self.w.nodes {
+            n.faults = Faults::default();
+        }
+        self.w.no_fuse();
+        self.w.hooks.mend_disks();
+        self.w.hooks.garbled_at = None;
+        for n in 0..2 {
+            self.w.block(n, Blocked::No);
+        }
+        self.w.cut(false);
+        let thaws = self.w.nodes[0].frozen_until.max(self.w.nodes[1].frozen_until);
+        self.w.run_for(thaws.saturating_since(self.w.now));
+    }
+
+    fn converge(&mut self) {
+        let until = self.w.now + CONVERGE;
+        let mut rounds = 0;
+        while !(self.w.in_sync() && self.w.is_idle()) {
+            assert!(
+                self.w.now < until,
+                "not converged: {:?} {:?}; {}",
+                self.w.volume(0),
+                self.w.volume(1),
+                self.w.under_way()
+            );
+            rounds += 1;
+            for n in 0..2 {
+                self.mend(n, true);
+            }
+            self.mend_pair(rounds);
+            self.w.answers.clear();
+            let pause = Duration::from_millis(500);
+            self.w.run_until(pause, |w| w.in_sync() && w.is_idle());
+        }
+    }
+
+    fn check_end(&mut self) {
+        self.w.run_for(Duration::from_secs(2));
+        assert!(self.w.in_sync() && self.w.is_idle(), "stays in sync: {}", self.w.under_way());
+        self.w.check_marks();
+        self.w.check_disks();
+        for n in &self.w.nodes {
+            let core = n.core.as_ref().expect("it was started");
+            core.check_totals();
+            for v in self.volumes() {
+                let left = core.marked_blocks(v);
+                assert!(
+                    left == 0 || self.w.full_sync_cut,
+                    "{left} bits are left although both copies are current"
+                );
+            }
+        }
+    }
+
+    /// Split brain, and pairs without any good copy: a word of the operator.
+    fn mend_pair(&mut self, rounds: u64) {
+        for v in self.volumes() {
+            if self.mend_volume(v, rounds) {
+                break;
+            }
+        }
+        for n in 0..2 {
+            let lost = |s: VolumeState| s.role == Role::Primary && s.disk == DiskState::Diskless;
+            let refused = self.volumes().any(|v| self.w.volume_of(n, v.0).is_some_and(lost));
+            if rounds % 20 == 19 && refused {
+                // Its data is gone for good: what clients see next is another past.
+                self.w.command(n, Command::Secondary { open: 0 });
+            }
+        }
+    }
+
+    /// True if something was done that concerns all volumes.
+    fn mend_volume(&mut self, v: VolIdx, rounds: u64) -> bool {
+        let (Some(a), Some(b)) = (self.w.volume_of(0, v.0), self.w.volume_of(1, v.0)) else { return false };
+        let stuck = |s: &VolumeState| s.conn <= ConnState::WFConnection || s.disk < DiskState::Inconsistent;
+        if rounds.is_multiple_of(30) && (stuck(&a) || stuck(&b)) {
+            self.discard_one_side(&a, &b, rounds);
+            return true;
+        }
+        let bad = |s: &VolumeState| s.disk < DiskState::UpToDate && s.disk >= DiskState::Inconsistent;
+        let calm = a.conn == ConnState::Connected && b.conn == ConnState::Connected;
+        let apart = rounds.is_multiple_of(20) && a.conn.min(b.conn) <= ConnState::WFConnection;
+        if rounds.is_multiple_of(4) && (calm || apart) && bad(&a) && bad(&b) {
+            self.w.note_phase(|| "no copy is good".into());
+            let n = if b.role == Role::Primary { 1 } else { 0 };
+            self.w.command(n, Command::Primary { force: true });
+            return true;
+        }
+        if rounds.is_multiple_of(4) && calm && (bad(&a) || bad(&b)) {
+            // Blocks that failed leave a copy Inconsistent while connected; a new handshake repeats the resync.
+            let n = usize::from(bad(&b));
+            self.w.command(n, Command::Disconnect { force: true });
+            return true;
+        }
+        false
+    }
+
+    /// Nothing else brought them together: the node that does not run an application gives way.
+    fn discard_one_side(&mut self, a: &VolumeState, b: &VolumeState, rounds: u64) {
+        let loser = match (a.role, b.role) {
+            _ if rounds.is_multiple_of(60) => usize::from(b.role == Role::Primary),
+            (Role::Primary, _) => 1,
+            (_, Role::Primary) => 0,
+            _ if a.disk < b.disk => 0,
+            _ => 1,
+        };
+        self.w.note_phase(|| "discard-my-data".into());
+        self.w.truth.all().for_each(|t| t.discard(loser));
+        self.w.command(loser, Command::Secondary { open: 0 });
+        self.w.run_for(Duration::from_secs(1));
+        for n in [loser, 1 - loser] {
+            self.w.command(n, Command::Disconnect { force: true });
+            self.w.run_for(Duration::from_secs(1));
+            let net = NetConfig { discard_my_data: n == loser, ..self.plan.net.clone() };
+            self.w.connect(n, &net);
+        }
+        self.w.run_for(Duration::from_secs(3));
+    }
+}
