@@ -10,17 +10,9 @@
 use crate::node::volume_and_sector;
 use crate::rng::Rng;
 
-const PAGE_SECTORS: u64 = 64;
-
-/// One sector as the medium and as the cache have it.
-#[derive(Clone, Copy, Debug)]
-struct Cell<T> {
-    durable: T,
-    current: T,
-    /// Completions up to this one are settled: an entry of the cache that is not younger counts no more.
-    settled: u64,
-    written: bool,
-}
+/// Sectors that come into being together: data, metadata.
+const DATA_PAGE: u64 = 64;
+const META_PAGE: u64 = 8;
 
 /// A completed write of one sector that was not flushed yet.
 #[derive(Clone, Copy, Debug)]
@@ -32,39 +24,55 @@ struct Unflushed<T> {
 
 /// Contents by sector, and what was completed and not flushed, in the order of completion.
 #[derive(Clone, Debug)]
-struct Area<T> {
-    /// By volume and page: index into `cells` plus one; 0: never touched.
+struct Area<T, const PAGE: u64> {
+    /// By volume and page: number of the page plus one; 0: never touched.
     index: Vec<Vec<u32>>,
-    cells: Vec<Cell<T>>,
-    /// First sectors of the pages, in the order of `cells`.
+    /// First sectors of the pages.
     pages: Vec<u64>,
+    /// By page and sector: what is read.
+    current: Vec<T>,
+    /// What is on the medium.
+    durable: Vec<T>,
+    /// Completions up to this one are settled: an entry of the cache that is not younger counts no more.
+    settled: Vec<u64>,
     cache: Vec<Unflushed<T>>,
     blank: T,
 }
 
-impl<T: Copy> Area<T> {
-    fn new(blank: T) -> Area<T> {
-        Area { index: Vec::new(), cells: Vec::new(), pages: Vec::new(), cache: Vec::new(), blank }
+impl<T: Copy + PartialEq, const PAGE: u64> Area<T, PAGE> {
+    fn new(blank: T) -> Area<T, PAGE> {
+        Area {
+            index: Vec::new(),
+            pages: Vec::new(),
+            current: Vec::new(),
+            durable: Vec::new(),
+            settled: Vec::new(),
+            cache: Vec::new(),
+            blank,
+        }
     }
 
     fn clear(&mut self) {
         for first in self.pages.drain(..) {
             let (vol, sector) = volume_and_sector(first);
-            self.index[usize::from(vol.0)][(sector / PAGE_SECTORS) as usize] = 0;
+            self.index[usize::from(vol.0)][(sector / PAGE) as usize] = 0;
         }
-        self.cells.clear();
+        self.current.clear();
+        self.durable.clear();
+        self.settled.clear();
         self.cache.clear();
     }
 
     fn find(&self, at: u64) -> Option<usize> {
         let (vol, sector) = volume_and_sector(at);
-        let page = *self.index.get(usize::from(vol.0))?.get((sector / PAGE_SECTORS) as usize)?;
-        (page != 0).then(|| (page as usize - 1) * PAGE_SECTORS as usize + (sector % PAGE_SECTORS) as usize)
+        let page = *self.index.get(usize::from(vol.0))?.get((sector / PAGE) as usize)?;
+        (page != 0).then(|| (page as usize - 1) * PAGE as usize + (sector % PAGE) as usize)
     }
 
-    fn cell(&mut self, at: u64) -> &mut Cell<T> {
+    /// Where a sector is, in a page that is made if need be.
+    fn cell(&mut self, at: u64) -> usize {
         let (vol, sector) = volume_and_sector(at);
-        let (v, page) = (usize::from(vol.0), (sector / PAGE_SECTORS) as usize);
+        let (v, page) = (usize::from(vol.0), (sector / PAGE) as usize);
         if self.index.len() <= v {
             self.index.resize(v + 1, Vec::new());
         }
@@ -73,30 +81,30 @@ impl<T: Copy> Area<T> {
             index.resize(page + 1, 0);
         }
         if index[page] == 0 {
-            self.pages.push(at - sector % PAGE_SECTORS);
+            self.pages.push(at - sector % PAGE);
             index[page] = self.pages.len() as u32;
-            let fresh = Cell { durable: self.blank, current: self.blank, settled: 0, written: false };
-            self.cells.resize(self.cells.len() + PAGE_SECTORS as usize, fresh);
+            let cells = self.pages.len() * PAGE as usize;
+            self.current.resize(cells, self.blank);
+            self.durable.resize(cells, self.blank);
+            self.settled.resize(cells, 0);
         }
-        let i = (index[page] as usize - 1) * PAGE_SECTORS as usize + (sector % PAGE_SECTORS) as usize;
-        &mut self.cells[i]
+        (index[page] as usize - 1) * PAGE as usize + (sector % PAGE) as usize
     }
 
     fn read(&self, sector: u64) -> T {
-        self.find(sector).map_or(self.blank, |i| self.cells[i].current)
+        self.find(sector).map_or(self.blank, |i| self.current[i])
     }
 
     fn medium(&self, sector: u64) -> T {
-        self.find(sector).map_or(self.blank, |i| self.cells[i].durable)
+        self.find(sector).map_or(self.blank, |i| self.durable[i])
     }
 
     fn write(&mut self, sector: u64, value: T, fua: bool, at: u64) {
-        let cell = self.cell(sector);
-        cell.current = value;
-        cell.written = true;
+        let i = self.cell(sector);
+        self.current[i] = value;
         if fua {
-            cell.durable = value;
-            cell.settled = at;
+            self.durable[i] = value;
+            self.settled[i] = at;
         } else {
             self.cache.push(Unflushed { sector, value, at });
         }
@@ -104,12 +112,11 @@ impl<T: Copy> Area<T> {
 
     fn flush(&mut self, point: u64) {
         let done = self.cache.partition_point(|u| u.at <= point);
-        for i in 0..done {
-            let u = self.cache[i];
-            let cell = self.find(u.sector).expect("it was written");
-            let cell = &mut self.cells[cell];
-            if cell.settled < u.at {
-                cell.durable = u.value;
+        for n in 0..done {
+            let u = self.cache[n];
+            let i = self.find(u.sector).expect("it was written");
+            if self.settled[i] < u.at {
+                self.durable[i] = u.value;
             }
         }
         self.cache.drain(..done);
@@ -118,23 +125,29 @@ impl<T: Copy> Area<T> {
     /// Each sector keeps what is on the medium, or any of what came after it.
     fn power_loss(&mut self, rng: &mut Rng) {
         let mut cache = std::mem::take(&mut self.cache);
-        cache.retain(|u| self.find(u.sector).is_some_and(|i| self.cells[i].settled < u.at));
+        cache.retain(|u| self.find(u.sector).is_some_and(|i| self.settled[i] < u.at));
         cache.sort_by_key(|u| (u.sector, u.at));
         for of_one in cache.chunk_by(|a, b| a.sector == b.sector) {
-            let cell = self.cell(of_one[0].sector);
+            let i = self.cell(of_one[0].sector);
             if rng.one_in(2) {
-                cell.durable = of_one[rng.below(of_one.len() as u64) as usize].value;
+                self.durable[i] = of_one[rng.below(of_one.len() as u64) as usize].value;
             }
-            cell.current = cell.durable;
+            self.current[i] = self.durable[i];
         }
         cache.clear();
         self.cache = cache;
     }
 
-    /// Sectors of the pages that were touched.
-    fn touched(&self) -> impl Iterator<Item = (u64, &Cell<T>)> {
-        let sectors = self.pages.iter().flat_map(|first| *first..*first + PAGE_SECTORS);
-        sectors.zip(&self.cells)
+    /// The first sectors of pages that are not the same on both.
+    fn different_pages<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u64> + 'a {
+        let page = |a: &'a Self, first: u64| a.find(first).map(|i| &a.current[i..i + PAGE as usize]);
+        let same = move |first: u64| match (page(self, first), page(other, first)) {
+            (Some(a), Some(b)) => a == b,
+            (Some(only), None) | (None, Some(only)) => only.iter().all(|x| *x == self.blank),
+            (None, None) => true,
+        };
+        let theirs = other.pages.iter().filter(|first| self.find(**first).is_none());
+        self.pages.iter().chain(theirs).copied().filter(move |first| !same(*first))
     }
 }
 
@@ -144,9 +157,9 @@ pub struct Disk {
     /// Data sectors.
     pub sectors: u64,
     /// Versions; what was never written holds 0.
-    data: Area<u64>,
+    data: Area<u64, DATA_PAGE>,
     /// Metadata bytes, 512-byte sectors of the metadata device.
-    metadata: Area<[u8; 512]>,
+    metadata: Area<[u8; 512], META_PAGE>,
     completed: u64,
 }
 
@@ -205,9 +218,17 @@ impl Disk {
         self.completed
     }
 
-    /// Every sector that was ever written, on the medium or in the cache.
+    /// Every sector that does not hold zeroes now.
     pub fn written(&self) -> impl Iterator<Item = u64> {
-        self.data.touched().filter(|(_, c)| c.written).map(|(s, _)| s)
+        let sectors = self.data.pages.iter().flat_map(|first| *first..*first + DATA_PAGE);
+        sectors.zip(&self.data.current).filter(|(_, v)| **v != 0).map(|(s, _)| s)
+    }
+
+    /// Sectors that hold something else on the other disk.
+    pub fn differences<'a>(&'a self, other: &'a Disk) -> impl Iterator<Item = u64> + 'a {
+        let pages = self.data.different_pages(&other.data);
+        let all = pages.flat_map(|first| first..first + DATA_PAGE);
+        all.filter(|s| self.data.read(*s) != other.data.read(*s))
     }
 
     /// A flush completes that was submitted at `point`.

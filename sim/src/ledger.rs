@@ -165,8 +165,8 @@ impl Ledger {
     }
 
     /// The sectors anybody wrote to.
-    pub fn written(&self) -> Vec<u64> {
-        self.sectors.keys().copied().collect()
+    pub fn written(&self) -> impl Iterator<Item = u64> {
+        self.sectors.keys().copied()
     }
 }
 

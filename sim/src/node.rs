@@ -86,10 +86,20 @@ impl Node {
 
     /// A node with several equal volumes.
     pub fn with_volumes(sectors: u64, disk_config: DiskConfig, volumes: u8) -> Node {
+        Node::made_of(Disk::new(sectors), Actions::new(), disk_config, volumes)
+    }
+
+    /// A new node in the memory of this one.
+    pub fn again(mut self, sectors: u64, disk_config: DiskConfig, volumes: u8) -> Node {
+        self.disk.clear(sectors);
+        self.out.clear();
+        Node::made_of(self.disk, self.out, disk_config, volumes)
+    }
+
+    pub(crate) fn made_of(mut disk: Disk, out: Actions, disk_config: DiskConfig, volumes: u8) -> Node {
         // External metadata keeps data and metadata addresses apart.
         let layout =
             Layout::new(MetaKind::FlexibleExternal, 4096, AlRing::DEFAULT).expect("a layout for 2 MiB");
-        let mut disk = Disk::new(sectors);
         let mut block = [0u8; 4096];
         for v in (0..volumes).map(VolIdx) {
             for i in 0..layout.ring().blocks() {
@@ -101,7 +111,7 @@ impl Node {
         }
         Node {
             core: None,
-            out: Actions::new(),
+            out,
             disk,
             layout,
             buffers: BTreeMap::new(),
@@ -169,6 +179,22 @@ impl Node {
         let mut sb = SuperBlock::decode(&raw).expect("the super block always decodes");
         let pages = self.disk.sectors.div_ceil(8).div_ceil(32768);
         let mut bitmap = self.disk.read_md(place(vol, self.layout.bitmap_sector()), pages * 8);
+        if sb.unclean_magic || !sb.flags.has(MetaFlags::AL_CLEAN) {
+            self.apply_al(vol, &mut sb, &mut bitmap);
+        }
+        let words =
+            bitmap.chunks(8).map(|c| u64::from_le_bytes(c.try_into().expect("whole words"))).collect();
+        AttachedDisk {
+            super_block: sb,
+            layout: self.layout,
+            capacity_sectors: self.disk.sectors,
+            bitmap_words: words,
+            config: self.disk_config.clone(),
+            max_bio_bytes: 1 << 20,
+        }
+    }
+
+    fn apply_al(&mut self, vol: VolIdx, sb: &mut SuperBlock, bitmap: &mut [u8]) {
         let ring = self.layout.ring();
         let area = self.disk.read_md(place(vol, self.layout.al_sector()), u64::from(ring.blocks()) * 8);
         let al = replay(ring, &area).expect("the activity log always replays");
@@ -181,7 +207,7 @@ impl Node {
                 }
             }
         }
-        self.disk.write_md(place(vol, self.layout.bitmap_sector()), &bitmap, true);
+        self.disk.write_md(place(vol, self.layout.bitmap_sector()), bitmap, true);
         let mut block = [0u8; 4096];
         for i in 0..ring.blocks() {
             encode_initialized(&mut block);
@@ -191,16 +217,6 @@ impl Node {
         sb.flags = sb.flags.with(MetaFlags::AL_CLEAN);
         sb.encode(&mut block);
         self.disk.write_md(place(vol, self.layout.superblock_sector()), &block, true);
-        let words =
-            bitmap.chunks(8).map(|c| u64::from_le_bytes(c.try_into().expect("whole words"))).collect();
-        AttachedDisk {
-            super_block: sb,
-            layout: self.layout,
-            capacity_sectors: self.disk.sectors,
-            bitmap_words: words,
-            config: self.disk_config.clone(),
-            max_bio_bytes: 1 << 20,
-        }
     }
 
     /// A new buffer with one reference.

@@ -119,14 +119,13 @@ impl Truth {
         if self.split {
             // A copy that was left behind (detached, say) has a past of its own.
             let own = &self.ledgers[n];
-            if !own.written().iter().all(|s| own.allows(*s, read(*s))) {
+            if !own.written().all(|s| own.allows(s, read(s))) {
                 self.ledgers[n].rebase(&read);
             }
             return;
         }
         let main = &self.ledgers[0];
-        let written = main.written();
-        let fits = written.iter().all(|s| main.allows(*s, read(*s)));
+        let fits = main.written().all(|s| main.allows(s, read(s)));
         if n == self.owner && fits {
             return;
         }
@@ -134,14 +133,14 @@ impl Truth {
             && self.protocol_c
             && let Some(at) = &self.at_split
         {
-            for s in &written {
-                let v = read(*s);
-                let newer = main.possible(*s).contains(&v) || main.allows_since(*s, v, at.clock);
+            for s in main.written() {
+                let v = read(s);
+                let newer = main.possible(s).contains(&v) || main.allows_since(s, v, at.clock);
                 assert!(
-                    at.allows(*s, v) || newer,
+                    at.allows(s, v) || newer,
                     "stale promotion: node {} holds version {v} in sector {s}, allowed are {:?}",
                     n + 1,
-                    at.possible(*s)
+                    at.possible(s)
                 );
             }
         }

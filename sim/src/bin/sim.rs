@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use sim::swarm::shrink::{attempt, message, shrink};
 use sim::swarm::{Acts, Plan, Profile, run_in, world};
 use sim::tally::Tally;
+use sim::world::World;
 
 const USAGE: &str = "\
 usage: sim [--small] --seed N [--keep A,B,..] [--quiet]   one schedule with its trace; only these acts of it
@@ -147,7 +148,7 @@ fn hunt(wish: &Wish, a: u64, b: u64) -> ExitCode {
     std::thread::scope(|scope| {
         for _ in 0..wish.jobs {
             scope.spawn(|| {
-                let mut mine = Bag::default();
+                let (mut mine, mut memory) = (Bag::default(), None);
                 loop {
                     // In portions, so that the counter is not what the jobs wait for.
                     let first = next.fetch_add(PORTION, Ordering::Relaxed);
@@ -155,7 +156,7 @@ fn hunt(wish: &Wish, a: u64, b: u64) -> ExitCode {
                         break;
                     }
                     for seed in first..(first + PORTION).min(b) {
-                        try_seed(wish.profile, seed, &mut mine);
+                        try_seed(&mut memory, wish.profile, seed, &mut mine);
                     }
                     if wish.limit.is_some_and(|l| begun.elapsed() >= l) {
                         over.store(true, Ordering::Relaxed);
@@ -172,9 +173,9 @@ fn hunt(wish: &Wish, a: u64, b: u64) -> ExitCode {
 
 const PORTION: u64 = 16;
 
-fn try_seed(profile: Profile, seed: u64, bag: &mut Bag) {
+fn try_seed(memory: &mut Option<World>, profile: Profile, seed: u64, bag: &mut Bag) {
     bag.runs += 1;
-    match attempt(profile, seed, Acts::All) {
+    match attempt(memory, profile, seed, Acts::All) {
         Ok(o) => {
             bag.hours += o.time.0 as f64 / 3.6e12;
             bag.steps += o.steps;

@@ -179,7 +179,14 @@ impl Schedule<'_> {
     fn burst(&mut self) {
         let n = match self.primary() {
             Some(n) => n,
-            None => self.below(2) as usize,
+            None => {
+                let n = self.below(2) as usize;
+                if self.rng.one_in(2) && self.may_promote(n) {
+                    self.w.command(n, Command::Primary { force: false });
+                    self.w.run_for(Duration::from_millis(10));
+                }
+                n
+            }
         };
         self.role_before = n;
         for _ in 0..1 + self.below(self.plan.burst) {

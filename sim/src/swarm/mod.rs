@@ -72,9 +72,17 @@ pub fn run(profile: Profile, seed: u64) -> Outcome {
 
 /// The world of a seed, for those who want its trace.
 pub fn world(profile: Profile, seed: u64) -> World {
+    world_in(None, profile, seed)
+}
+
+/// The world of a seed, in the memory of another one if there is one.
+pub fn world_in(old: Option<World>, profile: Profile, seed: u64) -> World {
     let plan = Plan::new(profile, seed);
     let disks = [plan.disk.clone(), plan.disk.clone()];
-    let mut w = World::with_volumes(seed, plan.sectors, disks, plan.volumes);
+    let mut w = match old {
+        Some(old) => old.again(seed, plan.sectors, disks, plan.volumes),
+        None => World::with_volumes(seed, plan.sectors, disks, plan.volumes),
+    };
     w.weather = plan.weather;
     for truth in w.truth.all() {
         truth.protocol_c = plan.net.protocol == Protocol::C;
@@ -188,6 +196,8 @@ mod tests {
             once.trace = Some(Vec::new());
             let again = run(profile, seed);
             assert_eq!(run_in(&mut once, profile, seed, Acts::All), again, "seed {seed}");
+            let mut used = world_in(Some(once), profile, seed);
+            assert_eq!(run_in(&mut used, profile, seed, Acts::All), again, "seed {seed} in used memory");
         }
     }
 }

@@ -66,7 +66,7 @@ impl Plan {
     }
 
     fn life(r: &mut Rng) -> Plan {
-        let large = r.one_in(4);
+        let large = r.one_in(8);
         let tiny_log = !large && r.one_in(4);
         let sectors = match () {
             () if large => EXTENT_SECTORS * (70 + r.below(20)),

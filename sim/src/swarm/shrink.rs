@@ -2,15 +2,25 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{ACTS_MAX, Acts, LIFE_REQUESTS, Outcome, Plan, Profile, run_in, world};
+use super::{ACTS_MAX, Acts, LIFE_REQUESTS, Outcome, Plan, Profile, run_in, world_in};
+use crate::world::World;
 
-/// Runs a schedule; the message if it fails.
+/// Runs a schedule; the message if it fails. `memory` is a world that is not needed any more, and gets this one.
 ///
 /// # Errors
 /// With the message of the assertion that did not hold.
-pub fn attempt(profile: Profile, seed: u64, acts: Acts<'_>) -> Result<Outcome, String> {
-    let run = AssertUnwindSafe(|| run_in(&mut world(profile, seed), profile, seed, acts));
-    catch_unwind(run).map_err(|e| message(e.as_ref()))
+pub fn attempt(
+    memory: &mut Option<World>,
+    profile: Profile,
+    seed: u64,
+    acts: Acts<'_>,
+) -> Result<Outcome, String> {
+    let mut w = world_in(memory.take(), profile, seed);
+    let result = catch_unwind(AssertUnwindSafe(|| run_in(&mut w, profile, seed, acts)));
+    if result.is_ok() {
+        *memory = Some(w);
+    }
+    result.map_err(|e| message(e.as_ref()))
 }
 
 /// The message of a panic.
@@ -29,11 +39,11 @@ fn kind(message: &str) -> String {
 ///
 /// Leaves out runs of acts, half as long each time, until no single one can be spared.
 pub fn shrink(profile: Profile, seed: u64) -> Option<(Vec<u64>, String)> {
-    let first = attempt(profile, seed, Acts::All).err()?;
+    let first = attempt(&mut None, profile, seed, Acts::All).err()?;
     let wanted = kind(&first);
     let plan = Plan::new(profile, seed);
     let fails = |list: &[u64]| {
-        let failure = attempt(profile, seed, Acts::Only(list)).err();
+        let failure = attempt(&mut None, profile, seed, Acts::Only(list)).err();
         failure.filter(|m| kind(m) == wanted)
     };
     let most = if profile == Profile::Life { ACTS_MAX.min(plan.acts + LIFE_REQUESTS) } else { plan.acts };

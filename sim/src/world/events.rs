@@ -52,6 +52,13 @@ pub(crate) struct Key {
 }
 
 impl Agenda {
+    pub(super) fn clear(&mut self) {
+        self.heap.clear();
+        self.slots.clear();
+        self.free.clear();
+        self.next = 0;
+    }
+
     pub(super) fn add(&mut self, at: u64, node: usize, incarnation: u32, what: Later) {
         self.next += 1;
         let slot = self.free.pop().unwrap_or_else(|| {

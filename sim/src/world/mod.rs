@@ -15,10 +15,11 @@ use model::state::{ConnState, DiskState, Role, VolumeState};
 use model::time::{Duration, Instant};
 use replicator::wire::parse_header;
 use replicator::{
-    Action, ClientOp, ClientRequest, ClientResult, ClientTag, Command, CommandId, CommandResult, DiskConfig,
+    Action, Actions, ClientOp, ClientRequest, ClientResult, ClientTag, Command, CommandId, CommandResult, DiskConfig,
     DownCause, Event, IoResult, IoTag, NetConfig, SockId, VolIdx,
 };
 
+use crate::disk::Disk;
 use crate::hooks::{Blocked, DiskOp, Hooks, Running};
 use crate::node::{Node, place, volume_and_sector};
 use crate::rng::Rng;
@@ -147,17 +148,33 @@ impl World {
 
     /// The same with several volumes of that size each, and disk options by node.
     pub fn with_volumes(seed: u64, sectors: u64, disks: [DiskConfig; 2], volumes: u8) -> World {
+        let nodes = disks.map(|d| Node::with_volumes(sectors, d, volumes));
+        World::made_of(nodes, Agenda::default(), seed, volumes)
+    }
+
+    /// A new world in the memory of this one.
+    pub fn again(mut self, seed: u64, sectors: u64, disks: [DiskConfig; 2], volumes: u8) -> World {
+        let none = || Node::made_of(Disk::new(0), Actions::default(), DiskConfig::default(), 0);
+        let old = std::mem::replace(&mut self.nodes, [none(), none()]);
+        let mut disks = disks.into_iter();
+        let nodes = old.map(|n| n.again(sectors, disks.next().expect("two nodes"), volumes));
+        let mut agenda = std::mem::take(&mut self.agenda);
+        agenda.clear();
+        World::made_of(nodes, agenda, seed, volumes)
+    }
+
+    fn made_of(nodes: [Node; 2], agenda: Agenda, seed: u64, volumes: u8) -> World {
         World {
             rng: Rng::new(seed),
             now: Instant(1_000_000_000),
-            nodes: disks.map(|d| Node::with_volumes(sectors, d, volumes)),
+            nodes,
             weather: Weather { disk_us: 100, net_us: 50, ..Weather::default() },
             truth: Truths::new(volumes),
             hooks: Hooks::default(),
             answers: Vec::new(),
             // A scenario that fails shows its last lines with SIM_TRACE=1 in the environment.
             trace: std::env::var_os("SIM_TRACE").map(|_| Vec::new()),
-            agenda: Agenda::default(),
+            agenda,
             ends: BTreeMap::new(),
             next_sock: 1,
             next_tag: 1,
@@ -409,8 +426,7 @@ impl World {
                 let at = self.disk_time();
                 let flush = flush_before.then(|| self.nodes[n].disk.flush_point());
                 let block = out.span(block).to_vec();
-                let sum = block.iter().fold(tag.0, |h, b| h.rotate_left(5) ^ u64::from(*b));
-                self.mix(sum);
+                self.mix(tag.0 ^ fingerprint(&block));
                 self.at(n, at, Later::MetaWrite { tag, sector: md_sector, block, fua, flush });
             }
             Action::Send { sock, bytes, payload } => self.send(n, sock, out.span(bytes), payload),
@@ -529,6 +545,16 @@ impl Drop for World {
             }
         }
     }
+}
+
+/// Tells blocks of bytes apart.
+fn fingerprint(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let step = |h: u64, x: u64| (h.rotate_left(5) ^ x).wrapping_mul(0x517c_c1b7_2722_0a95);
+    // A metadata block is told apart by a part of its words.
+    let every = if words.len() > 64 { 7 } else { 1 };
+    let sum = words.iter().step_by(every).fold(bytes.len() as u64, |h, w| step(h, u64::from_le_bytes(*w)));
+    rest.iter().fold(sum, |h, b| step(h, u64::from(*b)))
 }
 
 /// Connected, and the own copy is good.

@@ -153,8 +153,7 @@ impl World {
         let mut bytes = bytes.to_vec();
         let versions =
             payload.map_or(Vec::new(), |(buf, len)| self.nodes[n].versions(buf, u64::from(len / 512)));
-        let sum = bytes.iter().fold(versions.len() as u64, |h, b| h.rotate_left(5) ^ u64::from(*b));
-        self.mix(sum);
+        self.mix(fingerprint(&bytes) ^ versions.len() as u64);
         let free = !self.weather.cut && !self.is_blocked(n, sock);
         if self.hooks.packet_leaves(self.now, (n, sock), &mut bytes, versions.len() as u64) {
             self.flush_sockets(n);
