@@ -6,6 +6,8 @@ pub mod disk;
 pub mod found;
 pub mod hooks;
 pub mod ledger;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod node;
 pub mod rng;
 pub mod scenario;
