@@ -271,11 +271,7 @@ impl Resource {
         let primary = self.vols[v].state.role == Role::Primary;
         let vol = &mut self.vols[v];
         let Some(disk) = vol.disk.as_mut() else { return };
-        if disk.sb.uuids.end_of_sync_unknown() {
-            disk.sb.uuids.new_current_beside_sync(random, primary);
-        } else {
-            disk.sb.uuids.new_current(random, primary);
-        }
+        disk.sb.uuids.new_current(random, primary);
         disk.md.mark_dirty();
         vol.exposed.shows_own(disk.sb.uuids.current);
         let line = format!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
