@@ -229,3 +229,23 @@ fn a_disk_that_fails_a_discard_goes() {
         no_bits_left(&w);
     }
 }
+
+/// The bitmap page of an evicted extent could not be written: the activity log's block waited for it for ever, and so did
+/// the write and the detach.
+#[test]
+fn the_bitmap_page_of_an_evicted_extent_fails() {
+    let disk = DiskConfig { al_extents: 67, ..DiskConfig::default() };
+    let mut w = fresh_pair_with(570, 70 * 8192, disk);
+    w.crash(1, false);
+    w.run_for(Duration::from_secs(3));
+    for extent in 0..67 {
+        write(&mut w, 0, extent * 8192);
+    }
+    w.hooks.break_disk(0, DiskOp::Meta, 0, 0);
+    let cold = SimOp::Write { sector: 68 * 8192, count: 8, fua: false };
+    assert_eq!(outcome(&mut w, 0, cold), ClientResult::IoError);
+    w.run_for(Duration::from_secs(1));
+    assert_eq!(w.state(0).1, DiskState::Diskless);
+    w.hooks.mend_disks();
+    both_again(&mut w);
+}
