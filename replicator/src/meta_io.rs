@@ -523,6 +523,8 @@ impl Resource {
         if let Some(disk) = self.vols[v].disk.as_mut() {
             disk.md.failed = true;
             disk.md.page_queue.clear();
+            // A block that still waits for the pages of evicted extents is not going to be written, nor waited for.
+            disk.md.transaction = disk.md.transaction.take().filter(|t| t.block_submitted);
         }
         out.log(LogLevel::Error, Some(VolIdx(v as u8)), text.into());
         self.vols[v].last_error = Some(text.into());

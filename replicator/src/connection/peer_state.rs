@@ -283,11 +283,7 @@ impl Resource {
         if planted::on(Planted::NoNewGeneration) {
             return;
         }
-        if disk.sb.uuids.end_of_sync_unknown() {
-            disk.sb.uuids.new_current_beside_sync(random, primary);
-        } else {
-            disk.sb.uuids.new_current(random, primary);
-        }
+        disk.sb.uuids.new_current(random, primary);
         disk.md.mark_dirty();
         vol.exposed.shows_own(disk.sb.uuids.current);
         let line = format!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));

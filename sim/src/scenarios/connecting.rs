@@ -78,6 +78,34 @@ fn secret_on_one_side_only() {
     assert_eq!(reason(&w, 1), None);
 }
 
+/// Header 80 of a packet without a body.
+fn bare(command: u16) -> Vec<u8> {
+    [&0x8374_0267u32.to_be_bytes()[..], &command.to_be_bytes(), &[0, 0]].concat()
+}
+
+/// A stranger with two sockets and well-formed packets got as far as the negotiation of features, and what it said there
+/// ended the replication until an operator came.
+#[test]
+fn a_stranger_who_speaks_well_does_not_end_the_replication() {
+    let (initial_data, initial_meta, ping) = (bare(0xfff2), bare(0xfff1), bare(0x2a));
+    for word in [&initial_meta, &ping] {
+        let mut w = nodes(7, SECTORS, [DiskConfig::default(), DiskConfig::default()], 1);
+        w.connect(0, &net());
+        let mut ends = Vec::new();
+        while ends.len() < 2 {
+            w.run_for(ms(10));
+            ends.extend(w.stranger_connects(0));
+        }
+        w.stranger_says(ends[0], &initial_data);
+        w.stranger_says(ends[1], &initial_meta);
+        w.run_for(secs(1));
+        w.stranger_says(ends[0], word);
+        w.run_for(secs(5));
+        assert_eq!(reason(&w, 0), None);
+        link_up(&mut w, &net());
+    }
+}
+
 #[test]
 fn settings_that_differ() {
     type Change = fn(&mut NetConfig);
