@@ -150,13 +150,8 @@ impl Hooks {
         self.kept.push((from, command));
     }
 
-    pub(crate) fn keep_nothing(&mut self) {
-        self.kept.clear();
-    }
-
-    /// Some packet of this node is kept.
-    pub fn keeps_from(&self, from: usize) -> bool {
-        self.kept.iter().any(|(n, _)| *n == from) && !self.kept_behind.is_empty()
+    pub(crate) fn keep_nothing_of(&mut self, from: usize) {
+        self.kept.retain(|(n, _)| *n != from);
     }
 
     /// All disks work again.
@@ -197,6 +192,12 @@ impl Hooks {
             bytes.fill(GARBAGE);
         }
         self.cut_at == Some(self.sent)
+    }
+
+    /// How many packets of this kind left before the first of that kind did, both from the same node.
+    pub fn before(&self, from: usize, this: Command, that: Command) -> usize {
+        let mine = self.packets.iter().filter(|p| p.from == from).map(|p| p.header.command);
+        mine.take_while(|c| *c != that).filter(|c| *c == this).count()
     }
 
     /// Packets of this kind among those recorded, sent by this node.

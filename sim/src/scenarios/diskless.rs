@@ -190,35 +190,6 @@ fn a_write_error_of_the_only_copy_is_an_error() {
 }
 
 #[test]
-fn a_write_error_of_the_secondary_is_reported_and_marked() {
-    for protocol in [model::policy::Protocol::A, model::policy::Protocol::C] {
-        for policy in [OnIoError::PassOn, OnIoError::Detach] {
-            let disks = [OnIoError::Detach, policy]
-                .map(|on_io_error| DiskConfig { on_io_error, ..DiskConfig::default() });
-            let n = NetConfig { protocol, ..net() };
-            let mut w = pair_with(1, SECTORS, &n, disks);
-            w.hooks.break_disk(1, DiskOp::Write, 0, 8);
-            assert_eq!(write(&mut w, 0, 0, 8), ClientResult::Ok);
-            w.run_for(ms(100));
-            assert_eq!(w.hooks.seen(1, Wire::NegAck), 1, "in every protocol");
-            assert_eq!((marked(&w, 0), marked(&w, 1)), (1, 1));
-            let left =
-                if policy == OnIoError::Detach { DiskState::Diskless } else { DiskState::Inconsistent };
-            assert_eq!((disk(&w, 1), peer_disk(&w, 0)), (left, left));
-            assert_eq!(write(&mut w, 0, 64, 8), ClientResult::Ok, "the Primary goes on");
-            w.hooks.mend_disks();
-            if policy == OnIoError::Detach {
-                w.attach(1);
-            } else {
-                disconnect(&mut w, 1);
-                w.connect(1, &n);
-            }
-            heals(&mut w);
-        }
-    }
-}
-
-#[test]
 fn a_metadata_error_detaches() {
     for (n, policy) in [(0, OnIoError::PassOn), (0, OnIoError::Detach), (1, OnIoError::PassOn)] {
         let mut policies = [OnIoError::Detach; 2];

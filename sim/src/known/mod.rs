@@ -1,0 +1,141 @@
+//! Failures that replicated block devices had, each as a short script that would show it here; README.md beside this
+//! file has the whole list, with what is not covered and why.
+//!
+//! A script leaves no interleaving to chance where its steps leave one open: it tries each of them. In the end faults
+//! are off and the link works; both copies have to become equal, and again after both processes were killed.
+
+mod resync;
+mod writes;
+
+use crate::hooks::Blocked;
+use crate::node::Faults;
+use crate::scenarios::*;
+use crate::world::{SimOp, Weather, World};
+use model::state::{ConnState, DiskState};
+use model::time::Duration;
+use replicator::wire::Command as Wire;
+use replicator::{ClientResult, ClientTag, Command, DiskConfig, NetConfig, VolIdx};
+
+const VOL: VolIdx = VolIdx(0);
+const DETACH: Command = Command::Detach { vol: VOL, force: false };
+
+/// First sector of a block of 4 KiB, the size of a bit.
+fn at(block: u64) -> u64 {
+    block * 8
+}
+
+/// A pair whose devices have six activity log extents.
+fn large_pair(seed: u64) -> World {
+    pair_with(seed, LARGE, &net(), [DiskConfig::default(), DiskConfig::default()])
+}
+
+/// Begins to write a block.
+fn begin(w: &mut World, n: usize, block: u64) -> ClientTag {
+    w.request(n, SimOp::Write { sector: at(block), count: 8, fua: false })
+}
+
+/// Writes a block; its completion is reported.
+fn put(w: &mut World, n: usize, block: u64) {
+    assert_eq!(write(w, n, at(block), 8), ClientResult::Ok, "block {block}");
+}
+
+/// The request was answered and is done.
+fn is_done(w: &mut World, tag: ClientTag) {
+    assert_eq!(wait(w, tag).0, ClientResult::Ok);
+}
+
+fn conn(w: &World, n: usize) -> ConnState {
+    w.state(n).0
+}
+
+/// The link swallows everything, until both nodes have noticed.
+fn cut(w: &mut World) {
+    w.cut(true);
+    let noticed = w.run_until(secs(30), |w| (0..2).all(|n| conn(w, n) < ConnState::Connected));
+    assert!(noticed, "{:?} {:?}", w.state(0), w.state(1));
+}
+
+/// Node 1 (index 0) writes blocks that node 2 does not get; the link is still cut.
+fn missed(w: &mut World, blocks: &[u64]) {
+    w.run_for(ms(100));
+    cut(w);
+    for block in blocks {
+        put(w, 0, *block);
+    }
+    w.hooks.packets.clear();
+}
+
+/// The bitmap of a node, however coded, stays in the network.
+fn keep_bitmap(w: &mut World, n: usize) {
+    w.hooks.keep(n, Wire::Bitmap);
+    w.hooks.keep(n, Wire::CompressedBitmap);
+}
+
+/// So many events happen.
+fn events(w: &mut World, n: u64) {
+    let until = w.steps + n;
+    w.run_until(secs(60), |w| w.steps >= until);
+}
+
+fn kept(w: &mut World, n: usize) {
+    assert!(w.run_until(secs(30), |w| w.keeps_from(n)), "{:?} {:?}", w.state(0), w.state(1));
+}
+
+/// Faults off, and the link works.
+fn mend(w: &mut World) {
+    (w.hooks.cut_at, w.hooks.tamper) = (None, None);
+    w.hooks.mend_disks();
+    w.let_go(false);
+    for n in 0..2 {
+        w.hold_disk(n, false);
+        w.pass(n);
+        w.block(n, Blocked::No);
+        w.nodes[n].faults = Faults::default();
+    }
+    w.weather = Weather { disk_us: 100, net_us: 50, ..w.weather };
+    w.cut(false);
+}
+
+/// An operator of little imagination starts what is down, attaches, and connects.
+fn all_up(w: &mut World, nets: &[NetConfig; 2]) {
+    for n in 0..2 {
+        if w.nodes[n].core.is_none() {
+            w.start(n);
+        }
+        w.attach(n);
+        if conn(w, n) == ConnState::StandAlone {
+            w.connect(n, &nets[n]);
+        }
+    }
+}
+
+/// Both copies become equal, and no block is left marked.
+fn settles(w: &mut World, nets: &[NetConfig; 2]) {
+    mend(w);
+    for _ in 0..20 {
+        all_up(w, nets);
+        if w.run_until(secs(5), |w| w.in_sync() && w.is_idle()) {
+            break;
+        }
+        // A copy that passed on errors is only brought again by a new connection.
+        let bad = |s: (ConnState, DiskState)| s == (ConnState::Connected, DiskState::Inconsistent);
+        if (0..2).any(|n| bad(w.state(n))) {
+            w.command_and_wait(1, Command::Disconnect { force: false });
+        }
+    }
+    heals(w);
+}
+
+/// Everything is well in the end, and again after both processes were killed.
+fn ends_well(w: &mut World) {
+    ends_well_with(w, &[net(), net()]);
+}
+
+fn ends_well_with(w: &mut World, nets: &[NetConfig; 2]) {
+    settles(w, nets);
+    for n in 0..2 {
+        w.crash(n, false);
+    }
+    w.run_for(secs(1));
+    settles(w, nets);
+}
