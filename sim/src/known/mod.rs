@@ -4,13 +4,14 @@
 //! A script leaves no interleaving to chance where its steps leave one open: it tries each of them. In the end faults
 //! are off and the link works; both copies have to become equal, and again after both processes were killed.
 
+mod handshake;
 mod resync;
 mod writes;
 
 use crate::hooks::Blocked;
 use crate::node::Faults;
 use crate::scenarios::*;
-use crate::world::{SimOp, Weather, World};
+use crate::world::{Answer, SimOp, Weather, World};
 use model::state::{ConnState, DiskState};
 use model::time::Duration;
 use replicator::wire::Command as Wire;
@@ -18,6 +19,7 @@ use replicator::{ClientResult, ClientTag, Command, DiskConfig, NetConfig, VolIdx
 
 const VOL: VolIdx = VolIdx(0);
 const DETACH: Command = Command::Detach { vol: VOL, force: false };
+const TEAR_OFF: Command = Command::Detach { vol: VOL, force: true };
 
 /// First sector of a block of 4 KiB, the size of a bit.
 fn at(block: u64) -> u64 {
@@ -138,4 +140,54 @@ fn ends_well_with(w: &mut World, nets: &[NetConfig; 2]) {
     }
     w.run_for(secs(1));
     settles(w, nets);
+}
+
+/// Both nodes found that each went on without the other, and nothing was overwritten.
+fn is_split(w: &World) -> bool {
+    (0..2).all(|n| reason(w, n).is_some_and(|r| r.contains("Split-Brain")))
+}
+
+/// The nodes had the time for every verdict.
+fn meets(w: &mut World) {
+    mend(w);
+    all_up(w, &[net(), net()]);
+    w.run_for(secs(20));
+}
+
+/// Two pasts: both nodes say so, also after both processes were killed; an operator's word against one of them mends it.
+fn ends_apart(w: &mut World, loser: usize) {
+    meets(w);
+    assert!(is_split(w), "{:?} {:?}", w.volume(0), w.volume(1));
+    for n in 0..2 {
+        w.crash(n, false);
+    }
+    w.run_for(secs(1));
+    meets(w);
+    assert!(is_split(w), "{:?} {:?}", w.volume(0), w.volume(1));
+    operator_decides(w, loser);
+}
+
+/// The data of one node is given up.
+fn operator_decides(w: &mut World, loser: usize) {
+    w.command_and_wait(loser, Command::Secondary { open: 0 });
+    for n in 0..2 {
+        w.command_and_wait(n, Command::Disconnect { force: true });
+    }
+    w.truth.word[loser] = true;
+    let mut nets = [net(), net()];
+    nets[loser].discard_my_data = true;
+    settles(w, &nets);
+    ends_well(w);
+}
+
+/// One or the other; true: two pasts were reported.
+fn ends_well_or_apart(w: &mut World, loser: usize) -> bool {
+    meets(w);
+    let split = is_split(w);
+    if split {
+        ends_apart(w, loser);
+    } else {
+        ends_well(w);
+    }
+    split
 }
