@@ -98,8 +98,10 @@ pub struct Hooks {
     pub garbled_at: Option<u64>,
     /// Data operations of a node's disk do not end.
     pub disk_held: [bool; 2],
-    /// Metadata writes that ended, by node.
+    /// Metadata writes that ended, well or not, by node.
     pub meta_writes: [u64; 2],
+    /// The metadata write of this node with this number fails.
+    pub bad_meta_write: Option<(usize, u64)>,
     pub(crate) blocked: [Blocked; 2],
     pub(crate) parked: Vec<crate::world::Key>,
     /// Packets that do not leave: sender and kind.
@@ -160,6 +162,9 @@ impl Hooks {
     }
 
     pub(crate) fn is_bad(&self, node: usize, op: DiskOp, first: u64, count: u64) -> bool {
+        if op == DiskOp::Meta && self.bad_meta_write == Some((node, self.meta_writes[node])) {
+            return true;
+        }
         self.bad.iter().any(|b| {
             b.node == node && b.op == op && (op == DiskOp::Meta || first < b.end && b.first < first + count)
         })

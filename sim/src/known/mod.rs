@@ -4,6 +4,7 @@
 //! A script leaves no interleaving to chance where its steps leave one open: it tries each of them. In the end faults
 //! are off and the link works; both copies have to become equal, and again after both processes were killed.
 
+mod crash;
 mod handshake;
 mod resync;
 mod writes;
@@ -86,6 +87,7 @@ fn kept(w: &mut World, n: usize) {
 /// Faults off, and the link works.
 fn mend(w: &mut World) {
     (w.hooks.cut_at, w.hooks.tamper) = (None, None);
+    w.hooks.bad_meta_write = None;
     w.hooks.mend_disks();
     w.let_go(false);
     for n in 0..2 {

@@ -58,3 +58,10 @@ fn empty_history_slot_as_ancestor() {
         assert_eq!(w.nodes[k].disk.read(at(6 + k as u64)), 7, "nothing is overwritten");
     }
 }
+
+/// DRBD 8.3.9: the page of the evicted extent cannot be written. The disk stayed Failed, and the write that waited for
+/// the log was never answered.
+#[test]
+fn al_write_error_still_submits_when_the_page_fails() {
+    super::crash::al_write_error(1);
+}
