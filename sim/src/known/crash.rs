@@ -410,3 +410,41 @@ fn barrier_not_sent_starves_al() {
         ends_well_as_secondary(&mut w);
     }
 }
+
+/// DRBD 8.3.8 and 9.2.18: a device grew before its old bitmap was read; the old bits were lost, or the new area was
+/// skipped, or everything was marked. Here the disks have grown when they are attached.
+#[test]
+fn grown_area_not_marked() {
+    const GROWN: u64 = LARGE + 2 * 8192;
+    for first in [1, 0] {
+        let mut w = large_pair(14);
+        put(&mut w, 0, 1);
+        w.run_for(ms(100));
+        assert_eq!(w.command_and_wait(1, DETACH), OK);
+        put(&mut w, 0, 0);
+        assert_eq!(secondary(&mut w, 0), OK);
+        w.command_and_wait(0, Command::Detach { vol: VOL, force: true });
+        w.run_for(ms(50));
+        for n in 0..2 {
+            w.nodes[n].disk.sectors = GROWN;
+        }
+        // What a new disk holds is anything.
+        w.nodes[1].disk.write(GROWN - 8, &[7; 8], true);
+        w.hooks.packets.clear();
+        w.attach(first);
+        w.run_for(secs(1));
+        w.attach(1 - first);
+        heals(&mut w);
+        for n in 0..2 {
+            let s = w.nodes[n].core.as_ref().unwrap().snapshot(w.now);
+            assert_eq!(s.volumes[0].size_sectors, GROWN);
+        }
+        assert_eq!(w.nodes[1].disk.read(GROWN - 8), 0, "the new area is copied");
+        let brought = resync_bytes(&w, 0);
+        assert!(
+            brought >= 8 << 20 && brought <= 16 << 20,
+            "{brought}: the new area and an extent, not everything"
+        );
+        ends_well(&mut w);
+    }
+}

@@ -5,8 +5,10 @@
 //! are off and the link works; both copies have to become equal, and again after both processes were killed.
 
 mod crash;
+mod errors;
 mod handshake;
 mod resync;
+mod split_brain;
 mod writes;
 
 use crate::hooks::Blocked;
@@ -16,7 +18,7 @@ use crate::world::{Answer, SimOp, Weather, World};
 use model::state::{ConnState, DiskState};
 use model::time::Duration;
 use replicator::wire::Command as Wire;
-use replicator::{ClientResult, ClientTag, Command, DiskConfig, NetConfig, VolIdx};
+use replicator::{ClientResult, ClientTag, Command, CommandId, CommandResult, DiskConfig, NetConfig, VolIdx};
 
 const VOL: VolIdx = VolIdx(0);
 const DETACH: Command = Command::Detach { vol: VOL, force: false };
