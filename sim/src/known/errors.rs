@@ -10,17 +10,6 @@ fn pair_on_error(seed: u64, policy: OnIoError) -> World {
     pair_with(seed, SECTORS, &net(), [d.clone(), DiskConfig::default()])
 }
 
-/// A Primary whose activity log has no free slot.
-fn crowded_pair(seed: u64) -> World {
-    let d = DiskConfig { al_extents: 67, ..DiskConfig::default() };
-    let mut w = pair_with(seed, 140 * 8192, &net(), [d.clone(), d]);
-    for extent in 0..67 {
-        put(&mut w, 0, extent * 1024);
-    }
-    w.run_for(ms(100));
-    w
-}
-
 fn command_ends(w: &mut World, id: CommandId, limit: Duration) -> CommandResult {
     let is_it = |a: &Answer| matches!(a, Answer::Command(i, _) if *i == id);
     assert!(w.run_until(limit, |w| w.answers.iter().any(|(_, a)| is_it(a))), "it ends");
@@ -197,6 +186,7 @@ fn frozen_requests_mishandled() {
         for tag in &open {
             assert_eq!(answer(&mut w, *tag), None, "frozen");
         }
+        assert_eq!(w.nodes[0].disk.read(at(20)), 0, "not even begun");
         if k % 2 == 0 {
             w.cut(false);
             assert!(w.run_until(secs(20), |w| conn(w, 0) >= ConnState::Connected));
@@ -253,7 +243,7 @@ fn wait_cycles_with_frozen_io() {
     for what in 0..5 {
         let mut w = crowded_pair(what);
         assert_eq!(w.command_and_wait(0, Command::SuspendIo), OK);
-        let tags: Vec<ClientTag> = (60..80).map(|e| begin(&mut w, 0, e * 1024 + 1)).collect();
+        let tags: Vec<ClientTag> = (60..80).map(|e| begin(&mut w, 0, e * EXTENT + 1)).collect();
         cut(&mut w);
         let limit = secs(20);
         match what {
@@ -313,11 +303,11 @@ fn al_wait_vs_disk_failure_or_resize() {
             missed(&mut w, &[1, 2000, 5000, 70_000]);
             w.cut(false);
             assert!(w.run_until(secs(20), |w| conn(w, 0) == ConnState::SyncSource));
-            let tags: Vec<ClientTag> = (0..100).map(|e| begin(&mut w, 0, e * 1024 + 1)).collect();
+            let tags: Vec<ClientTag> = (0..100).map(|e| begin(&mut w, 0, e * EXTENT + 1)).collect();
             events(&mut w, k);
             let command = match what {
                 0 => {
-                    w.hooks.break_disk(0, DiskOp::Write, at(30 * 1024), 8192);
+                    w.hooks.break_disk(0, DiskOp::Write, at(30 * EXTENT), 8192);
                     None
                 }
                 1 => Some(w.command(0, DETACH)),

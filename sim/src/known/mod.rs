@@ -24,6 +24,13 @@ const VOL: VolIdx = VolIdx(0);
 const DETACH: Command = Command::Detach { vol: VOL, force: false };
 const TEAR_OFF: Command = Command::Detach { vol: VOL, force: true };
 
+/// A device of 140 activity log extents.
+const HUGE: u64 = 140 * 8192;
+/// Blocks of an activity log extent.
+const EXTENT: u64 = 1024;
+/// Fewest slots a log may have.
+const SLOTS: u64 = 67;
+
 /// First sector of a block of 4 KiB, the size of a bit.
 fn at(block: u64) -> u64 {
     block * 8
@@ -32,6 +39,17 @@ fn at(block: u64) -> u64 {
 /// A pair whose devices have six activity log extents.
 fn large_pair(seed: u64) -> World {
     pair_with(seed, LARGE, &net(), [DiskConfig::default(), DiskConfig::default()])
+}
+
+/// A pair with a full activity log: each slot holds an extent.
+fn crowded_pair(seed: u64) -> World {
+    let d = DiskConfig { al_extents: SLOTS as u16, ..DiskConfig::default() };
+    let mut w = pair_with(seed, HUGE, &net(), [d.clone(), d]);
+    for extent in 0..SLOTS {
+        put(&mut w, 0, extent * EXTENT);
+    }
+    w.run_for(ms(100));
+    w
 }
 
 /// Begins to write a block.
@@ -104,13 +122,13 @@ fn mend(w: &mut World) {
 
 /// An operator of little imagination starts what is down, attaches, and connects.
 fn all_up(w: &mut World, nets: &[NetConfig; 2]) {
-    for n in 0..2 {
+    for (n, net) in nets.iter().enumerate() {
         if w.nodes[n].core.is_none() {
             w.start(n);
         }
         w.attach(n);
         if conn(w, n) == ConnState::StandAlone {
-            w.connect(n, &nets[n]);
+            w.connect(n, net);
         }
     }
 }
@@ -144,6 +162,8 @@ fn ends_well_with(w: &mut World, nets: &[NetConfig; 2]) {
     }
     w.run_for(secs(1));
     settles(w, nets);
+    let wrong = |l: &&String| l.contains("protocol error");
+    assert_eq!(w.trace.iter().flatten().find(wrong), None, "both nodes are sound");
 }
 
 /// Both nodes found that each went on without the other, and nothing was overwritten.

@@ -196,9 +196,8 @@ fn recovery_from_standalone_pair() {
             }
             w.cut(false);
             w.run_for(secs(10));
-            for n in 0..2 {
-                assert_eq!(w.nodes[n].disk.read(at(5 + n as u64)), held[n], "nothing is overwritten");
-            }
+            let now = [0, 1].map(|n: usize| w.nodes[n].disk.read(at(5 + n as u64)));
+            assert_eq!(now, held, "nothing is overwritten");
             let order = if survivor_first { [0, 1] } else { [1, 0] };
             w.truth.word[1] = true;
             for round in 0..2 {
