@@ -203,13 +203,14 @@ impl World {
             }
             Later::MetaWrite { tag, sector, block, fua, flush } => {
                 self.hooks.meta_writes[n] += 1;
-                if self.fails(n, DiskOp::Meta, sector, 8) {
+                let fails = self.fails(n, DiskOp::Meta, sector, 8);
+                if let Some(point) = flush {
+                    self.nodes[n].disk.flush(point);
+                }
+                if fails {
                     self.nodes[n].disk.torn_md(sector, &block, &mut self.rng);
                     core!(Event::MetaDone { tag, result: EIO });
                     return;
-                }
-                if let Some(point) = flush {
-                    self.nodes[n].disk.flush(point);
                 }
                 self.nodes[n].disk.write_md(sector, &block, fua);
                 core!(Event::MetaDone { tag, result: IoResult::Ok });

@@ -50,7 +50,16 @@ impl World {
             let disk = &mut self.nodes[n].disk;
             match what {
                 Later::DiskWrite { sector, versions, .. } => disk.torn_write(sector, &versions, rng),
-                Later::MetaWrite { sector, block, .. } => disk.torn_md(sector, &block, rng),
+                Later::MetaWrite { sector, block, flush, .. } => {
+                    // The block is only written when the flush before it is done.
+                    if let Some(point) = flush {
+                        if rng.one_in(2) {
+                            continue;
+                        }
+                        disk.flush(point);
+                    }
+                    disk.torn_md(sector, &block, rng);
+                }
                 _ => continue,
             }
             self.tally.torn_writes += 1;
