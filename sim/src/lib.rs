@@ -5,6 +5,8 @@
 pub mod disk;
 pub mod found;
 pub mod hooks;
+#[cfg(test)]
+mod known;
 pub mod ledger;
 #[cfg(feature = "mutants")]
 pub mod mutants;

@@ -128,33 +128,6 @@ fn the_last_disk_cannot_be_detached() {
 }
 
 #[test]
-fn a_local_read_error_is_served_by_the_peer() {
-    for policy in [OnIoError::PassOn, OnIoError::Detach] {
-        let mut w = pair_on_error([policy, OnIoError::Detach]);
-        assert_eq!(write(&mut w, 0, 0, 8), ClientResult::Ok);
-        w.run_for(ms(100));
-        w.hooks.break_disk(0, DiskOp::Read, 0, 8);
-        assert_eq!(read(&mut w, 0, 0), Ok(1), "the client does not notice");
-        assert_eq!(w.hooks.seen(0, Wire::DataRequest), 1);
-        assert_eq!(marked(&w, 0), 1, "the block is marked");
-        w.run_for(ms(100));
-        if policy == OnIoError::Detach {
-            assert_eq!(disk(&w, 0), DiskState::Diskless);
-            w.hooks.mend_disks();
-            w.attach(0);
-        } else {
-            assert_eq!(disk(&w, 0), DiskState::Inconsistent);
-            assert_eq!(read(&mut w, 0, 64), Ok(0), "other blocks are still read here");
-            assert_eq!(w.hooks.seen(0, Wire::DataRequest), 1);
-            w.hooks.mend_disks();
-            disconnect(&mut w, 1);
-            w.connect(1, &net());
-        }
-        heals(&mut w);
-    }
-}
-
-#[test]
 fn a_local_write_error_is_hidden_by_the_peer() {
     for policy in [OnIoError::PassOn, OnIoError::Detach] {
         let mut w = pair_on_error([policy, OnIoError::Detach]);
@@ -186,35 +159,6 @@ fn a_write_error_of_the_only_copy_is_an_error() {
         disconnect(&mut w, 0);
         w.hooks.break_disk(0, DiskOp::Write, 0, 8);
         assert_eq!(write(&mut w, 0, 0, 8), ClientResult::IoError);
-    }
-}
-
-#[test]
-fn a_write_error_of_the_secondary_is_reported_and_marked() {
-    for protocol in [model::policy::Protocol::A, model::policy::Protocol::C] {
-        for policy in [OnIoError::PassOn, OnIoError::Detach] {
-            let disks = [OnIoError::Detach, policy]
-                .map(|on_io_error| DiskConfig { on_io_error, ..DiskConfig::default() });
-            let n = NetConfig { protocol, ..net() };
-            let mut w = pair_with(1, SECTORS, &n, disks);
-            w.hooks.break_disk(1, DiskOp::Write, 0, 8);
-            assert_eq!(write(&mut w, 0, 0, 8), ClientResult::Ok);
-            w.run_for(ms(100));
-            assert_eq!(w.hooks.seen(1, Wire::NegAck), 1, "in every protocol");
-            assert_eq!((marked(&w, 0), marked(&w, 1)), (1, 1));
-            let left =
-                if policy == OnIoError::Detach { DiskState::Diskless } else { DiskState::Inconsistent };
-            assert_eq!((disk(&w, 1), peer_disk(&w, 0)), (left, left));
-            assert_eq!(write(&mut w, 0, 64, 8), ClientResult::Ok, "the Primary goes on");
-            w.hooks.mend_disks();
-            if policy == OnIoError::Detach {
-                w.attach(1);
-            } else {
-                disconnect(&mut w, 1);
-                w.connect(1, &n);
-            }
-            heals(&mut w);
-        }
     }
 }
 

@@ -1,8 +1,6 @@
 //! What travels in a resync, what interrupts it, how fast it goes, how it ends (drbd-wire 5, 6).
 
 use super::*;
-use crate::hooks::DiskOp;
-use model::policy::OnIoError;
 use model::result_code::{ConfigError, StateResult};
 use replicator::meta::superblock::{MetaFlags, SuperBlock};
 
@@ -372,53 +370,6 @@ fn a_busy_pair_yields_down_to_c_min_rate() {
     w.run_for(secs(2));
     assert!(resync_bytes(&w, 0) / 1024 / 2 > 800, "an idle one goes on at full speed");
     heals(&mut w);
-}
-
-/// Blocks that the source cannot read: the target says Inconsistent and waits; nothing hangs.
-#[test]
-fn unreadable_blocks_of_the_source() {
-    for bad in [1, 100] {
-        let cfg = DiskConfig { on_io_error: OnIoError::PassOn, ..DiskConfig::default() };
-        let mut w = pair_with(11, SECTORS, &net(), [cfg.clone(), cfg]);
-        w.hooks.break_disk(0, DiskOp::Read, 800, bad * 8);
-        assert_eq!(w.command_and_wait(1, Command::Invalidate(VOL)), OK);
-        let ends = |w: &World| conn(w, 1) == ConnState::Connected;
-        resyncing(&mut w);
-        assert!(w.run_until(secs(60), ends), "{:?} {:?}", w.volume(0), w.volume(1));
-        assert_eq!(disk(&w, 1), DiskState::Inconsistent);
-        assert_eq!(disk(&w, 0), DiskState::UpToDate, "the source keeps what it has (drbd-states 14.2)");
-        assert!(marked(&w, 1) >= bad);
-        assert_eq!(write(&mut w, 0, 0, 8), ClientResult::Ok);
-        w.hooks.mend_disks();
-        disconnect(&mut w, 1);
-        w.connect(1, &net());
-        heals(&mut w);
-    }
-}
-
-/// A block that the target cannot write ends its disk.
-#[test]
-fn an_unwritable_block_of_the_target() {
-    for policy in [OnIoError::Detach, OnIoError::PassOn] {
-        let cfg = DiskConfig { on_io_error: policy, ..DiskConfig::default() };
-        let mut w = pair_with(12, SECTORS, &net(), [cfg.clone(), cfg]);
-        apart(&mut w, 30);
-        w.hooks.break_disk(1, DiskOp::Write, 240, 8);
-        w.connect(1, &net());
-        let ends = |w: &World| conn(w, 1) == ConnState::Connected;
-        assert!(w.run_until(secs(60), ends), "{:?} {:?}", w.volume(0), w.volume(1));
-        w.run_for(secs(1));
-        let left = if policy == OnIoError::Detach { DiskState::Diskless } else { DiskState::Inconsistent };
-        assert_eq!((disk(&w, 1), disk(&w, 0)), (left, DiskState::UpToDate));
-        w.hooks.mend_disks();
-        if policy == OnIoError::Detach {
-            w.attach(1);
-        } else {
-            disconnect(&mut w, 1);
-            w.connect(1, &net());
-        }
-        heals(&mut w);
-    }
 }
 
 /// The target's blocks are on its medium before it calls itself UpToDate.
