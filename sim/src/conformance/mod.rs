@@ -2,6 +2,9 @@
 //! of README.md in this folder, named like it. Every scenario ends with [`ends`].
 
 mod connecting;
+mod generations;
+mod resync;
+mod resync_control;
 
 use model::state::{ConnState, DiskState, Role};
 use model::time::Duration;
@@ -10,7 +13,7 @@ use replicator::wire::Command as Wire;
 use replicator::{ClientResult, ClientTag, Command, CommandResult, DiskConfig, NetConfig, VolIdx};
 
 use crate::hooks::Blocked;
-use crate::node::{Faults, place};
+use crate::node::{Faults, Node, place};
 use crate::scenarios::*;
 use crate::world::{Answer, SimOp, World};
 
