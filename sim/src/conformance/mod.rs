@@ -5,6 +5,8 @@ mod connecting;
 mod generations;
 mod resync;
 mod resync_control;
+mod split_brain;
+mod states;
 
 use model::state::{ConnState, DiskState, Role};
 use model::time::Duration;

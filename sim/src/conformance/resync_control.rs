@@ -192,8 +192,11 @@ fn resync_rate_controller() {
         let (took, burst, standstill) = full_sync(sectors, &cfg);
         let ideal = ms(sectors / 2 * 1000 / kib_s);
         let slack = ms(500);
+        // Requests that are merged may overshoot a step by a block, as with DRBD.
+        let blocks = (kib_s / 40).max(1) as u32;
+        let quickest = (ideal * 9 / 10).min(ideal * blocks / (blocks + 1));
         assert!(
-            took + slack >= ideal * 9 / 10 && took <= ideal * 11 / 10 + slack,
+            took + slack >= quickest && took <= ideal * 11 / 10 + slack,
             "{what}: {took:?} for {ideal:?}"
         );
         let per_step = kib_s * 1024 / 10;
