@@ -2,7 +2,9 @@
 //! of README.md in this folder, named like it. Every scenario ends with [`ends`].
 
 mod connecting;
+mod disks;
 mod generations;
+mod io;
 mod resync;
 mod resync_control;
 mod split_brain;

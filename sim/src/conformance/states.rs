@@ -83,7 +83,7 @@ fn outdate() {
     w.connect(1, &net());
     assert!(w.run_until(secs(30), all_current), "{:?}", states(&w));
     assert_eq!(w.command_and_wait(1, Command::Detach { vol: VOL, force: false }), OK);
-    assert_eq!(w.command_and_wait(1, Command::Outdate(VOL)), OK, "the peer is there: nothing to do");
+    assert_eq!(w.command_and_wait(1, Command::Outdate(VOL)), state(StateResult::IsDiskless));
     ends_as_usual(&mut w);
 }
 
