@@ -80,7 +80,7 @@ fn bring_back(w: &mut World, n: usize, net: &NetConfig) {
     for v in 0..w.nodes[n].volumes {
         let s = w.volume_of(n, v).expect("it runs");
         if s.disk == DiskState::Diskless {
-            attach_volume(w, n, v);
+            w.attach(n);
         }
         if s.user_isp {
             w.command(n, Command::ResumeSync(VolIdx(v)));
@@ -92,18 +92,6 @@ fn bring_back(w: &mut World, n: usize, net: &NetConfig) {
             w.connect(n, net);
         }
     }
-}
-
-fn attach_volume(w: &mut World, n: usize, v: u8) {
-    if v == 0 {
-        if w.nodes[n].attached {
-            // It is still being closed.
-            return;
-        }
-        w.nodes[n].attached = true;
-    }
-    let disk = w.nodes[n].load(VolIdx(v));
-    w.command(n, Command::Attach(VolIdx(v), Box::new(disk)));
 }
 
 /// All volumes are Connected and UpToDate on both nodes.

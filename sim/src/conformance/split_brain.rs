@@ -262,10 +262,11 @@ fn rr_conflict() {
 fn two_primaries_reject() {
     for loser in 0..2 {
         let mut w = split(9, [2, 2], [true, true]);
-        let disks = [0, 1].map(|n: usize| w.nodes[n].disk.written());
+        let held = |w: &World, n: usize| w.nodes[n].disk.written().collect::<Vec<u64>>();
+        let disks = [held(&w, 0), held(&w, 1)];
         reconnect(&mut w, both(|_| {}));
         unresolved(&w);
-        assert_eq!([0, 1].map(|n: usize| w.nodes[n].disk.written()), disks);
+        assert_eq!([held(&w, 0), held(&w, 1)], disks);
         for n in 0..2 {
             check_copy(&mut w, n);
         }
