@@ -8,7 +8,7 @@ use replicator::{Auth, HmacAlg};
 
 /// Two fresh nodes connect, both Inconsistent, both Secondary, and nothing is copied.
 #[test]
-fn connect() {
+pub(super) fn connect() {
     for seed in 0..10 {
         let mut w = fresh(seed);
         link_up(&mut w, &net());
@@ -28,7 +28,7 @@ fn connect() {
 
 /// A resource that has no data anywhere keeps its link up, refuses promotion, and is told apart on a disconnect.
 #[test]
-fn connect_no_volumes() {
+pub(super) fn connect_no_volumes() {
     let mut w = World::new(1, SECTORS, DiskConfig::default());
     w.trace = Some(Vec::new());
     for n in 0..2 {
@@ -66,7 +66,7 @@ enum Death {
 /// The link dies after each single packet of the handshake, silently or by a reset of either socket, while node 1 is
 /// promoted: the command ends at once, done or refused, and the nodes are connected later.
 #[test]
-fn connect_abort() {
+pub(super) fn connect_abort() {
     let secret = Auth { alg: HmacAlg::Sha256, secret: b"not told".to_vec() };
     let net = NetConfig { auth: Some(secret), ..net() };
     for death in [Death::Cut, Death::Reset(0), Death::Reset(1), Death::Reset(2), Death::Reset(3)] {
@@ -119,7 +119,7 @@ fn secret(text: &str) -> Option<Auth> {
 /// Settings that have to be equal and are not: both nodes stand alone and say why, no data is touched, and they connect
 /// once that is corrected.
 #[test]
-fn connect_refused() {
+pub(super) fn connect_refused() {
     type Change = fn(&mut NetConfig);
     let both_right: Change = |n| n.auth = secret("right");
     let none: Change = |_| ();
@@ -149,8 +149,8 @@ fn connect_refused() {
             let mut nets = [net(), net()];
             first(&mut nets[0]);
             second(&mut nets[1]);
-            for n in 0..2 {
-                w.connect(n, &nets[n]);
+            for (n, net) in nets.iter().enumerate() {
+                w.connect(n, net);
             }
             w.run_for(secs(20));
             for n in 0..2 {
@@ -193,7 +193,7 @@ fn words_of_strangers() -> Vec<Vec<Vec<u8>>> {
 /// Programs that are not the peer connect, are silent, talk nonsense or close at once: they are dropped, and the real
 /// peer still connects. Packets that arrive as garbage cost the connection at most once.
 #[test]
-fn connect_stranger() {
+pub(super) fn connect_stranger() {
     let words = words_of_strangers();
     for seed in 0..60 {
         let mut w = small_pair(seed);
@@ -236,7 +236,7 @@ fn connect_stranger() {
 /// The link is cut and heals a thousand times at random moments under writes: nothing is stuck, and only what was
 /// written travels.
 #[test]
-fn link_flap() {
+pub(super) fn link_flap() {
     let mut w = pair_with(1, LARGE, &net(), [DiskConfig::default(), DiskConfig::default()]);
     for _ in 0..1000 {
         for _ in 0..3 {
@@ -260,7 +260,7 @@ fn link_flap() {
 /// One direction of one socket or of both is dead: both nodes notice within the ping timeout or ko-count, connect again
 /// and resync.
 #[test]
-fn one_way_link() {
+pub(super) fn one_way_link() {
     let net = NetConfig { ko_count: 3, ..net() };
     for mute in 0..2 {
         for which in [Blocked::Data, Blocked::Meta, Blocked::Both] {
@@ -288,7 +288,7 @@ fn one_way_link() {
 /// A peer that takes data and does not answer is dropped after ko-count times the timeout; the writes end with the own
 /// disk, and a resync brings them later.
 #[test]
-fn slow_peer_ko_count() {
+pub(super) fn slow_peer_ko_count() {
     for ko_count in [1, 3, 7] {
         let net = NetConfig { ko_count, ..net() };
         let mut w = pair_with(1, SMALL, &net, [DiskConfig::default(), DiskConfig::default()]);
@@ -318,17 +318,16 @@ fn slow_peer_ko_count() {
 
 /// Random connects, disconnects, promotions and demotions on both nodes: every command ends, and they connect.
 #[test]
-fn stress_connect() {
+pub(super) fn stress_connect() {
     for seed in 0..20 {
         let mut w = small_pair(seed);
         // Who was Primary last: while the nodes are apart, an operator does not promote the other one.
         let mut owner = 0;
         for _ in 0..60 {
             let n = w.rng.below(2) as usize;
-            if n != owner && both_connected(&w) && w.run_until(secs(10), World::is_idle) {
-                if both_connected(&w) && primary(&mut w, n) == OK {
-                    owner = n;
-                }
+            let quiet = n != owner && both_connected(&w) && w.run_until(secs(10), World::is_idle);
+            if quiet && both_connected(&w) && primary(&mut w, n) == OK {
+                owner = n;
             }
             let command = match w.rng.below(6) {
                 0 => Command::Disconnect { force: false },

@@ -29,7 +29,7 @@ fn replace_disk(w: &mut World, n: usize, sectors: u64) {
 /// Read and write errors on either node, with every policy: the client sees none of them. Afterwards one block is brought
 /// to a Secondary, an activity log extent to a Primary, and everything to a disk with new metadata.
 #[test]
-fn io_errors() {
+pub(super) fn io_errors() {
     use OnIoError::*;
     for n in 0..2 {
         for op in [DiskOp::Read, DiskOp::Write] {
@@ -90,7 +90,7 @@ fn io_error(n: usize, op: DiskOp, policy: OnIoError, new_metadata: bool) {
 
 /// The backing disk does not answer: a detach waits for it, one by force does not, and the client is served by the peer.
 #[test]
-fn interrupt_detach() {
+pub(super) fn interrupt_detach() {
     for n in 0..2 {
         let mut w = large_pair(2, OnIoError::Detach);
         wrote(&mut w, 0, 64);
@@ -121,7 +121,7 @@ fn interrupt_detach() {
 /// A disk is attached on one node, or on both at once, while they are connected: they agree, and only the differences are
 /// copied.
 #[test]
-fn attach_while_connected() {
+pub(super) fn attach_while_connected() {
     for n in 0..2 {
         for blocks in [0, 10] {
             let mut w = large_pair(3, OnIoError::Detach);
@@ -171,7 +171,7 @@ fn attach_while_connected() {
 /// A Primary without a disk reads, writes and flushes on the peer, fails while that is away, goes on when it is back, and
 /// accepts nothing but the data its clients saw.
 #[test]
-fn diskless_primary() {
+pub(super) fn diskless_primary() {
     let mut w = pair(1);
     wrote(&mut w, 0, 0);
     detach(&mut w, 0);
@@ -225,7 +225,7 @@ fn diskless_primary() {
 
 /// All good data is gone: by policy requests fail at once, or they wait and go on when it is back.
 #[test]
-fn no_data_accessible() {
+pub(super) fn no_data_accessible() {
     for policy in [OnNoData::IoError, OnNoData::SuspendIo] {
         let mut w = nodes(6, SECTORS, [DiskConfig::default(), DiskConfig::default()], 1);
         for n in 0..2 {
@@ -272,7 +272,7 @@ fn size(w: &World, n: usize) -> u64 {
 /// Disks of different sizes: fresh nodes agree on the smaller one; a device in use does not shrink, a smaller peer is
 /// refused; a peer without a disk learns the size.
 #[test]
-fn connect_differing_sizes() {
+pub(super) fn connect_differing_sizes() {
     for small in 0..2 {
         let mut w = fresh(5);
         w.crash(small, false);

@@ -40,7 +40,7 @@ fn up(w: &mut World) {
 
 /// Metadata that was prepared as UpToDate with a generation, and a fresh peer: a full sync in this direction.
 #[test]
-fn initial_uuid_uptodate() {
+pub(super) fn initial_uuid_uptodate() {
     for n in 0..2 {
         let mut w = first_has_data(1);
         if n == 1 {
@@ -61,7 +61,7 @@ fn initial_uuid_uptodate() {
 
 /// Two disks with equal contents, prepared with the same generation, UpToDate and clean: nothing is copied.
 #[test]
-fn pre_existing_data() {
+pub(super) fn pre_existing_data() {
     let mut w = first_has_data(1);
     w.nodes[1].disk = w.nodes[0].disk.clone();
     for n in 0..2 {
@@ -81,7 +81,7 @@ fn pre_existing_data() {
 
 /// Two fresh, connected nodes skip the first sync: both UpToDate, one generation, no bits.
 #[test]
-fn skip_initial_sync() {
+pub(super) fn skip_initial_sync() {
     for n in 0..2 {
         let mut w = fresh(11);
         link_up(&mut w, &net());
@@ -102,7 +102,7 @@ fn skip_initial_sync() {
 
 /// A fresh node is forced to Primary alone and written; the peer joins and gets everything while the writes go on.
 #[test]
-fn resync_initial() {
+pub(super) fn resync_initial() {
     for seed in 0..5 {
         let mut w = fresh(seed);
         assert_eq!(w.command_and_wait(0, Command::Primary { force: true }), OK);
@@ -121,7 +121,7 @@ fn resync_initial() {
 
 /// A node comes back with a new disk: it gets everything and is never the source.
 #[test]
-fn replaced_disk() {
+pub(super) fn replaced_disk() {
     for n in 0..2 {
         let mut w = pair(2);
         scribble(&mut w, 0, 50, SECTORS);
@@ -148,7 +148,7 @@ fn replaced_disk() {
 /// Equal generations, but one disk is Inconsistent or Outdated: the better one is the source, if there is anything to
 /// bring; nobody refuses, nothing loops.
 #[test]
-fn resync_based_on_disk_states() {
+pub(super) fn resync_based_on_disk_states() {
     for n in 0..2 {
         for (flags, bits) in [(MetaFlags(0), true), (MetaFlags(0), false), (MetaFlags::CONSISTENT, false)] {
             let mut w = pair(3);
@@ -181,7 +181,7 @@ fn resync_based_on_disk_states() {
 /// A node is put back, metadata and all, to how its disk was one generation ago: it gets what it lacks from the peer,
 /// and nobody speaks of unrelated data.
 #[test]
-fn revert_older_data() {
+pub(super) fn revert_older_data() {
     for n in 0..2 {
         let mut w = pair(4);
         wrote(&mut w, 0, 64);
@@ -215,7 +215,7 @@ fn revert_older_data() {
 
 /// A node's own generation changes after it told the peer and before it compares: both still decide on the same sets.
 #[test]
-fn uuid_send_receive_race() {
+pub(super) fn uuid_send_receive_race() {
     type Act = fn(&mut World);
     // With the role of node 1 at the time.
     let acts: [(Role, Act); 7] = [
@@ -325,12 +325,12 @@ fn leaves_in_mid_resync(leaves: Leaves) {
 
 /// Source or target disconnects in mid resync, the source begins a new generation: the rest comes by bitmap.
 #[test]
-fn uuid_disconnect_resync() {
+pub(super) fn uuid_disconnect_resync() {
     leaves_in_mid_resync(Leaves::Disconnects);
 }
 
 /// Source or target is detached in mid resync, the data gets a new generation: the rest comes by bitmap.
 #[test]
-fn uuid_detach_resync() {
+pub(super) fn uuid_detach_resync() {
     leaves_in_mid_resync(Leaves::Detaches);
 }

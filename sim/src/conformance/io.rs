@@ -15,7 +15,7 @@ fn net_of(protocol: Protocol) -> NetConfig {
 /// Requests of 512 bytes to 1 MiB at every alignment, empty flushes, forced unit access, discards and zeroes: the copies
 /// are equal to the byte.
 #[test]
-fn unusual_bios() {
+pub(super) fn unusual_bios() {
     const ODD: [u64; 16] = [1, 2, 3, 7, 8, 9, 15, 16, 17, 63, 64, 65, 1023, 2040, 2047, 2048];
     for (seed, protocol) in [Protocol::A, Protocol::B, Protocol::C].into_iter().enumerate() {
         let disk = DiskConfig::default();
@@ -66,7 +66,7 @@ const SLOTS: u16 = 67;
 /// Bursts over more extents than the activity log has: every write ends within two seconds; after a crash in between the
 /// extents that were hot are brought again, and nothing else.
 #[test]
-fn stress_al() {
+pub(super) fn stress_al() {
     let disk = DiskConfig { al_extents: SLOTS, ..DiskConfig::default() };
     for power in [false, true] {
         let mut w = pair_with(3, EXTENTS * 8192, &net(), [disk.clone(), disk.clone()]);
@@ -99,7 +99,7 @@ fn stress_al() {
 /// Busy writes in protocols A and B: answered when the socket has the data, or when the peer has; a demotion waits until
 /// everything arrived, and the copies are equal.
 #[test]
-fn protocol_a_io() {
+pub(super) fn protocol_a_io() {
     for protocol in [Protocol::A, Protocol::B] {
         let mut w = pair_of(protocol, 1, &DiskConfig::default());
         wrote(&mut w, 0, 0);
@@ -132,7 +132,7 @@ fn protocol_a_io() {
 /// Both nodes lose power after a flush or a write with forced unit access was answered: nothing of it is lost, on either
 /// copy in protocol C. Without flushes a killed process loses nothing either.
 #[test]
-fn flush_semantics() {
+pub(super) fn flush_semantics() {
     for protocol in [Protocol::A, Protocol::B, Protocol::C] {
         for disk_flushes in [true, false] {
             for seed in 0..10 {
@@ -170,7 +170,7 @@ fn flush_semantics() {
 /// Frozen by the operator: new writes wait, through a reconnect too, and end when I/O goes on; a connection that stays
 /// sees no new generation and no resync.
 #[test]
-fn suspend_io() {
+pub(super) fn suspend_io() {
     for reconnect in [false, true] {
         let mut w = pair(1);
         wrote(&mut w, 0, 0);
@@ -203,7 +203,7 @@ fn suspend_io() {
 
 /// I/O is suspended under load, both disks are copied, I/O goes on: the copies are identical.
 #[test]
-fn consistent_snapshots() {
+pub(super) fn consistent_snapshots() {
     for seed in 0..50 {
         let mut w = pair(seed);
         scribble(&mut w, 0, 30, SECTORS);
@@ -230,7 +230,7 @@ fn consistent_snapshots() {
 
 /// All slots of the activity log are in use and the link is slow, then fast again: every writer that was blocked goes on.
 #[test]
-fn process_wakeup() {
+pub(super) fn process_wakeup() {
     for protocol in [Protocol::A, Protocol::C] {
         let net = NetConfig { protocol, max_buffers: 32, max_epoch_size: 20, ..net() };
         let disk = DiskConfig { al_extents: SLOTS, ..DiskConfig::default() };

@@ -9,6 +9,7 @@ mod resync;
 mod resync_control;
 mod split_brain;
 mod states;
+mod upgrade;
 
 use model::state::{ConnState, DiskState, Role};
 use model::time::Duration;
@@ -155,6 +156,16 @@ fn small_pair(seed: u64) -> World {
     pair_with(seed, SMALL, &net(), [DiskConfig::default(), DiskConfig::default()])
 }
 
+/// Disk options with a fixed rate of resync.
+fn fixed_rate(kib_s: u32) -> DiskConfig {
+    DiskConfig { c_plan_ahead_ds: 0, resync_rate_kib_s: kib_s, ..DiskConfig::default() }
+}
+
+/// The usual pair with these disk options.
+fn pair_at(seed: u64, sectors: u64, disk: &DiskConfig) -> World {
+    pair_with(seed, sectors, &net(), [disk.clone(), disk.clone()])
+}
+
 /// Changes the super block of a node that is down.
 fn preset(w: &mut World, n: usize, change: impl FnOnce(&mut SuperBlock)) {
     assert!(w.nodes[n].core.is_none(), "metadata is changed while the node is down");
@@ -182,6 +193,11 @@ fn conn(w: &World, n: usize) -> ConnState {
 
 fn both_connected(w: &World) -> bool {
     (0..2).all(|n| conn(w, n) >= ConnState::Connected)
+}
+
+/// Node 2 gets blocks from node 1.
+fn resyncing(w: &World) -> bool {
+    conn(w, 0) == ConnState::SyncSource && conn(w, 1) == ConnState::SyncTarget
 }
 
 fn roles(w: &World) -> [Role; 2] {

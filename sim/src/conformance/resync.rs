@@ -3,15 +3,6 @@
 use super::*;
 use model::policy::Protocol;
 
-/// Both disks with a fixed rate of resync.
-fn fixed_rate(kib_s: u32) -> DiskConfig {
-    DiskConfig { c_plan_ahead_ds: 0, resync_rate_kib_s: kib_s, ..DiskConfig::default() }
-}
-
-fn pair_at(seed: u64, sectors: u64, disk: &DiskConfig) -> World {
-    pair_with(seed, sectors, &net(), [disk.clone(), disk.clone()])
-}
-
 /// Node 2 is away; node 1 writes so many single blocks, far from each other.
 fn missed(w: &mut World, blocks: u64) {
     w.run_for(ms(100));
@@ -22,13 +13,9 @@ fn missed(w: &mut World, blocks: u64) {
     w.hooks.packets.clear();
 }
 
-fn resyncing(w: &World) -> bool {
-    conn(w, 0) == ConnState::SyncSource && conn(w, 1) == ConnState::SyncTarget
-}
-
 /// The node that has the writes is the source, as Primary and as Secondary, and exactly the written blocks are copied.
 #[test]
-fn resync_direction() {
+pub(super) fn resync_direction() {
     for (seed, stays_primary) in [(1, true), (2, false)] {
         for use_rle in [true, false] {
             let net = NetConfig { use_rle, ..net() };
@@ -70,7 +57,7 @@ fn end_unheard(seed: u64) -> World {
 
 /// The report of the end is lost, then the target is promoted and writes: the second resync brings these blocks only.
 #[test]
-fn resync_finish() {
+pub(super) fn resync_finish() {
     for seed in 0..10 {
         let mut w = end_unheard(seed);
         check_copy(&mut w, 1);
@@ -89,7 +76,7 @@ fn resync_finish() {
 
 /// The report of the end is lost and nobody writes: they connect, and nothing is copied.
 #[test]
-fn resync_missed_end_no_bits() {
+pub(super) fn resync_missed_end_no_bits() {
     for seed in 0..10 {
         let mut w = end_unheard(seed);
         w.cut(false);
@@ -120,7 +107,7 @@ enum Roles {
 /// A resync is interrupted after a fifth, in every way, whoever is Primary: in between nothing is pending, and it goes on
 /// from the bitmap.
 #[test]
-fn resync_interrupt_variants() {
+pub(super) fn resync_interrupt_variants() {
     use Interruption::*;
     for roles in [Roles::Source, Roles::SourceBusy, Roles::Target, Roles::Nobody] {
         for interruption in [Disconnect(0), Disconnect(1), Cut, Down(0), Down(1)] {
@@ -199,7 +186,7 @@ fn interrupted(roles: Roles, interruption: Interruption) {
 /// Resync requests meet slow writes of the application on the same blocks; the link dies at each point of that. What
 /// waits for each other is let go, and the resync completes.
 #[test]
-fn resync_interrupt_conflict() {
+pub(super) fn resync_interrupt_conflict() {
     for delay_ms in 0..30 {
         for slow in 0..2 {
             let mut w = pair_at(delay_ms, SECTORS, &fixed_rate(4000));
@@ -231,7 +218,7 @@ fn resync_interrupt_conflict() {
 /// A resync is interrupted again and again, by cuts and by crashes of target and source in turn: what was done stays
 /// done, and it ends.
 #[test]
-fn resync_multiple_interrupt() {
+pub(super) fn resync_multiple_interrupt() {
     for power in [false, true] {
         let mut w = pair_at(5, LARGE, &fixed_rate(1000));
         assert_eq!(secondary(&mut w, 0), OK);
@@ -274,7 +261,7 @@ fn missed_by_node_2(w: &mut World, blocks: u64) {
 
 /// Writes on a paused resync, on blocks that are due and on others: all of them on both copies after it goes on.
 #[test]
-fn resync_write_during_pause() {
+pub(super) fn resync_write_during_pause() {
     for n in 0..2 {
         let mut w = pair_at(5, SECTORS, &fixed_rate(200));
         missed(&mut w, 100);
@@ -299,7 +286,7 @@ fn resync_write_during_pause() {
 
 /// 8 MiB are overwritten without pause while they are brought: clients get on, and the resync ends.
 #[test]
-fn busy_resync() {
+pub(super) fn busy_resync() {
     const SPAN: u64 = 16_384;
     let mut w = pair_at(7, SPAN, &fixed_rate(4000));
     assert_eq!(w.command_and_wait(1, Command::Invalidate(VOL)), OK);
@@ -326,7 +313,7 @@ fn busy_resync() {
 
 /// The link heals while writes are under way, in protocols A and C, at every moment of them.
 #[test]
-fn busy_resync_start() {
+pub(super) fn busy_resync_start() {
     for protocol in [Protocol::A, Protocol::C] {
         let net = NetConfig { protocol, ..net() };
         for seed in 0..20 {

@@ -6,19 +6,6 @@ use model::policy::OnNoData;
 use model::result_code::ConfigError;
 use replicator::resync::order::{Adjustment, Device, adjustment};
 
-/// Both disks with a fixed rate of resync.
-fn fixed_rate(kib_s: u32) -> DiskConfig {
-    DiskConfig { c_plan_ahead_ds: 0, resync_rate_kib_s: kib_s, ..DiskConfig::default() }
-}
-
-fn pair_at(seed: u64, sectors: u64, disk: &DiskConfig) -> World {
-    pair_with(seed, sectors, &net(), [disk.clone(), disk.clone()])
-}
-
-fn resyncing(w: &World) -> bool {
-    conn(w, 0) == ConnState::SyncSource && conn(w, 1) == ConnState::SyncTarget
-}
-
 /// Node 2 misses 100 blocks and resyncs them slowly.
 fn slow_resync() -> World {
     let mut w = pair_at(5, SECTORS, &fixed_rate(100));
@@ -37,7 +24,7 @@ fn slow_resync() -> World {
 /// The resync pauses while any of the two nodes says so, and goes on when the last flag is clear; volumes that wait for
 /// each other are synced one after the other.
 #[test]
-fn resync_pause_resume() {
+pub(super) fn resync_pause_resume() {
     let paused = [ConnState::PausedSyncS, ConnState::PausedSyncT];
     let config = |e| CommandResult::Config(e);
     for who in [&[0][..], &[1], &[0, 1], &[1, 0]] {
@@ -122,7 +109,7 @@ fn keep_order(w: &mut World, n: usize) {
 /// c-max-rate 40 MiB/s, c-min-rate 5 MiB/s, clients busy elsewhere: 20 MiB take 3 to 16 seconds under load, and less when
 /// it is quiet.
 #[test]
-fn c_min_rate() {
+pub(super) fn c_min_rate() {
     let cfg = DiskConfig { c_min_rate_kib_s: 5 << 10, c_max_rate_kib_s: 40 << 10, ..DiskConfig::default() };
     for busy in [true, false] {
         let mut w = pair_at(10, 20 << 11, &cfg);
@@ -170,7 +157,7 @@ fn full_sync(sectors: u64, cfg: &DiskConfig) -> (Duration, u64, Duration) {
 /// With and without planning ahead, very slowly and with a fill target: the rate is held within a tenth, without bursts
 /// and without standstill.
 #[test]
-fn resync_rate_controller() {
+pub(super) fn resync_rate_controller() {
     let planned = |kib_s, fill| DiskConfig {
         c_max_rate_kib_s: kib_s,
         c_fill_target_sectors: fill,
@@ -207,7 +194,7 @@ fn resync_rate_controller() {
 
 /// The target is promoted in mid resync, reads and writes everywhere: blocks that are not here yet come from the peer.
 #[test]
-fn resync_target_primary() {
+pub(super) fn resync_target_primary() {
     for seed in 0..5 {
         let mut w = target_is_primary(seed, OnNoData::IoError);
         let before = w.reads_checked;
@@ -244,7 +231,7 @@ fn target_is_primary(seed: u64, on_no_data: OnNoData) -> World {
 /// The same, and the link is lost: requests fail or wait, as the policy for missing data says; after a demotion or
 /// without one the resync completes when the link is back.
 #[test]
-fn resync_target_promote_interrupt() {
+pub(super) fn resync_target_promote_interrupt() {
     for policy in [OnNoData::IoError, OnNoData::SuspendIo] {
         for demoted in [false, true] {
             let mut w = target_is_primary(7, policy);
@@ -281,7 +268,7 @@ fn resync_target_promote_interrupt() {
 /// The busy Primary crashes. If the peer was promoted meanwhile it is the source, else the crashed node is; what travels
 /// are the hot extents and the blocks that are marked.
 #[test]
-fn resync_after_primary_crash() {
+pub(super) fn resync_after_primary_crash() {
     for promoted in [false, true] {
         for power in [false, true] {
             let mut w = pair_with(2, 4 * LARGE, &net(), [DiskConfig::default(), DiskConfig::default()]);

@@ -61,7 +61,7 @@ fn won(w: &mut World, winner: usize) {
 /// Both nodes write while the link is cut: both stand alone and say why, and nothing is copied; after one of them was
 /// told to discard its data, a resync by bitmap makes them equal.
 #[test]
-fn split_brain() {
+pub(super) fn split_brain() {
     split_brain_is_seen_on_both_sides();
     a_split_without_writes_is_one_too();
     discard_my_data_decides();
@@ -120,7 +120,7 @@ fn discard_my_data_next_to_a_primary() {
 
 /// Every policy, for no, one and two Primaries: both nodes come to mirrored decisions, or both stand alone.
 #[test]
-fn split_brain_policies() {
+pub(super) fn split_brain_policies() {
     after_sb_0pri();
     after_sb_1pri();
     after_sb_2pri();
@@ -227,7 +227,7 @@ fn always_asbp() {
 
 /// A Primary would become the target: it stands alone, steps down, or takes the other data, as configured.
 #[test]
-fn rr_conflict() {
+pub(super) fn rr_conflict() {
     // Node 2 is Primary and has fewer changes; the policies say that it loses.
     let policies = |n: &mut NetConfig, rr: RrConflict| {
         n.after_sb_0pri = AfterSb0::DiscardLeastChanges;
@@ -259,7 +259,7 @@ fn rr_conflict() {
 /// Two Primaries meet where that is not allowed: refused, nothing is overwritten; after one is demoted and gives up its
 /// data they come together.
 #[test]
-fn two_primaries_reject() {
+pub(super) fn two_primaries_reject() {
     for loser in 0..2 {
         let mut w = split(9, [2, 2], [true, true]);
         let held = |w: &World, n: usize| w.nodes[n].disk.written().collect::<Vec<u64>>();

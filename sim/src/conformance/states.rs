@@ -10,7 +10,7 @@ fn state(e: StateResult) -> CommandResult {
 /// Invalidate on either node brings every block in the stated direction; without a connection it is a note for later, or
 /// refused with its code.
 #[test]
-fn invalidate() {
+pub(super) fn invalidate() {
     let cases: [(usize, Command, usize); 4] = [
         (1, Command::Invalidate(VOL), 0),
         (0, Command::Invalidate(VOL), 1),
@@ -54,7 +54,7 @@ fn invalidate() {
 /// A Secondary without a connection can be outdated, and cannot be promoted then; a Primary refuses, and a connected
 /// node stays UpToDate.
 #[test]
-fn outdate() {
+pub(super) fn outdate() {
     let mut w = pair(1);
     wrote(&mut w, 0, 64);
     for n in 0..2 {
@@ -89,7 +89,7 @@ fn outdate() {
 
 /// The role goes back and forth with writes in between: no resync and no new generation while Connected.
 #[test]
-fn switch_primaries() {
+pub(super) fn switch_primaries() {
     let mut w = pair(14);
     let before = uuids(&w, 0)[0];
     for i in 0..20 {
@@ -108,7 +108,7 @@ fn switch_primaries() {
 /// Both nodes are promoted at once, or one while the other is demoted, at every delay: one Primary at most at any time,
 /// every command ends, and whoever is refused is accepted once the other one is Secondary.
 #[test]
-fn concurrent_promote_demote() {
+pub(super) fn concurrent_promote_demote() {
     for seed in 0..60 {
         let mut w = small_pair(seed);
         w.weather.net_us = 1 + w.rng.below(500);
@@ -143,7 +143,7 @@ fn concurrent_promote_demote() {
 
 /// Without force, a node becomes Primary only with UpToDate data in reach: its own, or that of a connected peer.
 #[test]
-fn promote_needs_data() {
+pub(super) fn promote_needs_data() {
     use DiskState::*;
     use replicator::meta::superblock::MetaFlags;
     let none = state(StateResult::NoUpToDateDisk);
@@ -197,7 +197,7 @@ fn promote_needs_data() {
 /// A device that is open is not demoted, with its code; once it is closed the node becomes Secondary, and the bitmap is
 /// on disk.
 #[test]
-fn demote_open() {
+pub(super) fn demote_open() {
     let mut w = pair(13);
     disconnect(&mut w, 1);
     for i in 0..10 {

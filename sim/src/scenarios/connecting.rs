@@ -132,36 +132,6 @@ fn no_common_version() {
 }
 
 #[test]
-fn a_smaller_disk_of_the_peer_is_refused() {
-    let mut w = pair(4);
-    assert_eq!(write(&mut w, 0, 0, 8), ClientResult::Ok);
-    w.crash(1, false);
-    w.run_for(secs(5));
-    w.nodes[1] = Node::new(SECTORS / 2, DiskConfig::default());
-    w.nodes[1].incarnation = 7;
-    w.start(1);
-    w.connect(1, &net());
-    w.run_for(secs(20));
-    stands_alone(&w, 0, "too small");
-    assert!(w.state(1).0 < ConnState::Connected);
-    assert_eq!(write(&mut w, 0, SECTORS - 8, 8), ClientResult::Ok, "the device keeps its size");
-}
-
-/// The size of two fresh disks is that of the smaller one.
-#[test]
-fn fresh_disks_agree_on_the_smaller_size() {
-    let mut w = World::new(5, SECTORS, DiskConfig::default());
-    w.nodes[1] = Node::new(SECTORS / 2, DiskConfig::default());
-    w.start(0);
-    w.start(1);
-    link_up(&mut w, &net());
-    for n in 0..2 {
-        let s = w.nodes[n].core.as_ref().unwrap().snapshot(w.now);
-        assert_eq!(s.volumes[0].size_sectors, SECTORS / 2);
-    }
-}
-
-#[test]
 fn discard_my_data_is_refused_while_primary() {
     let mut w = pair(6);
     disconnect(&mut w, 0);
