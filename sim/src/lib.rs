@@ -2,6 +2,8 @@
 //! be cut, clients whose every acknowledged write is remembered. One seed gives one run, bit for bit.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod conformance;
 pub mod disk;
 pub mod found;
 pub mod hooks;
