@@ -250,16 +250,23 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Idle at first.
+    /// Share the whole device. Idle at first.
     pub fn new(count: usize, device_sectors: u64, seed: u64) -> Writers {
+        // Not a multiple of a bitmap block: neighbours share one.
+        let share = device_sectors / count as u64 - 3;
+        let part = |n: u64| {
+            let first = n * share;
+            (first, if n + 1 == count as u64 { device_sectors - first } else { share })
+        };
+        Writers::on((0..count as u64).map(part), seed)
+    }
+
+    /// One for each region: first sector and number of sectors, blank on disk. Idle at first.
+    pub fn on(parts: impl Iterator<Item = (u64, u64)>, seed: u64) -> Writers {
         let shared = Arc::new(Shared::default());
         let mut regions = Vec::new();
         let mut threads = Vec::new();
-        // Not a multiple of a bitmap block: neighbours share one.
-        let share = device_sectors / count as u64 - 3;
-        for n in 0..count {
-            let first = n as u64 * share;
-            let len = if n + 1 == count { device_sectors - first } else { share };
+        for (n, (first, len)) in parts.enumerate() {
             let region = Arc::new(Mutex::new(Region::new(first, len)));
             regions.push(region.clone());
             let mut writer =
