@@ -44,36 +44,47 @@ impl Pair {
     /// Writes the configuration and creates disks and metadata; nothing runs yet.
     pub fn create(binary: &Path, dir: &Path, options: &Options<'_>) -> Pair {
         let _ = fs::remove_dir_all(dir);
-        fs::create_dir_all(dir).expect("a directory for the pair");
-        let dir = dir.canonicalize().expect("the directory exists");
-        let node = |i: usize, name| Node {
-            name,
-            run_dir: dir.join(name).join("run"),
-            disk: dir.join(name).join("r0.img"),
-            netns: options.netns[i].clone(),
-            daemon: None,
-        };
-        let nodes = [node(0, "n1"), node(1, "n2")];
-        for n in &nodes {
-            fs::create_dir_all(&n.run_dir).expect("a run directory");
-            let f = fs::File::create(&n.disk).expect("a backing file");
+        let disks = ["n1", "n2"].map(|name| dir.join(name).join("r0.img"));
+        for disk in &disks {
+            fs::create_dir_all(disk.parent().expect("a directory of a node")).expect("a directory");
+            let f = fs::File::create(disk).expect("a backing file");
             f.set_len(options.disk_bytes).expect("its size");
             // Allocated, so that no write has to find space first; as a real disk would be.
             let status = Command::new("fallocate")
                 .args(["-l", &options.disk_bytes.to_string()])
-                .arg(&n.disk)
+                .arg(disk)
                 .status()
                 .expect("fallocate (package util-linux)");
             assert!(status.success());
             if options.prewritten {
                 let status = Command::new("dd")
                     .args(["if=/dev/zero", "bs=1M", "conv=notrunc", "status=none", "oflag=direct"])
-                    .arg(format!("of={}", n.disk.display()))
+                    .arg(format!("of={}", disk.display()))
                     .arg(format!("count={}", options.disk_bytes >> 20))
                     .status()
                     .expect("dd (package coreutils)");
                 assert!(status.success());
             }
+        }
+        let disks = disks.map(|disk| disk.canonicalize().expect("the disk exists"));
+        Pair::on_disks(binary, dir, options, disks)
+    }
+
+    /// The same on disks that are there already; what is on them is lost.
+    pub fn on_disks(binary: &Path, dir: &Path, options: &Options<'_>, disks: [PathBuf; 2]) -> Pair {
+        fs::create_dir_all(dir).expect("a directory for the pair");
+        let dir = dir.canonicalize().expect("the directory exists");
+        let [disk1, disk2] = disks;
+        let node = |i: usize, name, disk| Node {
+            name,
+            run_dir: dir.join(name).join("run"),
+            disk,
+            netns: options.netns[i].clone(),
+            daemon: None,
+        };
+        let nodes = [node(0, "n1", disk1), node(1, "n2", disk2)];
+        for n in &nodes {
+            fs::create_dir_all(&n.run_dir).expect("a run directory");
         }
         let on = |i: usize| {
             format!(

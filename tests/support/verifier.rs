@@ -13,7 +13,7 @@ pub const SECTOR: usize = 512;
 /// A request that is not answered for so long hangs.
 pub const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Set in versions whose content is zeroes.
-const ZEROES: u64 = 1 << 63;
+pub const ZEROES: u64 = 1 << 63;
 const EXPORT: &[u8] = b"r0";
 
 const READ: u16 = 0;
@@ -45,7 +45,7 @@ impl Random {
 }
 
 /// Content of a version of a sector; every word depends on both.
-fn fill(out: &mut [u8], sector: u64, version: u64) {
+pub fn fill(out: &mut [u8], sector: u64, version: u64) {
     if version & ZEROES != 0 {
         out.fill(0);
         return;
@@ -61,7 +61,8 @@ fn fill(out: &mut [u8], sector: u64, version: u64) {
     }
 }
 
-fn version_of(bytes: &[u8], sector: u64) -> Option<u64> {
+/// Version that a sector holds; none: what was never written.
+pub fn version_of(bytes: &[u8], sector: u64) -> Option<u64> {
     if bytes.iter().all(|b| *b == 0) {
         return Some(ZEROES);
     }
