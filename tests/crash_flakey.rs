@@ -30,27 +30,29 @@ mod write_log;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crash_images::{Found, Image, ImageFile, Playback, Version, read_versions, write_disk};
+use crash_images::{
+    BLOCK_SECTORS, Found, Image, ImageFile, Playback, Version, Versions, read_versions, sectors_of,
+    write_disk,
+};
 use nbd_client::{Client, FUA, Replies, WRITE};
 use pair::{Options, Pair, free_address};
 use verifier::{Random, fill};
 
-const DISK_BYTES: u64 = 48 << 20;
+/// A hundred extents of the activity log, which holds 67.
+const DISK_BYTES: u64 = 400 << 20;
 /// Sparse.
 const LOG_BYTES: u64 = 2 << 30;
-const BLOCK_SECTORS: usize = 8;
 const AL_EXTENT_SECTORS: u64 = (4 << 20) / 512;
-/// A batch stays within so many extents, fewer than the activity log has: none of them cools down before its end.
-const EXTENTS_PER_BATCH: u64 = 3;
-const DEFAULT_SECONDS: u64 = 10;
-/// Pairs of disks on which daemons are started, for ten seconds of the run.
-const RECOVERIES: usize = 3;
+/// Of a batch, and so are its extents: far fewer than the activity log holds, so that none cools down before its end.
+const WRITES_MAX: u64 = 12;
+const DEFAULT_SECONDS: u64 = 5;
+/// Pairs of disks on which daemons are started, in a run of that length.
+const RECOVERIES: usize = 2;
 const NET: &str = "timeout 20; ping-int 2; connect-int 1; ping-timeout 5;";
-const DISK: &str = "c-plan-ahead 0; resync-rate 100M; c-min-rate 100M; al-extents 7;";
+const DISK: &str = "c-plan-ahead 0; resync-rate 400M; c-min-rate 400M; al-extents 67;";
 const SYNC_MAX: Duration = Duration::from_secs(60);
 
 /// Set in the machine: what the test does there.
@@ -173,10 +175,13 @@ fn record(seconds: u64, mut random: Random) {
     };
     mark(0);
     let mut has_peer = true;
-    let mut left_until_change = 30;
+    // Seldom, so that the activity log moves on before what it was hot for is flushed; or often.
+    let mut flush_one_in = 40;
+    let mut left_until_change = 20;
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
         if left_until_change == 0 {
+            flush_one_in = [2, 4, 40][random.below(3) as usize];
             match pair.pid(1) {
                 Some(_) if has_peer => {
                     pair.kill(1);
@@ -185,7 +190,7 @@ fn record(seconds: u64, mut random: Random) {
                 }
                 Some(_) => {
                     has_peer = pair.run(0, &["dstate", "r0"]).stdout.starts_with(b"UpToDate/UpToDate");
-                    left_until_change = if has_peer { 10 + random.below(30) } else { 3 };
+                    left_until_change = if has_peer { 6 + random.below(20) } else { 3 };
                 }
                 None => {
                     pair.up(1);
@@ -196,7 +201,7 @@ fn record(seconds: u64, mut random: Random) {
         left_until_change -= 1;
         batches += 1;
         let writes = write_batch(&mut client, &mut random, &mut version);
-        let is_flushed = random.one_in(3);
+        let is_flushed = random.one_in(flush_one_in);
         if is_flushed {
             client.flush().unwrap();
         }
@@ -216,13 +221,12 @@ fn record(seconds: u64, mut random: Random) {
 /// Sends some writes that do not overlap and takes their answers.
 fn write_batch(client: &mut Client, random: &mut Random, version: &mut Version) -> Vec<Write> {
     let extents = client.size_bytes / 512 / AL_EXTENT_SECTORS;
-    let chosen = [(); EXTENTS_PER_BATCH as usize].map(|()| random.below(extents));
     let mut taken = BTreeSet::new();
     let mut writes = Vec::new();
-    for _ in 0..=random.below(10) {
-        let extent = chosen[random.below(EXTENTS_PER_BATCH) as usize];
+    for _ in 0..=random.below(WRITES_MAX) {
+        let extent = random.below(extents);
         // Few blocks, so that they are written again and again.
-        let blocks = if random.one_in(2) { 24 } else { 900 };
+        let blocks = if random.one_in(2) { 6 } else { 900 };
         let mut first = extent * AL_EXTENT_SECTORS + random.below(blocks) * 8;
         let most = if random.one_in(8) { 32 } else { 4 };
         let mut sectors = 8 * (1 + random.below(most));
@@ -259,9 +263,9 @@ struct Check {
     /// Records of n1, the Primary, and n2.
     playback: [Playback; 2],
     /// What each sector must hold at least, on each node.
-    promised: [Vec<Version>; 2],
+    promised: [Versions; 2],
     /// Last version of each sector that was answered.
-    answered: Vec<Version>,
+    answered: Versions,
     /// Blocks that were ever written, each once.
     written: Vec<usize>,
     file: ImageFile,
@@ -301,8 +305,8 @@ impl Check {
             dir: dir.to_path_buf(),
             batches,
             playback: [play("log1"), play("log2")],
-            promised: [vec![0; data_sectors], vec![0; data_sectors]],
-            answered: vec![0; data_sectors],
+            promised: [Versions::blank(data_sectors), Versions::blank(data_sectors)],
+            answered: Versions::blank(data_sectors),
             written: Vec::new(),
             file: ImageFile::create(&image_dir.path().join("image")),
             _image_dir: image_dir,
@@ -370,7 +374,7 @@ impl Check {
             self.file.attach(image).unwrap_or_else(|e| panic!("batch {k}, n{}, {what}: {e}", node + 1));
         assert_eq!(found.was_primary, node == 0, "batch {k}, n{}, {what}", node + 1);
         for sectors in self.written.iter().map(|block| sectors_of(*block)) {
-            let (held, promised) = (&image.versions[sectors.clone()], &self.promised[node][sectors]);
+            let (held, promised) = (image.versions.of(sectors.clone()), self.promised[node].of(sectors));
             if held != promised && held.iter().zip(promised).any(|(held, promised)| held < promised) {
                 panic!("batch {k}, n{}, {what}: {held:?} is left where {promised:?} was flushed", node + 1);
             }
@@ -383,11 +387,10 @@ impl Check {
         let batch = &self.batches[k];
         let nodes = if batch.has_peer { 0..2 } else { 0..1 };
         for w in &batch.writes {
-            let range = w.first as usize..(w.first + w.sectors) as usize;
-            self.answered[range.clone()].fill(w.version);
-            if w.fua {
-                for node in nodes.clone() {
-                    self.promised[node][range.clone()].fill(w.version);
+            for sector in w.first as usize..(w.first + w.sectors) as usize {
+                self.answered.raise(sector, w.version);
+                if w.fua {
+                    nodes.clone().for_each(|node| self.promised[node].raise(sector, w.version));
                 }
             }
         }
@@ -435,30 +438,23 @@ impl Check {
             pair.stop(node);
         }
         pair.assert_equal_and_clean();
-        let versions = read_versions(&pair.nodes[0].disk, self.answered.len());
-        for (at, version) in versions.iter().enumerate() {
-            let promised = self.promised[0][at];
+        let versions = read_versions(&pair.nodes[0].disk, &self.written);
+        for (sector, version) in versions {
+            let promised = self.promised[0].of(sector..sector + 1)[0];
+            let held = [0, 1].map(|node| images[node].versions.of(sector..sector + 1)[0]);
+            let is_good = version >= promised && held.contains(&version);
             assert!(
-                *version >= promised,
-                "batch {k}, recovered: sector {at} holds {version}, not {promised}"
-            );
-            let held = [images[0].versions[at], images[1].versions[at]];
-            assert!(
-                held.contains(version),
-                "batch {k}, recovered: sector {at} holds {version}, nobody had that"
+                is_good,
+                "batch {k}, recovered: sector {sector} holds {version} of {held:?}, {promised} was flushed"
             );
         }
         self.recovered += 1;
     }
 }
 
-fn sectors_of(block: usize) -> Range<usize> {
-    block * BLOCK_SECTORS..(block + 1) * BLOCK_SECTORS
-}
-
 /// For a block that no node would compare with its peer's.
 fn assert_same(block: usize, image: &Image, peer: &Image, what: &str) {
     let sectors = sectors_of(block);
-    let (own, other) = (&image.versions[sectors.clone()], &peer.versions[sectors]);
+    let (own, other) = (image.versions.of(sectors.clone()), peer.versions.of(sectors));
     assert_eq!(own, other, "{what}: block {block} is not marked and differs (n1, n2)");
 }

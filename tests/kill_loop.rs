@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use pair::{Options, Pair, flags, free_address, generation};
 use verifier::{Random, Writers};
 
-/// Eleven extents of the activity log, which holds seven.
+/// Eleven extents of the activity log.
 const DISK_BYTES: u64 = 44 << 20;
 const AL_EXTENT_SECTORS: u64 = (4 << 20) / 512;
 /// Each writes around a border of two extents. The last extent stays blank: only a full resync goes there.
@@ -103,7 +103,7 @@ impl KillLoop {
         let options = Options {
             disk_bytes: DISK_BYTES,
             net: "timeout 10; ping-int 1; connect-int 1; ping-timeout 3; ko-count 3;",
-            disk: "c-plan-ahead 0; resync-rate 120M; c-min-rate 120M; al-extents 7;",
+            disk: "c-plan-ahead 0; resync-rate 120M; c-min-rate 120M;",
             addresses: [free_address(), free_address()],
             netns: [None, None],
             prewritten: false,

@@ -3,8 +3,10 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use lockstep::cli::meta::MetaTarget;
 use lockstep::cli::meta::apply::{apply_al_if_needed, load_for_attach};
@@ -16,12 +18,49 @@ use crate::write_log::Entry;
 /// Version of the content of a sector; 0: never written. Versions only grow.
 pub type Version = u64;
 const SECTOR_BYTES: usize = 512;
+/// What a bit of the bitmap stands for.
+pub const BLOCK_SECTORS: usize = 8;
+/// Sectors whose versions are copied together, a multiple of a block.
+const CHUNK_SECTORS: usize = 1024;
+
+/// Version of every sector. A copy shares what is not changed afterwards.
+#[derive(Clone)]
+pub struct Versions {
+    chunks: Vec<Rc<[Version; CHUNK_SECTORS]>>,
+    sectors: usize,
+}
+
+impl Versions {
+    pub fn blank(sectors: usize) -> Versions {
+        let blank = Rc::new([0; CHUNK_SECTORS]);
+        Versions { chunks: vec![blank; sectors.div_ceil(CHUNK_SECTORS)], sectors }
+    }
+
+    /// Those of some sectors of one block.
+    pub fn of(&self, sectors: Range<usize>) -> &[Version] {
+        let at = sectors.start % CHUNK_SECTORS;
+        &self.chunks[sectors.start / CHUNK_SECTORS][at..at + sectors.len()]
+    }
+
+    /// The sector holds this version, or goes on holding a newer one.
+    pub fn raise(&mut self, sector: usize, version: Version) {
+        let chunk = &mut self.chunks[sector / CHUNK_SECTORS];
+        if chunk[sector % CHUNK_SECTORS] < version {
+            Rc::make_mut(chunk)[sector % CHUNK_SECTORS] = version;
+        }
+    }
+}
+
+/// Sectors of a block.
+pub fn sectors_of(block: usize) -> Range<usize> {
+    block * BLOCK_SECTORS..(block + 1) * BLOCK_SECTORS
+}
 
 /// Content of a disk with internal metadata.
 #[derive(Clone)]
 pub struct Image {
     /// Of each sector of the data.
-    pub versions: Vec<Version>,
+    pub versions: Versions,
     /// From the end of the data to the end of the disk.
     pub meta: Vec<u8>,
 }
@@ -44,8 +83,7 @@ impl Piece {
             Piece::Data { first, versions } => {
                 for (n, version) in versions.iter().enumerate().filter(|(n, _)| keep(*n)) {
                     // A write that bypassed the cache is recorded before older ones that are still in it.
-                    let place = &mut image.versions[first + n];
-                    *place = (*place).max(*version);
+                    image.versions.raise(first + n, *version);
                 }
             }
             Piece::Meta { at_bytes, bytes } => {
@@ -107,7 +145,7 @@ impl Playback {
             }
         }
         let meta = vec![0; (disk_sectors - data_sectors) * SECTOR_BYTES];
-        Playback { steps, durable: Image { versions: vec![0; data_sectors], meta } }
+        Playback { steps, durable: Image { versions: Versions::blank(data_sectors), meta } }
     }
 
     /// Goes on to a mark and hands over what the disk may hold on the way there, with a word on when.
@@ -222,13 +260,13 @@ impl ImageFile {
     /// # Errors
     /// The disk could not be attached.
     pub fn attach(&self, image: &Image) -> Result<Found, String> {
-        let data_bytes = (image.versions.len() * SECTOR_BYTES) as u64;
+        let data_bytes = (image.versions.sectors * SECTOR_BYTES) as u64;
         self.file.write_all_at(&image.meta, data_bytes).expect("the metadata of an image");
         let target =
             MetaTarget { data: self.path.clone(), meta: self.path.clone(), kind: MetaKind::Internal };
         let report = apply_al_if_needed(&target).map_err(|e| e.to_string())?;
         let meta = load_for_attach(&target).map_err(|e| e.to_string())?;
-        if meta.superblock.la_size_sectors != image.versions.len() as u64 {
+        if meta.superblock.la_size_sectors != image.versions.sectors as u64 {
             return Err(format!("the size is {} sectors", meta.superblock.la_size_sectors));
         }
         Ok(Found { bitmap: meta.bitmap, was_primary: report.was_primary })
@@ -238,23 +276,27 @@ impl ImageFile {
 /// Writes a whole image.
 pub fn write_disk(image: &Image, path: &Path) {
     let file = File::create(path).expect("a disk");
-    let data_bytes = (image.versions.len() * SECTOR_BYTES) as u64;
+    let data_bytes = (image.versions.sectors * SECTOR_BYTES) as u64;
     file.set_len(data_bytes).expect("its size");
     let mut bytes = [0; SECTOR_BYTES];
-    for (sector, version) in image.versions.iter().enumerate().filter(|(_, version)| **version != 0) {
+    let versions = image.versions.chunks.iter().flat_map(|chunk| chunk.iter());
+    for (sector, version) in versions.enumerate().filter(|(_, version)| **version != 0) {
         fill(&mut bytes, sector as u64, *version);
         file.write_all_at(&bytes, (sector * SECTOR_BYTES) as u64).expect("a sector");
     }
     file.write_all_at(&image.meta, data_bytes).expect("metadata");
 }
 
-/// Versions on a disk.
-pub fn read_versions(path: &Path, data_sectors: usize) -> Vec<Version> {
-    let bytes = std::fs::read(path).expect("a disk");
-    let sectors = bytes.chunks(SECTOR_BYTES).take(data_sectors).enumerate();
+/// What the sectors of some blocks of a disk hold.
+pub fn read_versions(path: &Path, blocks: &[usize]) -> Vec<(usize, Version)> {
+    let file = File::open(path).expect("a disk");
+    let mut bytes = [0; SECTOR_BYTES];
+    let sectors = blocks.iter().flat_map(|block| sectors_of(*block));
     sectors
-        .map(|(n, bytes)| {
-            version_of(bytes, n as u64).expect("only what the client sent is on the disk") & !ZEROES
+        .map(|sector| {
+            file.read_exact_at(&mut bytes, (sector * SECTOR_BYTES) as u64).expect("a sector");
+            let version = version_of(&bytes, sector as u64);
+            (sector, version.expect("only what the client sent is on the disk") & !ZEROES)
         })
         .collect()
 }
