@@ -181,8 +181,8 @@ impl KillLoop {
             let victim = if self.random.one_in(3) { 1 - victim } else { victim };
             self.wait_for_moment(victim);
             match self.random.below(8) {
-                0 => self.kill_both(),
-                1 | 2 if victim == self.primary => self.kill_primary(),
+                0 | 1 => self.kill_both(),
+                2 | 3 if victim == self.primary => self.kill_primary(),
                 _ => {
                     self.kill(victim);
                     self.launch(victim);
@@ -232,6 +232,11 @@ impl KillLoop {
     }
 
     fn kill(&mut self, i: usize) {
+        self.strike(i);
+        self.bury(i);
+    }
+
+    fn strike(&mut self, i: usize) {
         let role = if self.returns[i].is_promoted { "Primary" } else { "Secondary" };
         let log = self.own_log(i);
         let doing = doing(&log);
@@ -239,9 +244,13 @@ impl KillLoop {
         if !self.pair.is_alive(i) {
             self.fail(&format!("the daemon of n{} has ended by itself", i + 1));
         }
-        self.pair.kill(i);
+        self.pair.strike(i);
         self.tally.kills += 1;
         *self.tally.during.entry(format!("{role} {doing}")).or_default() += 1;
+    }
+
+    fn bury(&mut self, i: usize) {
+        self.pair.kill(i);
         if let Some((mut child, _)) = self.returns[i].command.take() {
             let until = Instant::now() + COMMAND_MAX;
             while child.try_wait().expect("its state").is_none() {
@@ -262,10 +271,14 @@ impl KillLoop {
 
     fn kill_both(&mut self) {
         self.tally.both_at_once += 1;
+        // So close together that the second knows nothing of the first, more often than not.
         let first = self.random.below(2) as usize;
-        self.kill(first);
-        self.kill(1 - first);
-        if self.random.one_in(3) {
+        self.strike(first);
+        sleep(Duration::from_micros(self.random.below(3) * 300));
+        self.strike(1 - first);
+        self.bury(first);
+        self.bury(1 - first);
+        if self.random.one_in(2) {
             self.take_over_if_complete();
         }
         let first = self.random.below(2) as usize;

@@ -227,6 +227,11 @@ impl Pair {
         self.ok(i, &["up", "r0"]);
     }
 
+    /// Kills the daemon, which may take its time to go; [`kill`](Self::kill) waits for that.
+    pub fn strike(&mut self, i: usize) {
+        self.nodes[i].daemon.as_mut().expect("a running daemon").kill().expect("the daemon is killed");
+    }
+
     /// Kills the daemon without a word.
     pub fn kill(&mut self, i: usize) {
         let mut child = self.nodes[i].daemon.take().expect("a running daemon");
