@@ -239,7 +239,6 @@ pub struct ImageFile {
 /// What a node that starts on an image finds.
 pub struct Found {
     bitmap: Vec<u64>,
-    pub was_primary: bool,
 }
 
 impl Found {
@@ -264,12 +263,12 @@ impl ImageFile {
         self.file.write_all_at(&image.meta, data_bytes).expect("the metadata of an image");
         let target =
             MetaTarget { data: self.path.clone(), meta: self.path.clone(), kind: MetaKind::Internal };
-        let report = apply_al_if_needed(&target).map_err(|e| e.to_string())?;
+        apply_al_if_needed(&target).map_err(|e| e.to_string())?;
         let meta = load_for_attach(&target).map_err(|e| e.to_string())?;
         if meta.superblock.la_size_sectors != image.versions.sectors as u64 {
             return Err(format!("the size is {} sectors", meta.superblock.la_size_sectors));
         }
-        Ok(Found { bitmap: meta.bitmap, was_primary: report.was_primary })
+        Ok(Found { bitmap: meta.bitmap })
     }
 }
 
