@@ -447,8 +447,8 @@ impl KillLoop {
 
     /// No fault of the daemon and no needless full resync since both nodes were the same.
     fn check_logs(&mut self) {
-        let device_kib = self.pair.device_bytes(self.primary) / 1024;
-        let mut may_be_full = false;
+        // A full resync that was cut off is a full one again: the first decision for one is what counts.
+        let mut first_full: Option<(String, bool)> = None;
         let mut largest_kib = 0;
         for i in 0..2 {
             let log = self.log_since(i, self.checked[i]);
@@ -465,13 +465,12 @@ impl KillLoop {
                 if after("uuid_compare()=-2").is_some() {
                     uuids.swap(0, 1);
                 }
-                let mut is_needless = false;
-                if line.contains("full sync required") {
-                    is_needless = !is_known_weakness(uuids[0], uuids[1]);
-                    may_be_full = true;
-                    self.tally.known_full_resyncs += 1;
+                // Lines begin with the time.
+                let is_first = first_full.as_ref().is_none_or(|(first, _)| line < first.as_str());
+                if line.contains("full sync required") && is_first {
+                    first_full = Some((line.to_owned(), is_known_weakness(uuids[0], uuids[1])));
                 }
-                if is_needless || line.contains("internal error") || line.contains("panicked") {
+                if line.contains("internal error") || line.contains("panicked") {
                     self.fail(&format!("n{}: {line}", i + 1));
                 }
                 if let Some(text) = after("as SyncSource (will sync ") {
@@ -481,8 +480,13 @@ impl KillLoop {
                 }
             }
         }
-        if largest_kib >= device_kib && !may_be_full {
-            self.fail(&format!("a resync of {largest_kib} KB, which is everything"));
+        match first_full {
+            Some((_, true)) => self.tally.known_full_resyncs += 1,
+            Some((line, false)) => self.fail(&line),
+            None if largest_kib >= self.pair.device_bytes(self.primary) / 1024 => {
+                self.fail(&format!("a resync of {largest_kib} KB, which is everything"));
+            }
+            None => {}
         }
     }
 
@@ -520,8 +524,10 @@ fn began_during_resync(log: &str) -> bool {
     old.next().map(without_primary) != new.nth(1).map(without_primary)
 }
 
-/// A Primary that began a generation alone while its bitmap slot held a sync UUID does not recognise the generation of
-/// its peer any more: the one that the resync began from, or the one that it led to (ARCHITECTURE.md, known weak points).
+/// A full resync for lack of memory (ARCHITECTURE.md, known weak points). A Primary that began a generation alone while its
+/// bitmap slot held a sync UUID does not recognise the generation of its peer any more: the one that the resync began
+/// from, or the one that it led to. A target that was killed before the end of the resync was on its disk still has the
+/// sync UUID, which the source has put into its history.
 fn is_known_weakness(source: &str, target: &str) -> bool {
     let uuids = |text: &str| -> Vec<u64> {
         let text = text.split(' ').next().unwrap_or("").split(':');
