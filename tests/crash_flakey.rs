@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crash_images::{
-    BLOCK_SECTORS, Found, Image, ImageFile, Playback, Version, Versions, read_versions, sectors_of,
+    BLOCK_SECTORS, Found, Image, ImageFile, Moment, Playback, Version, Versions, read_versions, sectors_of,
     write_disk,
 };
 use nbd_client::{Client, FUA, Replies, WRITE};
@@ -63,13 +63,14 @@ const SYNC_MAX: Duration = Duration::from_secs(60);
 const INSIDE: &str = "LOCKSTEP_CRASH_INSIDE";
 
 /// Writes that were under way together, all answered before the next batch.
-#[derive(Default)]
 struct Batch {
     writes: Vec<Write>,
     /// A flush was sent after their answers, and answered.
     is_flushed: bool,
     /// The peer was connected and UpToDate all the time, so that what is durable is so on both nodes.
     has_peer: bool,
+    /// The peer is not there, or n1 has just been started: whatever they resync next was written before.
+    is_before_resync: bool,
 }
 
 struct Write {
@@ -179,7 +180,7 @@ fn record(wanted: u64, mut random: Random) {
         write_log::mark("n2", batches);
     };
     mark(0);
-    let mut has_peer = true;
+    let (mut was_restarted, mut has_peer) = (false, true);
     // Seldom, so that the activity log moves on before what it was hot for is flushed; or often.
     let mut flush_one_in = 40;
     let mut left_until_change = 15;
@@ -197,7 +198,7 @@ fn record(wanted: u64, mut random: Random) {
                         assert!(Instant::now() < until, "n1 becomes Primary again");
                     }
                     client = Client::open(&pair.nbd_socket(0), "r0", Replies::Simple).unwrap();
-                    has_peer = false;
+                    (was_restarted, has_peer) = (true, false);
                     left_until_change = 1;
                 }
                 Some(_) if has_peer => {
@@ -217,13 +218,16 @@ fn record(wanted: u64, mut random: Random) {
         }
         left_until_change -= 1;
         batches += 1;
+        let is_before_resync = was_restarted || pair.pid(1).is_none();
+        was_restarted = false;
         let writes = write_batch(&mut client, &mut random, &mut version);
         let is_flushed = random.one_in(flush_one_in);
         if is_flushed {
             client.flush().unwrap();
         }
         mark(batches);
-        ledger += &format!("batch {} {}\n", u8::from(is_flushed), u8::from(has_peer));
+        let flags = [is_flushed, has_peer, is_before_resync].map(|flag| if flag { " 1" } else { " 0" });
+        ledger += &format!("batch{}\n", flags.concat());
         for w in writes {
             ledger += &format!("{} {} {} {}\n", w.first, w.sectors, w.version, u8::from(w.fua));
         }
@@ -303,11 +307,8 @@ impl Check {
         for line in lines {
             let words: Vec<&str> = line.split(' ').collect();
             if words[0] == "batch" {
-                batches.push(Batch {
-                    is_flushed: words[1] == "1",
-                    has_peer: words[2] == "1",
-                    ..Batch::default()
-                });
+                let [is_flushed, has_peer, is_before_resync] = [1, 2, 3].map(|at| words[at] == "1");
+                batches.push(Batch { writes: Vec::new(), is_flushed, has_peer, is_before_resync });
                 continue;
             }
             let n = |i: usize| -> u64 { words[i].parse().unwrap() };
@@ -336,9 +337,11 @@ impl Check {
 
     fn run(&mut self, recoveries: usize) {
         for playback in &mut self.playback {
-            playback.play_to(0, 0, &mut self.random, |_, _| {});
+            playback.play_to(0, 0, &mut self.random);
         }
         let mut last = 0;
+        // Blocks written since what is resynced was.
+        let mut since: BTreeSet<usize> = BTreeSet::new();
         let mut peer_before = self.playback[1].all_cached(0);
         let chosen: Vec<usize> =
             (0..recoveries).map(|_| self.random.below(self.batches.len() as u64) as usize).collect();
@@ -354,12 +357,25 @@ impl Check {
             self.written.extend(&in_batch);
             self.written.sort_unstable();
             self.written.dedup();
-            for (what, image) in self.play(1, k, last) {
-                self.check_alone(1, k, &what, &image);
+            if self.batches[k].is_before_resync {
+                since.clear();
+            }
+            since.extend(&in_batch);
+            let source = self.playback[0].all_cached(last);
+            for moment in self.play(1, k, last) {
+                let found = self.check_alone(1, k, moment.what, &moment.image);
+                if !found.is_consistent {
+                    // The source forgets a block when the target has it, be it in the cache.
+                    let what = format!("batch {k}, sync target, {}", moment.what);
+                    let is_due = |block: &usize| !found.is_marked(*block) && !since.contains(block);
+                    for block in moment.in_cache.into_iter().filter(is_due) {
+                        assert_same(block, &source, &moment.image, &what);
+                    }
+                }
             }
             let peer = self.playback[1].all_cached(newest);
-            for (what, image) in self.play(0, k, last) {
-                let found = self.check_alone(0, k, &what, &image);
+            for Moment { what, image, .. } in self.play(0, k, last) {
+                let found = self.check_alone(0, k, what, &image);
                 let what = format!("batch {k}, {what}");
                 for block in self.written.iter().copied().filter(|block| !found.is_marked(*block)) {
                     // What the peer has while the batch is under way is not known, but what it had before.
@@ -378,11 +394,8 @@ impl Check {
     }
 
     /// What a disk may hold on the way from the mark before batch `k` to that behind it.
-    fn play(&mut self, node: usize, k: usize, answered: Version) -> Vec<(String, Image)> {
-        let mut images = Vec::new();
-        let see = |what: &str, image: &Image| images.push((what.to_owned(), image.clone()));
-        self.playback[node].play_to(k as u64 + 1, answered, &mut self.random, see);
-        images
+    fn play(&mut self, node: usize, k: usize, answered: Version) -> Vec<Moment> {
+        self.playback[node].play_to(k as u64 + 1, answered, &mut self.random)
     }
 
     fn check_alone(&mut self, node: usize, k: usize, what: &str, image: &Image) -> Found {

@@ -180,6 +180,11 @@ impl KillLoop {
             let victim = if self.random.one_in(5) { 1 - self.primary } else { self.primary };
             let victim = if self.random.one_in(3) { 1 - victim } else { victim };
             self.wait_for_moment(victim);
+            let is_weak = |i| began_during_resync(&self.own_log(i));
+            if is_weak(0) || is_weak(1) {
+                // After a second one its peer would be taken for a stranger.
+                break;
+            }
             match self.random.below(8) {
                 0 | 1 => self.kill_both(),
                 2 | 3 if victim == self.primary => self.kill_primary(),
@@ -187,11 +192,6 @@ impl KillLoop {
                     self.kill(victim);
                     self.launch(victim);
                 }
-            }
-            let is_weak = |i| began_during_resync(&self.own_log(i));
-            if is_weak(0) || is_weak(1) {
-                // A second one would be taken for a split brain.
-                break;
             }
         }
         self.check();

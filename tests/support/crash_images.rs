@@ -1,7 +1,7 @@
 //! What a disk may hold after a loss of power, from a record of its writes: all that was durable, and any part of what
 //! was in its cache.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -11,6 +11,7 @@ use std::rc::Rc;
 use lockstep::cli::meta::MetaTarget;
 use lockstep::cli::meta::apply::{apply_al_if_needed, load_for_attach};
 use replicator::meta::layout::MetaKind;
+use replicator::meta::superblock::MetaFlags;
 
 use crate::verifier::{Random, ZEROES, fill, version_of};
 use crate::write_log::Entry;
@@ -95,6 +96,15 @@ impl Piece {
         }
     }
 
+    fn blocks(&self) -> Range<usize> {
+        match self {
+            Piece::Data { first, versions } => {
+                first / BLOCK_SECTORS..(first + versions.len()).div_ceil(BLOCK_SECTORS)
+            }
+            Piece::Meta { .. } => 0..0,
+        }
+    }
+
     fn newest(&self) -> Option<Version> {
         match self {
             Piece::Data { versions, .. } => versions.iter().max().copied(),
@@ -107,6 +117,14 @@ enum Step {
     Write(Piece, bool),
     Flush,
     Mark(u64),
+}
+
+/// What a disk may hold, and when.
+pub struct Moment {
+    pub what: &'static str,
+    pub image: Image,
+    /// Blocks of data that were complete and may be lost.
+    pub in_cache: BTreeSet<usize>,
 }
 
 /// A record that is played back.
@@ -148,38 +166,35 @@ impl Playback {
         Playback { steps, durable: Image { versions: Versions::blank(data_sectors), meta } }
     }
 
-    /// Goes on to a mark and hands over what the disk may hold on the way there, with a word on when.
+    /// Goes on to a mark and returns what the disk may hold on the way there.
     ///
     /// Of what is in the cache at some moment only that is known which was complete when a flush was sent, and what
     /// clients had an answer for, which are all versions up to `answered`.
-    pub fn play_to(
-        &mut self,
-        mark: u64,
-        answered: Version,
-        random: &mut Random,
-        mut see: impl FnMut(&str, &Image),
-    ) {
+    pub fn play_to(&mut self, mark: u64, answered: Version, random: &mut Random) -> Vec<Moment> {
         let mut cached: Vec<Piece> = Vec::new();
+        let mut moments = Vec::new();
+        let mut see = |what, image: &Image, in_cache| {
+            moments.push(Moment { what, image: image.clone(), in_cache });
+        };
         while let Some(step) = self.steps.pop_front() {
             match step {
                 Step::Mark(n) if n == mark => {
                     assert!(cached.is_empty(), "writes are recorded together with their flush");
-                    return;
+                    return moments;
                 }
                 Step::Mark(_) => {}
                 Step::Write(piece, true) => {
                     let mut torn = self.durable.clone();
                     piece.apply_sectors(&mut torn, |_| random.one_in(2));
-                    see("in the middle of a write with FUA", &torn);
+                    see("in the middle of a write with FUA", &torn, BTreeSet::new());
                     piece.apply(&mut self.durable);
-                    see("after a write with FUA", &self.durable);
-                    see(
-                        "after a write with FUA, with some of the cache",
-                        &self.some_cached(answered, random),
-                    );
+                    let some = self.some_cached(answered, random);
+                    see("after a write with FUA", &self.durable, BTreeSet::new());
+                    see("after a write with FUA, with some of the cache", &some, BTreeSet::new());
                 }
                 Step::Write(piece, false) => cached.push(piece),
                 Step::Flush => {
+                    let in_cache: BTreeSet<usize> = cached.iter().flat_map(Piece::blocks).collect();
                     for one_in in [2, 4] {
                         let mut some = self.durable.clone();
                         for piece in &cached {
@@ -189,13 +204,14 @@ impl Playback {
                                 piece.apply_sectors(&mut some, |_| random.one_in(2));
                             }
                         }
-                        see("before the end of a flush", &some);
+                        see("before the end of a flush", &some, in_cache.clone());
                     }
                     for piece in cached.drain(..) {
                         piece.apply(&mut self.durable);
                     }
-                    see("after a flush", &self.durable);
-                    see("after a flush, with some of the cache", &self.some_cached(answered, random));
+                    let some = self.some_cached(answered, random);
+                    see("after a flush", &self.durable, BTreeSet::new());
+                    see("after a flush, with some of the cache", &some, BTreeSet::new());
                 }
             }
         }
@@ -239,6 +255,8 @@ pub struct ImageFile {
 /// What a node that starts on an image finds.
 pub struct Found {
     bitmap: Vec<u64>,
+    /// Not in the middle of a resync.
+    pub is_consistent: bool,
 }
 
 impl Found {
@@ -268,7 +286,8 @@ impl ImageFile {
         if meta.superblock.la_size_sectors != image.versions.sectors as u64 {
             return Err(format!("the size is {} sectors", meta.superblock.la_size_sectors));
         }
-        Ok(Found { bitmap: meta.bitmap })
+        let is_consistent = meta.superblock.flags.has(MetaFlags::CONSISTENT);
+        Ok(Found { bitmap: meta.bitmap, is_consistent })
     }
 }
 

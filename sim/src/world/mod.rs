@@ -15,8 +15,8 @@ use model::state::{ConnState, DiskState, Role, VolumeState};
 use model::time::{Duration, Instant};
 use replicator::wire::parse_header;
 use replicator::{
-    Action, Actions, ClientOp, ClientRequest, ClientResult, ClientTag, Command, CommandId, CommandResult, DiskConfig,
-    DownCause, Event, IoResult, IoTag, NetConfig, SockId, VolIdx,
+    Action, Actions, ClientOp, ClientRequest, ClientResult, ClientTag, Command, CommandId, CommandResult,
+    DiskConfig, DownCause, Event, IoResult, IoTag, NetConfig, SockId, VolIdx,
 };
 
 use crate::disk::Disk;
