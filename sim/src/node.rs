@@ -131,14 +131,24 @@ impl Node {
     /// Makes the metadata say that this copy is good and the same as any other with this generation.
     pub fn preset(&mut self, generation: u64) {
         for v in (0..self.volumes).map(VolIdx) {
-            let mut sb = SuperBlock::just_created(&self.layout, 1 << 20);
-            sb.la_size_sectors = self.disk.sectors;
-            sb.uuids.current = DataUuid(generation & !1);
-            sb.flags = sb.flags.with(MetaFlags::CONSISTENT).with(MetaFlags::WAS_UP_TO_DATE);
-            let mut block = [0u8; 4096];
-            sb.encode(&mut block);
-            self.disk.write_md(place(v, self.layout.superblock_sector()), &block, true);
+            let sectors = self.disk.sectors;
+            self.change_super_block(v, |sb| {
+                sb.la_size_sectors = sectors;
+                sb.uuids.current = DataUuid(generation & !1);
+                sb.flags = sb.flags.with(MetaFlags::CONSISTENT).with(MetaFlags::WAS_UP_TO_DATE);
+            });
         }
+    }
+
+    /// Changes what the super block on the disk says, as somebody with a metadata tool would.
+    pub fn change_super_block(&mut self, vol: VolIdx, change: impl FnOnce(&mut SuperBlock)) {
+        let at = place(vol, self.layout.superblock_sector());
+        let raw: [u8; 4096] = self.disk.read_md(at, 8).try_into().expect("eight sectors");
+        let mut sb = SuperBlock::decode(&raw).expect("the super block always decodes");
+        change(&mut sb);
+        let mut block = [0u8; 4096];
+        sb.encode(&mut block);
+        self.disk.write_md(at, &block, true);
     }
 
     /// Starts the process.

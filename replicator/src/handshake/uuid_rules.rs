@@ -133,9 +133,7 @@ fn undo_sync_uuid(set: &mut UuidSet, base: DataUuid) {
 /// The source went on alone after a resync whose end it did not notice. What was current then is what the target has now,
 /// and what the bitmap describes the difference to.
 fn end_of_earlier_sync(set: &mut UuidSet) {
-    let sync_uuid = set.bitmap;
-    set.bitmap = set.history[0];
-    set.history[0] = sync_uuid;
+    core::mem::swap(&mut set.bitmap, &mut set.history[0]);
 }
 
 #[derive(Clone, Copy)]

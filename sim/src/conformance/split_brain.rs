@@ -1,6 +1,7 @@
 //! Both copies went on alone: seen, never merged silently, decided by an operator's word or by the policies.
 
 use super::*;
+use model::ids::DataUuid;
 use model::policy::{AfterSb0, AfterSb1, AfterSb2, RrConflict};
 use model::result_code::ConfigError;
 
@@ -207,9 +208,20 @@ fn after_sb_2pri() {
 fn always_asbp() {
     for always in [false, true] {
         let mut w = split(7, [3, 1], [false, false]);
-        // One more generation: the bitmap of node 1 begins at one that node 2 never had.
-        let next = Command::NewCurrentUuid { vol: VOL, clear_bitmap: false };
-        assert_eq!(w.command_and_wait(0, next), OK);
+        // The bitmaps begin at generations that the other node never had; only the past is common.
+        w.crash(0, false);
+        w.crash(1, false);
+        w.nodes[0].change_super_block(VOL, |sb| {
+            let common = core::mem::replace(&mut sb.uuids.bitmap, DataUuid(0x1357_9BDF_0246_8ACE));
+            sb.uuids.history = [common, common];
+        });
+        w.nodes[1].change_super_block(VOL, |sb| {
+            let common = core::mem::replace(&mut sb.uuids.bitmap, DataUuid(0x0246_8ACE_1357_9BDE));
+            sb.uuids.history = [common, common];
+        });
+        w.start(1);
+        w.start(0);
+        w.run_for(ms(100));
         w.truth.word[1] = always;
         let set = |n: &mut NetConfig| {
             (n.after_sb_0pri, n.always_asbp) = (AfterSb0::DiscardLeastChanges, always);
