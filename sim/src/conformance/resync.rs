@@ -296,7 +296,7 @@ pub(super) fn busy_resync() {
     let (start, mut written) = (w.now, 0);
     while !all_current(&w) {
         let took = w.now.saturating_since(start);
-        assert!(took < secs(20), "2 s of resync take {took:?}; {} marked", marked(&w, 1));
+        assert!(took < secs(10), "2 s of resync take {took:?}; {} marked", marked(&w, 1));
         let tags: Vec<ClientTag> = (0..16)
             .map(|i| w.request(0, SimOp::Write { sector: (written + i) * 64 % SPAN, count: 64, fua: false }))
             .collect();
