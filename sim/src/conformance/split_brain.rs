@@ -1,6 +1,7 @@
 //! Both copies went on alone: seen, never merged silently, decided by an operator's word or by the policies.
 
 use super::*;
+use model::ids::DataUuid;
 use model::policy::{AfterSb0, AfterSb1, AfterSb2, RrConflict};
 use model::result_code::ConfigError;
 
@@ -207,9 +208,15 @@ fn after_sb_2pri() {
 fn always_asbp() {
     for always in [false, true] {
         let mut w = split(7, [3, 1], [false, false]);
-        // One more generation: the bitmap of node 1 begins at one that node 2 never had.
-        let next = Command::NewCurrentUuid { vol: VOL, clear_bitmap: false };
-        assert_eq!(w.command_and_wait(0, next), OK);
+        // The bitmaps begin at generations that the other node never had; only older ones are common.
+        for n in 0..2 {
+            w.crash(n, false);
+            preset(&mut w, n, |sb| {
+                sb.uuids.bitmap = DataUuid(0x2000_0000_0000_0000 << n);
+                sb.uuids.history[0] = DataUuid(0x1000_0000_0000_0000);
+            });
+            w.start(n);
+        }
         w.truth.word[1] = always;
         let set = |n: &mut NetConfig| {
             (n.after_sb_0pri, n.always_asbp) = (AfterSb0::DiscardLeastChanges, always);

@@ -1,9 +1,6 @@
 //! What travels in a resync, what interrupts it, how fast it goes, how it ends (drbd-wire 5, 6).
 
 use super::*;
-use crate::hooks::DiskOp;
-use model::policy::OnIoError;
-use model::result_code::{ConfigError, StateResult};
 use replicator::meta::superblock::{MetaFlags, SuperBlock};
 
 const VOL: VolIdx = VolIdx(0);
