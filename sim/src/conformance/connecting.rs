@@ -181,12 +181,14 @@ fn words_of_strangers() -> Vec<Vec<Vec<u8>>> {
         vec![vec![0xa5; 4096]],
         vec![data[..5].to_vec()],
         vec![data.clone()],
-        vec![meta],
+        vec![meta.clone()],
         vec![data.clone(), vec![0; 64]],
         vec![data.clone(), packet(Wire::ConnectionFeatures, 80, 80)],
-        vec![data, packet(Wire::ConnectionFeatures, 80, 10)],
+        vec![data.clone(), packet(Wire::ConnectionFeatures, 80, 10)],
         vec![packet(Wire::State, 4, 4)],
         vec![packet(Wire::Data, 32_000, 0)],
+        vec![data.clone(), packet(Wire::State, 4, 4)],
+        vec![data, meta],
     ]
 }
 
