@@ -138,12 +138,12 @@ pub(super) fn flush_semantics() {
             for seed in 0..10 {
                 let disk = DiskConfig { disk_flushes, ..DiskConfig::default() };
                 let mut w = pair_of(protocol, seed, &disk);
+                let durable = w.request(0, SimOp::Write { sector: 4000, count: 8, fua: true });
+                assert_eq!(wait(&mut w, durable).0, ClientResult::Ok);
                 let mut tags: Vec<ClientTag> = (0..20).map(|i| issue(&mut w, 0, i * 16)).collect();
                 tags.drain(..).for_each(|tag| assert_eq!(wait(&mut w, tag).0, ClientResult::Ok));
                 let flush = w.request(0, SimOp::Flush);
                 assert_eq!(wait(&mut w, flush).0, ClientResult::Ok);
-                let durable = w.request(0, SimOp::Write { sector: 4000, count: 8, fua: true });
-                assert_eq!(wait(&mut w, durable).0, ClientResult::Ok);
                 // More that nobody has flushed.
                 for i in 0..20 {
                     issue(&mut w, 0, i * 16);
@@ -178,8 +178,9 @@ pub(super) fn suspend_io() {
         assert_eq!(w.command_and_wait(0, Command::SuspendIo), OK);
         let tags: Vec<ClientTag> = (0..20).map(|i| issue(&mut w, 0, i * 64)).collect();
         w.run_for(secs(20));
-        for tag in &tags {
+        for (i, tag) in tags.iter().enumerate().skip(1) {
             assert_eq!(answer(&mut w, *tag), None, "it is frozen");
+            assert_eq!(w.nodes[0].disk.read(i as u64 * 64), 0, "and not begun");
         }
         if reconnect {
             w.cut(true);
@@ -217,7 +218,7 @@ pub(super) fn consistent_snapshots() {
         // What was under way is not waited for yet.
         w.run_for(ms(100));
         let new: Vec<ClientTag> = (0..20).map(|i| issue(&mut w, 0, i * 64)).collect();
-        w.run_for(ms(10));
+        w.run_for(Duration::from_micros(150));
         let copies = [0, 1].map(|n: usize| w.nodes[n].disk.clone());
         assert_eq!(copies[0].differences(&copies[1]).next(), None, "seed {seed}");
         assert_eq!(w.command_and_wait(0, Command::ResumeIo), OK);

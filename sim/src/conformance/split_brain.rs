@@ -208,20 +208,15 @@ fn after_sb_2pri() {
 fn always_asbp() {
     for always in [false, true] {
         let mut w = split(7, [3, 1], [false, false]);
-        // The bitmaps begin at generations that the other node never had; only the past is common.
-        w.crash(0, false);
-        w.crash(1, false);
-        w.nodes[0].change_super_block(VOL, |sb| {
-            let common = core::mem::replace(&mut sb.uuids.bitmap, DataUuid(0x1357_9BDF_0246_8ACE));
-            sb.uuids.history = [common, common];
-        });
-        w.nodes[1].change_super_block(VOL, |sb| {
-            let common = core::mem::replace(&mut sb.uuids.bitmap, DataUuid(0x0246_8ACE_1357_9BDE));
-            sb.uuids.history = [common, common];
-        });
-        w.start(1);
-        w.start(0);
-        w.run_for(ms(100));
+        // The bitmaps begin at generations that the other node never had; only older ones are common.
+        for n in 0..2 {
+            w.crash(n, false);
+            preset(&mut w, n, |sb| {
+                sb.uuids.bitmap = DataUuid(0x2000_0000_0000_0000 << n);
+                sb.uuids.history[0] = DataUuid(0x1000_0000_0000_0000);
+            });
+            w.start(n);
+        }
         w.truth.word[1] = always;
         let set = |n: &mut NetConfig| {
             (n.after_sb_0pri, n.always_asbp) = (AfterSb0::DiscardLeastChanges, always);

@@ -209,7 +209,7 @@ pub(super) fn demote_open() {
     wrote(&mut w, 0, 800);
     w.nodes[0].core.as_mut().expect("it runs").set_open(VOL, false);
     assert_eq!(secondary(&mut w, 0), OK);
-    w.run_for(secs(1));
+    w.run_for(ms(5));
     let node = &w.nodes[0];
     let page = node.disk.read_md(place(VOL, node.layout.bitmap_sector()), 8);
     let bits: u32 = page.iter().map(|b| b.count_ones()).sum();
