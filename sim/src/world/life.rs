@@ -46,8 +46,8 @@ impl World {
         let mut others = Vec::new();
         for v in 0..self.truth.volumes() {
             self.full_sync_cut |= (0..2).any(|m| self.volume_of(m, v).is_some_and(setting_up));
-            let other_is_current =
-                !given_up(&self.commands, v) && self.volume_of(1 - n, v).is_some_and(|s| s.disk == DiskState::UpToDate);
+            let other_is_current = !given_up(&self.commands, v)
+                && self.volume_of(1 - n, v).is_some_and(|s| s.disk == DiskState::UpToDate);
             self.truth.at(place(VolIdx(v), 0)).separated();
             others.push(other_is_current);
         }
