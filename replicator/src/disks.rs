@@ -304,7 +304,10 @@ impl Resource {
                     self.release_held(v, out);
                 }
                 Then::ReplyTearDown => self.reply_tear_down(out),
-                Then::FullSyncWritten(_) | Then::SendSyncUuid { .. } | Then::StartRequests { .. } => {}
+                Then::FullSyncWritten(_)
+                | Then::SendSyncUuid { .. }
+                | Then::SendState { .. }
+                | Then::StartRequests { .. } => {}
             }
         }
         self.vols[v].al_suspended = false;

@@ -44,6 +44,11 @@ pub(crate) enum Then {
         /// Connection it belongs to.
         generation: u32,
     },
+    /// Tell the peer the present state, if the connection is still this one.
+    SendState {
+        /// Connection it belongs to.
+        generation: u32,
+    },
     /// The target may overwrite blocks in this run.
     StartRequests {
         /// The run.
@@ -268,6 +273,11 @@ impl Resource {
             Then::SendSyncUuid { uuid, generation } => {
                 if self.conn.generation == generation && self.vols[v].state.conn >= ConnState::Connected {
                     self.send_sync_uuid(v, uuid, out);
+                }
+            }
+            Then::SendState { generation } => {
+                if self.conn.generation == generation && self.vols[v].state.conn >= ConnState::Connected {
+                    self.send_state(v, out);
                 }
             }
             Then::StartRequests { generation } => self.start_requests(v, generation, out),

@@ -178,6 +178,7 @@ impl Resource {
                 break;
             }
         }
+        self.finish_suspend(out);
         self.reconnect_if_clean(out);
         self.arm_md_sync();
     }

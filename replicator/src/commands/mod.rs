@@ -7,6 +7,7 @@ mod role;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use model::ids::DataUuid;
 use model::result_code::{ConfigError, StateResult};
@@ -19,6 +20,7 @@ use crate::command::{Command, CommandId, CommandResult};
 use crate::connection::Phase;
 use crate::event::VolIdx;
 use crate::meta_io::{FullSyncStep, Then};
+use crate::requests::{Request, flag};
 use crate::resource::Resource;
 use crate::state::{Kind, evaluate, log_line, needs_peer, translate};
 use crate::timers::Timer;
@@ -70,6 +72,8 @@ enum Work {
 pub(crate) struct Commands {
     active: Option<Active>,
     queue: VecDeque<(CommandId, Command)>,
+    /// suspend-io that waits for writes under way.
+    suspending: Vec<CommandId>,
 }
 
 /// How one attempt ended.
@@ -119,13 +123,20 @@ impl Resource {
             }
             Command::SuspendIo => {
                 let change = StateChange::NONE.flag(mask::SUSP, true);
-                state_result(self.change_connection(change, Kind::Soft, out))
+                match state_result(self.change_connection(change, Kind::Soft, out)) {
+                    CommandResult::Ok => {
+                        self.cmds.suspending.push(id);
+                        return;
+                    }
+                    refused => refused,
+                }
             }
             Command::ResumeIo => {
                 let all = mask::SUSP | mask::SUSP_NOD | mask::SUSP_FEN;
                 let change = StateChange { mask: all, value: 0 };
                 let r = state_result(self.change_connection(change, Kind::Soft, out));
                 self.pump_all = true;
+                self.answer_suspended(out);
                 r
             }
             Command::SetAfterDependency(vol, on) => {
@@ -136,6 +147,20 @@ impl Resource {
             _ => unreachable!("the caller chose the urgent ones"),
         };
         out.push(Action::CommandDone { id, result });
+    }
+
+    /// Answers suspend-io once no write is under way any more: copies of both disks made from then on are equal.
+    pub(crate) fn finish_suspend(&mut self, out: &mut Actions) {
+        let under_way = |r: &Request| r.changes_data() && r.has(flag::LOCAL_PENDING | flag::NET_PENDING);
+        if !self.cmds.suspending.is_empty() && !self.reqs.table.iter().any(|(_, r)| under_way(r)) {
+            self.answer_suspended(out);
+        }
+    }
+
+    fn answer_suspended(&mut self, out: &mut Actions) {
+        for id in core::mem::take(&mut self.cmds.suspending) {
+            out.push(Action::CommandDone { id, result: CommandResult::Ok });
+        }
     }
 
     /// Works on the active command, and on the next ones when it is finished.

@@ -38,7 +38,8 @@ impl Resource {
             return;
         }
         let held = self.vols[v].state.any_susp() || self.vols[v].completion_gate.is_some();
-        if held && self.reqs.table[slot].changes_data() {
+        // A flush too: what only this copy promises must not be lost with a generation that the peer has as well.
+        if held && self.reqs.table[slot].kind != Kind::Read {
             self.reqs.table[slot].set(flag::HELD);
             self.vols[v].held_completions.push(slot);
             return;

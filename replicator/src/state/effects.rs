@@ -8,6 +8,7 @@ use model::state_word::{StateChange, mask};
 use super::Kind;
 use super::change::Transition;
 use crate::action::Actions;
+use crate::meta_io::Then;
 use crate::resource::Resource;
 use crate::wire::{DdsFlags, UuidFlags};
 
@@ -84,14 +85,16 @@ impl Resource {
         }
     }
 
-    /// Rows 4 and 5: data or peer is back, frozen requests go on.
+    /// Rows 4 and 5: data or peer is back, frozen requests go on. A peer without data is no reason to; DRBD thaws for it,
+    /// and fails what was frozen.
     fn thaw(&mut self, v: usize, old: &VolumeState, new: &VolumeState, out: &mut Actions) {
         let connected = self.vols.iter().all(|o| o.state.conn >= ConnState::Connected);
         let arrived = old.conn < ConnState::Connected && new.conn >= ConnState::Connected;
-        let attached = matches!(old.disk, DiskState::Attaching | DiskState::Negotiating)
-            && self.vols.iter().all(|o| o.state.disk == DiskState::UpToDate);
+        let has_data = |s: &VolumeState| {
+            s.disk == DiskState::UpToDate || s.conn >= ConnState::Connected && s.pdsk == DiskState::UpToDate
+        };
         let mut clear = 0;
-        if self.vols[v].state.susp_nod && (connected && arrived || attached) {
+        if self.vols[v].state.susp_nod && self.vols.iter().all(|o| has_data(&o.state)) {
             clear |= mask::SUSP_NOD;
         }
         if self.vols[v].state.susp_fen && connected && arrived {
@@ -179,12 +182,17 @@ impl Resource {
             new.disk == DiskState::Failed && old.disk != DiskState::Failed,
             new.disk == DiskState::Diskless && old.disk != DiskState::Diskless,
             old.disk == DiskState::UpToDate && new.disk == DiskState::Inconsistent,
-            old.disk < DiskState::UpToDate
-                && old.conn >= ConnState::SyncSource
-                && new.conn == ConnState::Connected,
         ];
         for _ in reasons.into_iter().filter(|r| *r) {
             self.send_state_as(v, new, out);
+        }
+        let target_finished = old.disk < DiskState::UpToDate
+            && old.conn >= ConnState::SyncSource
+            && new.conn == ConnState::Connected;
+        if target_finished {
+            // The source forgets what differs as soon as it hears of this.
+            let generation = self.conn.generation;
+            self.when_super_block_stable(v, Then::SendState { generation }, out);
         }
     }
 }

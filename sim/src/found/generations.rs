@@ -262,3 +262,44 @@ fn two_blocks_are_brought(w: &mut World) {
     let brought = w.hooks.data_bytes(0, Wire::RsDataReply);
     assert!(brought <= 2 * 8 * 512, "{brought} bytes");
 }
+
+/// A flush was answered the moment its peer was lost, by the own disk alone, before the new generation was on it: killed
+/// then, the node came back in the generation of a peer whose cache had lost what the flush was for.
+#[test]
+fn a_flush_waits_for_the_generation_that_it_is_kept_in() {
+    let mut w = fresh_pair(610, SECTORS);
+    w.request(0, SimOp::Write { sector: 64, count: 8, fua: false });
+    w.run_for(Duration::from_millis(5));
+    w.block(1, Blocked::Both);
+    let tag = w.request(0, SimOp::Flush);
+    w.run_for(Duration::from_millis(50));
+    w.hooks.slow_disk(0, DiskOp::Meta, 0, 1);
+    let answered = |w: &World| {
+        w.answers.iter().any(|(_, a)| matches!(a, Answer::Client(t, ClientResult::Ok, _) if *t == tag))
+    };
+    assert!(w.run_until(Duration::from_secs(20), |w| w.state(0).0 < ConnState::Connected));
+    w.run_for(Duration::from_secs(1));
+    assert!(!answered(&w), "the generation is not stable");
+    w.let_go(false);
+    assert!(w.run_until(Duration::from_secs(1), answered));
+    w.block(1, Blocked::No);
+    both_again(&mut w);
+}
+
+/// The target told the source that it was finished before that was on its disk. Both were killed, the source had begun a
+/// new generation by then, and the target was in the middle of a resync nobody remembered: a full one.
+#[test]
+fn a_target_is_finished_on_its_disk_first() {
+    let mut w = fresh_pair(611, SECTORS);
+    peer_missed(&mut w, 20);
+    let acknowledged = |w: &World| {
+        let left = w.nodes[0].core.as_ref().expect("it runs").marked_blocks(VOL);
+        w.state(0).0 == ConnState::SyncSource && left == 0
+    };
+    assert!(w.run_until(Duration::from_secs(10), acknowledged));
+    w.hooks.slow_disk(1, DiskOp::Meta, 0, 1);
+    w.run_for(Duration::from_millis(900));
+    assert_eq!(w.state(0).0, ConnState::SyncSource);
+    w.let_go(false);
+    both_again(&mut w);
+}

@@ -176,12 +176,14 @@ fn frozen_requests_mishandled() {
                 open.push(tag);
             }
         }
-        assert_eq!(w.command_and_wait(0, Command::SuspendIo), OK);
+        // It is answered when nothing is under way any more.
+        let suspended = w.command(0, Command::SuspendIo);
         // What had its last answer before the freeze was taken.
         open.retain(|t| answer(&mut w, *t).is_none());
         open.push(begin(&mut w, 0, 20));
         cut(&mut w);
         w.let_go(false);
+        assert_eq!(command_ends(&mut w, suspended, secs(20)), OK);
         w.run_for(secs(20));
         for tag in &open {
             assert_eq!(answer(&mut w, *tag), None, "frozen");

@@ -7,6 +7,7 @@
 mod crash;
 mod errors;
 mod handshake;
+mod pending;
 mod resync;
 mod split_brain;
 mod writes;

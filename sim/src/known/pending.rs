@@ -1,4 +1,4 @@
-//! Scenarios that the core does not pass yet; the file joins the module tree when it does.
+//! Frozen requests, logs that cannot be written, devices that never met.
 
 use super::*;
 use model::policy::{AfterSb0, OnNoData};
