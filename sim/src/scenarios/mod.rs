@@ -164,7 +164,8 @@ pub(crate) fn disk(w: &World, n: usize) -> DiskState {
 
 /// Every sector that clients wrote may hold on node `n` what it holds.
 pub(crate) fn check_copy(w: &mut World, n: usize) {
-    for s in w.truth.of(n).written() {
+    let written: Vec<u64> = w.truth.of(n).written().collect();
+    for s in written {
         let v = w.nodes[n].disk.read(s);
         assert!(w.truth.of(n).allows(s, v), "sector {s} of node {} holds {v}", n + 1);
     }
