@@ -63,16 +63,20 @@ impl Resource {
     fn receive_handshake(&mut self, packet: Packet<'_>, out: &mut Actions) {
         match (self.conn.phase, packet) {
             (Phase::Features, Packet::ConnectionFeatures(f)) => self.receive_features(f, out),
+            // Any peer says these first, whatever it is like. Who says something else is none.
             (Phase::Features, _) => {
-                self.end_in_standalone("the peer's first packet is not P_CONNECTION_FEATURES", out);
+                self.handshake_retry("the peer's first packet is not P_CONNECTION_FEATURES", out);
             }
             (Phase::Challenge, Packet::AuthChallenge(c)) => self.receive_challenge(c.0, out),
+            // spec: drbd-states 9, a peer without a secret goes on with its parameters
+            (Phase::Challenge, Packet::Protocol(_)) => {
+                let why = "Authentication of peer failed: expected P_AUTH_CHALLENGE, got P_PROTOCOL (has the peer a \
+                           shared-secret?)";
+                self.end_in_standalone(why, out);
+            }
             (Phase::Challenge, p) => {
-                let why = format!(
-                    "Authentication of peer failed: expected P_AUTH_CHALLENGE, got {} (has the peer a shared-secret?)",
-                    p.command().name()
-                );
-                self.end_in_standalone(&why, out);
+                let why = format!("expected P_AUTH_CHALLENGE, got {}", p.command().name());
+                self.handshake_retry(&why, out);
             }
             (Phase::Response, Packet::AuthResponse(r)) => self.receive_response(r.0, out),
             (Phase::Response, _) => self.handshake_retry("expected P_AUTH_RESPONSE", out),
