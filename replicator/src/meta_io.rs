@@ -518,6 +518,8 @@ impl Resource {
         if let Some(disk) = self.vols[v].disk.as_mut() {
             disk.md.failed = true;
             disk.md.page_queue.clear();
+            // A transaction whose pages are not all written is never submitted now: nothing would end it.
+            disk.md.transaction.take_if(|t| !t.block_submitted);
         }
         out.log(LogLevel::Error, Some(VolIdx(v as u8)), text.into());
         self.vols[v].last_error = Some(text.into());
