@@ -292,11 +292,18 @@ impl Resource {
             Work::Disconnect => self.attempt_disconnect(active, out),
             Work::Change { vol, change } => {
                 let (vol, change) = (*vol, *change);
-                let attempt = self.request(Some(vol), change, out);
-                if matches!(attempt, Attempt::Asked) {
-                    active.asked = Some(Asked { vol: Some(vol), change });
+                match self.request(Some(vol), change, out) {
+                    Attempt::Asked => {
+                        active.asked = Some(Asked { vol: Some(vol), change });
+                        Attempt::Asked
+                    }
+                    // Whoever had the copy outdated relies on it from now on, also after a crash of this node.
+                    Attempt::Done(CommandResult::Ok) if change.mask & mask::DISK != 0 => {
+                        self.when_super_block_stable(vol, Then::AnswerCommand(id), out);
+                        Attempt::AnswersLater
+                    }
+                    other => other,
                 }
-                attempt
             }
         }
     }
