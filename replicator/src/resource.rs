@@ -178,6 +178,7 @@ impl Resource {
                 break;
             }
         }
+        self.answer_suspensions(out);
         self.reconnect_if_clean(out);
         self.arm_md_sync();
     }

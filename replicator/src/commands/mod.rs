@@ -4,9 +4,11 @@
 mod local;
 mod peer;
 mod role;
+mod suspend;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use model::ids::DataUuid;
 use model::result_code::{ConfigError, StateResult};
@@ -70,6 +72,8 @@ enum Work {
 pub(crate) struct Commands {
     active: Option<Active>,
     queue: VecDeque<(CommandId, Command)>,
+    /// Suspend-io that waits for the writes under way.
+    suspending: Vec<CommandId>,
 }
 
 /// How one attempt ended.
@@ -117,10 +121,7 @@ impl Resource {
                 self.force_detach(vol.0 as usize, out);
                 CommandResult::Ok
             }
-            Command::SuspendIo => {
-                let change = StateChange::NONE.flag(mask::SUSP, true);
-                state_result(self.change_connection(change, Kind::Soft, out))
-            }
+            Command::SuspendIo => return self.suspend_io(id, out),
             Command::ResumeIo => {
                 let all = mask::SUSP | mask::SUSP_NOD | mask::SUSP_FEN;
                 let change = StateChange { mask: all, value: 0 };
