@@ -59,7 +59,10 @@ enum Work {
     Demote {
         next_vol: usize,
     },
-    Disconnect,
+    Disconnect {
+        /// The peer did not let go of a good copy; it is asked again with this node outdating itself.
+        outdating: bool,
+    },
     /// A change of one volume that is done when it is applied.
     Change {
         vol: usize,
@@ -109,11 +112,7 @@ impl Resource {
         let result = match command {
             Command::Disconnect { .. } => {
                 if !self.is_standalone() {
-                    self.conn.standalone_reason = None;
-                    let change = StateChange::NONE.conn(ConnState::Disconnecting);
-                    let _ = self.change_connection(change, Kind::Hard, out);
-                    self.log_attempt_given_up(out);
-                    self.clean_up(out);
+                    self.finish_disconnect(StateChange::NONE.conn(ConnState::Disconnecting), out);
                 }
                 CommandResult::Ok
             }
@@ -187,7 +186,7 @@ impl Resource {
             Command::NetOptions(net) => self.net_options(*net, out),
             Command::DiskOptions(vol, cfg) => self.disk_options(vol.0 as usize, *cfg, out),
             Command::Disconnect { .. } if self.is_standalone() => config(ConfigError::InvalidRequest),
-            Command::Disconnect { .. } => return Some(Work::Disconnect),
+            Command::Disconnect { .. } => return Some(Work::Disconnect { outdating: false }),
             Command::Primary { force } => {
                 self.send_ping(out);
                 return Some(Work::Promote { force, extras: StateChange::NONE, next_vol: 0, forced: false });
@@ -290,7 +289,10 @@ impl Resource {
             }
             Work::Promote { .. } => self.attempt_promote(active, out),
             Work::Demote { .. } => self.attempt_demote(active, out),
-            Work::Disconnect => self.attempt_disconnect(active, out),
+            Work::Disconnect { outdating } => {
+                let outdating = *outdating;
+                self.attempt_disconnect(active, outdating, out)
+            }
             Work::Change { vol, change } => {
                 let (vol, change) = (*vol, *change);
                 match self.request(Some(vol), change, out) {

@@ -147,7 +147,8 @@ fn a_local_read_error_is_served_by_the_peer() {
             assert_eq!(read(&mut w, 0, 64), Ok(0), "other blocks are still read here");
             assert_eq!(w.hooks.seen(0, Wire::DataRequest), 1);
             w.hooks.mend_disks();
-            disconnect(&mut w, 1);
+            // The Primary would not let the good copy go.
+            assert_eq!(w.command_and_wait(1, Command::Disconnect { force: true }), OK);
             w.connect(1, &net());
         }
         heals(&mut w);
@@ -170,7 +171,8 @@ fn a_local_write_error_is_hidden_by_the_peer() {
         if policy == OnIoError::Detach {
             w.attach(0);
         } else {
-            disconnect(&mut w, 1);
+            // The Primary would not let the good copy go.
+            assert_eq!(w.command_and_wait(1, Command::Disconnect { force: true }), OK);
             w.connect(1, &net());
         }
         heals(&mut w);
