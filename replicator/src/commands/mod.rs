@@ -117,7 +117,7 @@ impl Resource {
                 CommandResult::Ok
             }
             Command::Detach { vol, .. } => {
-                self.force_detach(vol.0 as usize, out);
+                self.give_up_disk(vol.0 as usize, out);
                 CommandResult::Ok
             }
             Command::SuspendIo => return self.suspend_io(id, out),

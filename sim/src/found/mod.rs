@@ -6,6 +6,8 @@ mod attach;
 mod commands;
 #[cfg(test)]
 mod generations;
+#[cfg(test)]
+mod given_up;
 
 #[cfg(test)]
 mod healing {
