@@ -7,12 +7,11 @@ mod pair;
 #[allow(dead_code)]
 mod verifier;
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use pair::{Options, Pair};
+use pair::{Options, Pair, free_address};
 use verifier::Writers;
 
 /// timeout x ko-count is 3 s, ping-int and ping-timeout make 1.5 s; the rest is for a busy machine.
@@ -51,11 +50,6 @@ const COMMANDS: &[&[&str]] = &[
     &["detach", "--force", "r0"],
     &["disconnect", "--force", "r0"],
 ];
-
-fn free_address() -> String {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("its number").to_string()
-}
 
 /// Two nodes in sync, the first Primary.
 fn synced(name: &str) -> Pair {

@@ -11,12 +11,11 @@ mod pair;
 mod verifier;
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use pair::{Options, Pair};
+use pair::{Options, Pair, flags, free_address, generation};
 use verifier::{Random, Writers};
 
 const DISK_BYTES: u64 = 24 << 20;
@@ -33,11 +32,6 @@ fn binary() -> PathBuf {
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
-}
-
-fn free_address() -> String {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("its number").to_string()
 }
 
 fn millis(n: u64) -> Duration {
@@ -529,36 +523,11 @@ impl Torture {
         }
         self.pair.stop(0);
         self.pair.stop(1);
-        self.pair.assert_disks_equal();
-        // As with DRBD, what a node used has to be applied before it counts as clean.
-        let dumps = [0, 1].map(|i| {
-            self.pair.ok(i, &["apply-al", "r0"]);
-            self.pair.ok(i, &["dump-md", "r0"])
-        });
-        for dump in &dumps {
-            assert!(dump.contains("# bits-set 0;"), "the bitmap is empty: {dump}");
-            assert_eq!(flags(dump) & 2, 0, "no Primary: {dump}");
-        }
-        assert_eq!(generation(&dumps[0]), generation(&dumps[1]), "the same generation");
+        self.pair.assert_equal_and_clean();
         let (acked, refused, lost) = self.writers.counts();
         println!("{:?}: {acked} acknowledged, {refused} refused, {lost} lost", self.tally);
         let _ = fs::remove_dir_all(&self.pair.dir);
     }
-}
-
-/// The current data generation of a metadata dump, without the Primary's bit.
-fn generation(dump: &str) -> u64 {
-    let at = dump.find("0x").unwrap_or(0);
-    let uuids = dump.split("uuid {").nth(1).unwrap_or(&dump[at..]);
-    let first = uuids.split("0x").nth(1).unwrap_or("");
-    let digits: String = first.chars().take_while(char::is_ascii_hexdigit).collect();
-    u64::from_str_radix(&digits, 16).expect("a generation in the dump") & !1
-}
-
-fn flags(dump: &str) -> u32 {
-    let text = dump.split("flags 0x").nth(1).expect("flags in the dump");
-    let digits: String = text.chars().take_while(char::is_ascii_hexdigit).collect();
-    u32::from_str_radix(&digits, 16).expect("a number")
 }
 
 #[test]

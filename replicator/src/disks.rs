@@ -18,6 +18,7 @@ use crate::connection::params::{human_size, wanted_size};
 use crate::event::VolIdx;
 use crate::meta::superblock::MetaFlags;
 use crate::meta_io::{MetaIo, Then};
+use crate::planted::{self, Planted};
 use crate::requests::flag;
 use crate::resource::Resource;
 use crate::state::{Kind, is_source};
@@ -93,6 +94,7 @@ impl Resource {
         let vol = &mut self.vols[v];
         vol.crashed_primary =
             flags.has(MetaFlags::CRASHED_PRIMARY) || flags.has(MetaFlags::PRIMARY_IND) && !frozen;
+        vol.crashed_primary &= !planted::on(Planted::CrashedPrimaryForgotten);
         let distrust =
             flags.has(MetaFlags::FULL_SYNC) || vol.crashed_primary && flags.has(MetaFlags::AL_DISABLED);
         let mut bitmap = Bitmap::new(bits_of(la));

@@ -35,6 +35,7 @@ mod give_up;
 mod io_tag;
 mod meta_io;
 mod peer_requests;
+mod planted;
 mod receive;
 mod requests;
 mod resource;
@@ -47,6 +48,9 @@ pub use action::{Action, Actions, ClientResult, LogLevel, Span};
 pub use command::{Command, CommandId, CommandResult};
 pub use config::{Auth, Config, DiskConfig, HmacAlg, NetConfig, VolumeConfig};
 pub use event::{ClientOp, ClientRequest, ClientTag, DownCause, Event, IoResult, IoTag, SockId, VolIdx};
+#[cfg(feature = "planted-bugs")]
+pub use planted::plant;
+pub use planted::{PLANTED_BUGS, Planted};
 pub use resource::{Framing, Resource};
 pub use status::ExportState;
 pub use volume::AttachedDisk;

@@ -17,6 +17,7 @@ use crate::event::VolIdx;
 use crate::io_tag::{IoKind, flush_slot, pack};
 use crate::meta::superblock::MetaFlags;
 use crate::meta::uuids::Uuids;
+use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::timers::Timer;
 
@@ -280,7 +281,8 @@ impl Resource {
         let inconsistent = vol.state.disk <= DiskState::Inconsistent;
         let cleared = vol.bitmap.dirty_page_count(DirtyKind::Any) > 0;
         let Some(disk) = vol.disk.as_mut() else { return };
-        if inconsistent && cleared && vol.size_sectors > 0 {
+        let unflushed = planted::on(Planted::ClearedBitsWithoutFlush);
+        if inconsistent && cleared && vol.size_sectors > 0 && !unflushed {
             if !core::mem::replace(&mut disk.md.bitmap_flush, true) {
                 disk.io_pending += 1;
                 let tag = pack(IoKind::BitmapFlush, flush_slot(v, disk.data_epoch), 0);
@@ -408,6 +410,9 @@ impl Resource {
         disk.md.scratch_extents = evicted;
         // A page that is on its way may hold an older content: it counts until it is clean and idle.
         pages_left.retain(|p| vol.bitmap.page_needs_write(*p) || disk.md.pages_in_flight.contains(p));
+        if planted::on(Planted::EvictedPagesNotWritten) {
+            pages_left.clear();
+        }
         for page in &pages_left {
             if vol.bitmap.page_needs_write(*page) {
                 disk.md.page_queue.push_front(*page);
@@ -513,8 +518,8 @@ impl Resource {
         if let Some(disk) = self.vols[v].disk.as_mut() {
             disk.md.failed = true;
             disk.md.page_queue.clear();
-            // A transaction whose pages are not all written is never submitted now: nothing would end it.
-            disk.md.transaction.take_if(|t| !t.block_submitted);
+            // A block that still waits for the pages of evicted extents is not going to be written, nor waited for.
+            disk.md.transaction = disk.md.transaction.take().filter(|t| t.block_submitted);
         }
         out.log(LogLevel::Error, Some(VolIdx(v as u8)), text.into());
         self.vols[v].last_error = Some(text.into());

@@ -63,21 +63,17 @@ impl Resource {
     fn receive_handshake(&mut self, packet: Packet<'_>, out: &mut Actions) {
         match (self.conn.phase, packet) {
             (Phase::Features, Packet::ConnectionFeatures(f)) => self.receive_features(f, out),
-            // Any peer says these first, whatever it is like. Who says something else is none.
+            // So far it may be a stranger; see `bad_frame`.
             (Phase::Features, _) => {
                 self.handshake_retry("the peer's first packet is not P_CONNECTION_FEATURES", out);
             }
             (Phase::Challenge, Packet::AuthChallenge(c)) => self.receive_challenge(c.0, out),
-            // spec: drbd-states 9, a peer without a secret goes on with its parameters
+            // What a peer without a secret says next. It has spoken as a node would, and only an operator can help.
             (Phase::Challenge, Packet::Protocol(_)) => {
-                let why = "Authentication of peer failed: expected P_AUTH_CHALLENGE, got P_PROTOCOL (has the peer a \
-                           shared-secret?)";
+                let why = "Authentication of peer failed: expected P_AUTH_CHALLENGE, got P_PROTOCOL (has the peer a shared-secret?)";
                 self.end_in_standalone(why, out);
             }
-            (Phase::Challenge, p) => {
-                let why = format!("expected P_AUTH_CHALLENGE, got {}", p.command().name());
-                self.handshake_retry(&why, out);
-            }
+            (Phase::Challenge, _) => self.handshake_retry("expected P_AUTH_CHALLENGE", out),
             (Phase::Response, Packet::AuthResponse(r)) => self.receive_response(r.0, out),
             (Phase::Response, _) => self.handshake_retry("expected P_AUTH_RESPONSE", out),
             _ => self.stale_events += 1,

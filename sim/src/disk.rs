@@ -254,7 +254,14 @@ impl Disk {
     }
 
     /// A metadata write that was in flight at a crash.
-    pub fn torn_md(&mut self, sector: u64, block: &[u8], rng: &mut Rng) {
+    pub fn torn_md(&mut self, sector: u64, block: &[u8], flush: Option<u64>, rng: &mut Rng) {
+        if let Some(point) = flush {
+            if rng.one_in(2) {
+                // It ended while the flush before it was under way, which goes first.
+                return;
+            }
+            self.flush(point);
+        }
         self.completed += 1;
         for (i, part) in block.as_chunks::<512>().0.iter().enumerate() {
             if rng.one_in(2) {

@@ -98,8 +98,10 @@ pub struct Hooks {
     pub garbled_at: Option<u64>,
     /// Data operations of a node's disk do not end.
     pub disk_held: [bool; 2],
-    /// Metadata writes that ended, by node.
+    /// Metadata writes that ended, well or not, by node.
     pub meta_writes: [u64; 2],
+    /// The metadata write of this node with this number fails.
+    pub bad_meta_write: Option<(usize, u64)>,
     pub(crate) blocked: [Blocked; 2],
     pub(crate) parked: Vec<crate::world::Key>,
     /// Packets that do not leave: sender and kind.
@@ -150,13 +152,8 @@ impl Hooks {
         self.kept.push((from, command));
     }
 
-    pub(crate) fn keep_nothing(&mut self) {
-        self.kept.clear();
-    }
-
-    /// Some packet of this node is kept.
-    pub fn keeps_from(&self, from: usize) -> bool {
-        self.kept.iter().any(|(n, _)| *n == from) && !self.kept_behind.is_empty()
+    pub(crate) fn keep_nothing_of(&mut self, from: usize) {
+        self.kept.retain(|(n, _)| *n != from);
     }
 
     /// All disks work again.
@@ -165,6 +162,9 @@ impl Hooks {
     }
 
     pub(crate) fn is_bad(&self, node: usize, op: DiskOp, first: u64, count: u64) -> bool {
+        if op == DiskOp::Meta && self.bad_meta_write == Some((node, self.meta_writes[node])) {
+            return true;
+        }
         self.bad.iter().any(|b| {
             b.node == node && b.op == op && (op == DiskOp::Meta || first < b.end && b.first < first + count)
         })
@@ -197,6 +197,12 @@ impl Hooks {
             bytes.fill(GARBAGE);
         }
         self.cut_at == Some(self.sent)
+    }
+
+    /// How many packets of this kind left before the first of that kind did, both from the same node.
+    pub fn before(&self, from: usize, this: Command, that: Command) -> usize {
+        let mine = self.packets.iter().filter(|p| p.from == from).map(|p| p.header.command);
+        mine.take_while(|c| *c != that).filter(|c| *c == this).count()
     }
 
     /// Packets of this kind among those recorded, sent by this node.

@@ -146,9 +146,12 @@ impl Ledger {
         let now = self.tick();
         for (s, list) in &mut self.sectors {
             let content = read(*s);
+            let held_since = list.iter().find(|e| e.id == content).map_or(0, |e| e.issued);
             for e in list.iter_mut() {
-                // What this copy never got may still be on its way, answered on the other one or not.
-                let late = e.id > content && e.id != OBSERVED;
+                // What this copy never got may still be on its way, answered on the other one or not. Of writes that
+                // were under way at once the older one may come last.
+                let before = e.ended.is_some_and(|t| t < held_since);
+                let late = e.id != OBSERVED && e.id != content && !before;
                 e.ended = e.ended.map(|t| if late { now } else { t });
                 e.acked = false;
             }
@@ -201,6 +204,19 @@ mod tests {
         assert_eq!(l.possible(0), [2, 3], "both were under way at once");
         l.observed(0, 2, l.clock);
         assert!(l.allows(0, 2) && !l.allows(0, 3) && !l.allows(0, 1));
+    }
+
+    #[test]
+    fn another_copy_may_get_writes_that_were_under_way_at_once_in_any_order() {
+        let mut l = Ledger::default();
+        l.issued(1, 1, 0, 1, false);
+        l.ended(1, true);
+        l.issued(2, 2, 0, 1, false);
+        l.issued(3, 3, 0, 1, false);
+        l.ended(3, true);
+        l.ended(2, true);
+        l.rebase(|_| 3);
+        assert_eq!(l.possible(0), [2, 3], "2 is still to come, 1 was over when 3 began");
     }
 
     #[test]

@@ -2,10 +2,16 @@
 //! be cut, clients whose every acknowledged write is remembered. One seed gives one run, bit for bit.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod conformance;
 pub mod disk;
 pub mod found;
 pub mod hooks;
+#[cfg(test)]
+mod known;
 pub mod ledger;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod node;
 pub mod rng;
 pub mod scenario;

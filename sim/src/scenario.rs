@@ -126,24 +126,6 @@ mod tests {
         w.check_disks();
     }
 
-    /// The bit of a write that only the local disk gets was set when the write ended; a bitmap sent meanwhile
-    /// lacked it, and the target called itself UpToDate without the block.
-    #[test]
-    fn local_write_in_flight_when_the_bitmap_is_sent() {
-        let mut w = fresh_pair(6, SECTORS);
-        assert_eq!(w.command_and_wait(0, Command::Disconnect { force: false }), CommandResult::Ok);
-        w.request(0, SimOp::Write { sector: 512, count: 8, fua: false });
-        w.run_for(Duration::from_secs(1));
-        // The extent is hot, so the next write goes straight to the disk, and stays there for long.
-        w.weather.disk_us = 40_000_000;
-        w.request(0, SimOp::Write { sector: 1024, count: 8, fua: false });
-        w.weather.disk_us = 100;
-        w.connect(0, &net());
-        w.run_for(Duration::from_secs(100));
-        assert!(w.in_sync(), "{:?} {:?}", w.state(0), w.state(1));
-        w.check_disks();
-    }
-
     /// A Primary lost its disk, took it back, and lost its peer in mid resync. The writes on their way were answered
     /// because the own disk had them; but it was Inconsistent, and the peer, back with its good copy, overwrote them.
     #[test]

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test uses its part
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
@@ -43,36 +44,47 @@ impl Pair {
     /// Writes the configuration and creates disks and metadata; nothing runs yet.
     pub fn create(binary: &Path, dir: &Path, options: &Options<'_>) -> Pair {
         let _ = fs::remove_dir_all(dir);
-        fs::create_dir_all(dir).expect("a directory for the pair");
-        let dir = dir.canonicalize().expect("the directory exists");
-        let node = |i: usize, name| Node {
-            name,
-            run_dir: dir.join(name).join("run"),
-            disk: dir.join(name).join("r0.img"),
-            netns: options.netns[i].clone(),
-            daemon: None,
-        };
-        let nodes = [node(0, "n1"), node(1, "n2")];
-        for n in &nodes {
-            fs::create_dir_all(&n.run_dir).expect("a run directory");
-            let f = fs::File::create(&n.disk).expect("a backing file");
+        let disks = ["n1", "n2"].map(|name| dir.join(name).join("r0.img"));
+        for disk in &disks {
+            fs::create_dir_all(disk.parent().expect("a directory of a node")).expect("a directory");
+            let f = fs::File::create(disk).expect("a backing file");
             f.set_len(options.disk_bytes).expect("its size");
             // Allocated, so that no write has to find space first; as a real disk would be.
             let status = Command::new("fallocate")
                 .args(["-l", &options.disk_bytes.to_string()])
-                .arg(&n.disk)
+                .arg(disk)
                 .status()
                 .expect("fallocate (package util-linux)");
             assert!(status.success());
             if options.prewritten {
                 let status = Command::new("dd")
                     .args(["if=/dev/zero", "bs=1M", "conv=notrunc", "status=none", "oflag=direct"])
-                    .arg(format!("of={}", n.disk.display()))
+                    .arg(format!("of={}", disk.display()))
                     .arg(format!("count={}", options.disk_bytes >> 20))
                     .status()
                     .expect("dd (package coreutils)");
                 assert!(status.success());
             }
+        }
+        let disks = disks.map(|disk| disk.canonicalize().expect("the disk exists"));
+        Pair::on_disks(binary, dir, options, disks)
+    }
+
+    /// The same on disks that are there already; what is on them is lost.
+    pub fn on_disks(binary: &Path, dir: &Path, options: &Options<'_>, disks: [PathBuf; 2]) -> Pair {
+        fs::create_dir_all(dir).expect("a directory for the pair");
+        let dir = dir.canonicalize().expect("the directory exists");
+        let [disk1, disk2] = disks;
+        let node = |i: usize, name, disk| Node {
+            name,
+            run_dir: dir.join(name).join("run"),
+            disk,
+            netns: options.netns[i].clone(),
+            daemon: None,
+        };
+        let nodes = [node(0, "n1", disk1), node(1, "n2", disk2)];
+        for n in &nodes {
+            fs::create_dir_all(&n.run_dir).expect("a run directory");
         }
         let on = |i: usize| {
             format!(
@@ -126,14 +138,7 @@ impl Pair {
 
     /// Runs a command that has to end within `limit`; none: it did not, and was killed.
     pub fn run_within(&self, i: usize, args: &[&str], limit: Duration) -> Option<Output> {
-        let mut child = self
-            .command(i)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("lockstep runs");
+        let mut child = self.begin(i, args);
         let until = Instant::now() + limit;
         // What commands print fits into a pipe.
         while child.try_wait().expect("its state").is_none() {
@@ -173,13 +178,37 @@ impl Pair {
         text.trim_end().to_owned()
     }
 
+    /// Starts a command of a node and leaves it to itself.
+    pub fn begin(&self, i: usize, args: &[&str]) -> Child {
+        self.command(i)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("lockstep runs")
+    }
+
+    /// Where the daemon of a node writes what it has to say.
+    pub fn log_file(&self, i: usize) -> PathBuf {
+        self.dir.join(self.nodes[i].name).join("log")
+    }
+
     /// Starts the daemon of a node and waits for its socket.
     pub fn start(&mut self, i: usize) {
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.dir.join(self.nodes[i].name).join("log"))
-            .expect("a log file");
+        self.launch(i);
+        let socket = self.nodes[i].run_dir.join("control.sock");
+        let until = Instant::now() + Duration::from_secs(10);
+        while !self.run(i, &["status"]).status.success() {
+            assert!(Instant::now() < until, "no daemon at {}", socket.display());
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts the daemon of a node, which is not ready yet when this returns.
+    pub fn launch(&mut self, i: usize) {
+        let log =
+            fs::OpenOptions::new().create(true).append(true).open(self.log_file(i)).expect("a log file");
         let err = log.try_clone().expect("the same log");
         let child = self
             .command(i)
@@ -190,18 +219,17 @@ impl Pair {
             .spawn()
             .expect("the daemon starts");
         self.nodes[i].daemon = Some(child);
-        let socket = self.nodes[i].run_dir.join("control.sock");
-        let until = Instant::now() + Duration::from_secs(10);
-        while !self.run(i, &["status"]).status.success() {
-            assert!(Instant::now() < until, "no daemon at {}", socket.display());
-            sleep(Duration::from_millis(20));
-        }
     }
 
     /// Starts the daemon and brings the resource up.
     pub fn up(&mut self, i: usize) {
         self.start(i);
         self.ok(i, &["up", "r0"]);
+    }
+
+    /// Kills the daemon, which may take its time to go; [`kill`](Self::kill) waits for that.
+    pub fn strike(&mut self, i: usize) {
+        self.nodes[i].daemon.as_mut().expect("a running daemon").kill().expect("the daemon is killed");
     }
 
     /// Kills the daemon without a word.
@@ -279,6 +307,21 @@ impl Pair {
         n.parse::<u64>().expect("a number") * 512
     }
 
+    /// After a clean end of both daemons: equal disks, an empty bitmap, one generation, no Primary.
+    pub fn assert_equal_and_clean(&self) {
+        self.assert_disks_equal();
+        // As with DRBD, what a node used has to be applied before it counts as clean.
+        let dumps = [0, 1].map(|i| {
+            self.ok(i, &["apply-al", "r0"]);
+            self.ok(i, &["dump-md", "r0"])
+        });
+        for dump in &dumps {
+            assert!(dump.contains("# bits-set 0;"), "the bitmap is empty: {dump}");
+            assert_eq!(flags(dump) & 2, 0, "no Primary: {dump}");
+        }
+        assert_eq!(generation(&dumps[0]), generation(&dumps[1]), "the same generation");
+    }
+
     /// Compares both backing files over the data area; the daemons must be stopped.
     pub fn assert_disks_equal(&self) {
         let bytes = self.device_bytes(0);
@@ -292,6 +335,28 @@ impl Pair {
             .expect("cmp (package diffutils)");
         assert!(status.success(), "the backing disks differ");
     }
+}
+
+/// The current data generation of a metadata dump, without the Primary's bit.
+pub fn generation(dump: &str) -> u64 {
+    let at = dump.find("0x").unwrap_or(0);
+    let uuids = dump.split("uuid {").nth(1).unwrap_or(&dump[at..]);
+    let first = uuids.split("0x").nth(1).unwrap_or("");
+    let digits: String = first.chars().take_while(char::is_ascii_hexdigit).collect();
+    u64::from_str_radix(&digits, 16).expect("a generation in the dump") & !1
+}
+
+/// The flags of a metadata dump.
+pub fn flags(dump: &str) -> u32 {
+    let text = dump.split("flags 0x").nth(1).expect("flags in the dump");
+    let digits: String = text.chars().take_while(char::is_ascii_hexdigit).collect();
+    u32::from_str_radix(&digits, 16).expect("a number")
+}
+
+/// A port that nobody uses right now.
+pub fn free_address() -> String {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    listener.local_addr().expect("its number").to_string()
 }
 
 impl Drop for Pair {

@@ -13,7 +13,7 @@ pub const SECTOR: usize = 512;
 /// A request that is not answered for so long hangs.
 pub const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Set in versions whose content is zeroes.
-const ZEROES: u64 = 1 << 63;
+pub const ZEROES: u64 = 1 << 63;
 const EXPORT: &[u8] = b"r0";
 
 const READ: u16 = 0;
@@ -45,7 +45,7 @@ impl Random {
 }
 
 /// Content of a version of a sector; every word depends on both.
-fn fill(out: &mut [u8], sector: u64, version: u64) {
+pub fn fill(out: &mut [u8], sector: u64, version: u64) {
     if version & ZEROES != 0 {
         out.fill(0);
         return;
@@ -61,7 +61,8 @@ fn fill(out: &mut [u8], sector: u64, version: u64) {
     }
 }
 
-fn version_of(bytes: &[u8], sector: u64) -> Option<u64> {
+/// Version that a sector holds; none: what was never written.
+pub fn version_of(bytes: &[u8], sector: u64) -> Option<u64> {
     if bytes.iter().all(|b| *b == 0) {
         return Some(ZEROES);
     }
@@ -250,16 +251,23 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Idle at first.
+    /// Share the whole device. Idle at first.
     pub fn new(count: usize, device_sectors: u64, seed: u64) -> Writers {
+        // Not a multiple of a bitmap block: neighbours share one.
+        let share = device_sectors / count as u64 - 3;
+        let part = |n: u64| {
+            let first = n * share;
+            (first, if n + 1 == count as u64 { device_sectors - first } else { share })
+        };
+        Writers::on((0..count as u64).map(part), seed)
+    }
+
+    /// One for each region: first sector and number of sectors, blank on disk. Idle at first.
+    pub fn on(parts: impl Iterator<Item = (u64, u64)>, seed: u64) -> Writers {
         let shared = Arc::new(Shared::default());
         let mut regions = Vec::new();
         let mut threads = Vec::new();
-        // Not a multiple of a bitmap block: neighbours share one.
-        let share = device_sectors / count as u64 - 3;
-        for n in 0..count {
-            let first = n as u64 * share;
-            let len = if n + 1 == count { device_sectors - first } else { share };
+        for (n, (first, len)) in parts.enumerate() {
             let region = Arc::new(Mutex::new(Region::new(first, len)));
             regions.push(region.clone());
             let mut writer =

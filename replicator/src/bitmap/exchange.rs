@@ -2,6 +2,7 @@
 
 use super::vli::{self, BitReader, BitWriter};
 use super::words::Bitmap;
+use crate::planted::{self, Planted};
 use crate::wire::{BITMAP_PIECE_BYTES_MAX, BitmapPiece, CompressedBitmap, Packet};
 use alloc::vec::Vec;
 
@@ -200,7 +201,9 @@ impl BitmapReceiver {
             return Err(ExchangeError::PieceLength { expected, found });
         }
         for (i, word) in (first as usize..).zip(piece.words.as_chunks::<8>().0) {
-            self.newly_set += bitmap.merge_words(i, &[u64::from_le_bytes(*word)]);
+            let word = u64::from_le_bytes(*word);
+            let word = if planted::on(Planted::PeerBitmapIgnored) { 0 } else { word };
+            self.newly_set += bitmap.merge_words(i, &[word]);
         }
         self.pos = ((first + found / 8) * 64).min(self.bits);
         self.stats.plain(piece.words.len());
@@ -229,7 +232,7 @@ impl BitmapReceiver {
             if run > self.bits - self.pos {
                 return Err(ExchangeError::Beyond { pos: self.pos, run, bits: self.bits });
             }
-            if set {
+            if set && !planted::on(Planted::PeerBitmapIgnored) {
                 self.newly_set += bitmap.set_range(self.pos, self.pos + run - 1);
             }
             self.pos += run;

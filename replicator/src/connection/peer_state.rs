@@ -13,6 +13,7 @@ use crate::handshake::split_brain::Policies;
 use crate::handshake::uuid_rules::{self, UuidSet};
 use crate::meta::uuids::Uuids;
 use crate::meta_io::FullSyncStep;
+use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::state::Kind;
 use crate::state::log_line::Level;
@@ -237,7 +238,15 @@ impl Resource {
             disk.sb.uuids = own_set;
             disk.md.mark_dirty();
         }
-        let mut decision = outcome.decision;
+        let mut decision = match outcome.decision {
+            Decision::Source { full } if planted::on(Planted::SyncDirectionSwapped) => {
+                Decision::Target { full }
+            }
+            Decision::Target { full } if planted::on(Planted::SyncDirectionSwapped) => {
+                Decision::Source { full }
+            }
+            other => other,
+        };
         for step in outcome.steps {
             match step {
                 Step::Log(level, text) => {
@@ -271,15 +280,14 @@ impl Resource {
         let primary = self.vols[v].state.role == Role::Primary;
         let vol = &mut self.vols[v];
         let Some(disk) = vol.disk.as_mut() else { return };
-        if disk.sb.uuids.end_of_sync_unknown() {
-            disk.sb.uuids.new_current_beside_sync(random, primary);
-        } else {
-            disk.sb.uuids.new_current(random, primary);
+        if planted::on(Planted::NoNewGeneration) {
+            return;
         }
+        disk.sb.uuids.new_current(random, primary);
         disk.md.mark_dirty();
         vol.exposed.shows_own(disk.sb.uuids.current);
         let line = format!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
-        vol.completion_gate = Some(disk.md.sb_latest);
+        vol.completion_gate = Some(disk.md.sb_latest).filter(|_| !planted::on(Planted::CompletionNotHeld));
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
         self.when_super_block_stable(v, crate::meta_io::Then::OpenGate, out);
     }

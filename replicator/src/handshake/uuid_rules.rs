@@ -101,8 +101,10 @@ pub fn compare(input: &Input) -> Comparison {
         Correction::None => {}
         Correction::OwnEndMissed => end_of_sync(&mut result.own),
         Correction::PeerEndMissed => end_of_sync(&mut result.peer),
-        Correction::OwnSyncUuidLost => undo_sync_uuid(&mut result.own),
-        Correction::PeerSyncUuidLost => undo_sync_uuid(&mut result.peer),
+        Correction::OwnSyncUuidLost => undo_sync_uuid(&mut result.own, input.peer.current),
+        Correction::PeerSyncUuidLost => undo_sync_uuid(&mut result.peer, input.own.current),
+        Correction::OwnEndMissedAlone => end_of_earlier_sync(&mut result.own),
+        Correction::PeerEndMissedAlone => end_of_earlier_sync(&mut result.peer),
     }
     result
 }
@@ -117,9 +119,23 @@ fn end_of_sync(set: &mut UuidSet) {
     set.bitmap = DataUuid::ZERO;
 }
 
-fn undo_sync_uuid(set: &mut UuidSet) {
+/// `base`: the target's generation, which the sync UUID in the bitmap slot is the successor of. It is the youngest of the
+/// history unless the source went on alone after that.
+fn undo_sync_uuid(set: &mut UuidSet, base: DataUuid) {
+    if set.history[0].same_as(base) {
+        set.bitmap = set.history[0];
+        set.history[0] = set.history[1];
+    } else {
+        set.bitmap = base.with_primary_bit(false);
+    }
+}
+
+/// The source went on alone after a resync whose end it did not notice. What was current then is what the target has now,
+/// and what the bitmap describes the difference to.
+fn end_of_earlier_sync(set: &mut UuidSet) {
+    let sync_uuid = set.bitmap;
     set.bitmap = set.history[0];
-    set.history[0] = set.history[1];
+    set.history[0] = sync_uuid;
 }
 
 #[derive(Clone, Copy)]
@@ -129,6 +145,8 @@ enum Correction {
     PeerEndMissed,
     OwnSyncUuidLost,
     PeerSyncUuidLost,
+    OwnEndMissedAlone,
+    PeerEndMissedAlone,
 }
 
 struct Row {
@@ -212,18 +230,25 @@ const ROWS: &[Row] = &[
     row(50, TARGET,             |f| f.o[C] == f.p[B]),
     row(51, NEEDS_91,           |f| f.peer_sync_uuid_lost() && f.input.agreed_version < 91),
     correcting(51, TARGET, Correction::PeerSyncUuidLost, Facts::peer_sync_uuid_lost),
+    correcting(52, TARGET, Correction::PeerEndMissedAlone, Facts::peer_end_missed_alone),
     row(60, TARGET_FULL,        |f| f.o[C] == f.p[H1] || f.o[C] == f.p[H2]),
     row(70, SOURCE,             |f| f.o[B] == f.p[C]),
     row(71, NEEDS_91,           |f| f.own_sync_uuid_lost() && f.input.agreed_version < 91),
     correcting(71, SOURCE, Correction::OwnSyncUuidLost, Facts::own_sync_uuid_lost),
+    correcting(72, SOURCE, Correction::OwnEndMissedAlone, Facts::own_end_missed_alone),
     row(80, SOURCE_FULL,        |f| f.o[H1] == f.p[C] || f.o[H2] == f.p[C]),
 
     // both went on from something
     // masked here as well: a lone role bit is no generation, and both nodes have to agree on that
     row(90, SPLIT_BRAIN,        |f| f.o[B] == f.p[B] && f.o[B] != 0),
+    // The specification looks at the history alone, and takes two empty slots for a common generation.
     row(100, SPLIT_BRAIN_NO_BASE,
-                                |f| f.o[H1..].iter().any(|h| f.p[H1..].contains(h))),
+                                |f| f.o[B..].iter().any(|g| *g != 0 && f.p[B..].contains(g))),
 ];
+
+fn successor(generation: u64) -> u64 {
+    generation.wrapping_add(DataUuid::SYNC_OFFSET)
+}
 
 fn fresh(current: u64) -> bool {
     current == JUST_CREATED || current == 0
@@ -271,22 +296,33 @@ impl Facts {
 
     /// The peer started as source and rotated; its sync UUID never arrived here.
     fn peer_sync_uuid_lost(&self) -> bool {
-        self.o[C] == self.p[H1]
-            && if self.input.agreed_version < 96 {
-                self.o[H1] == self.p[H2]
-            } else {
-                self.p[H1].wrapping_add(DataUuid::SYNC_OFFSET) == self.p[B]
-            }
+        if self.input.agreed_version < 96 {
+            self.o[C] == self.p[H1] && self.o[H1] == self.p[H2]
+        } else {
+            self.p[H1..].contains(&self.o[C]) && successor(self.o[C]) == self.p[B]
+        }
     }
 
-    /// This node started as source and rotated; its sync UUID never arrived there.
+    /// This node started as source and rotated; its sync UUID never arrived there. In the specification the
+    /// base of the sync UUID is the youngest of the history; but if the source crashed and went on alone, it has moved on.
+    /// The bitmap has not: bits are cleared for a target only that has stored the sync UUID.
     fn own_sync_uuid_lost(&self) -> bool {
-        self.o[H1] == self.p[C]
-            && if self.input.agreed_version < 96 {
-                self.o[H2] == self.p[H1]
-            } else {
-                self.o[H1].wrapping_add(DataUuid::SYNC_OFFSET) == self.o[B]
-            }
+        if self.input.agreed_version < 96 {
+            self.o[H1] == self.p[C] && self.o[H2] == self.p[H1]
+        } else {
+            self.o[H1..].contains(&self.p[C]) && successor(self.p[C]) == self.o[B]
+        }
+    }
+
+    /// The resync to this node ended without the peer's notice, and the peer went on alone from there.
+    fn peer_end_missed_alone(&self) -> bool {
+        self.o[C] == self.p[H1] && self.p[B] != 0 && self.o[B..=H1] == [0, self.p[B]]
+    }
+
+    /// The resync from this node ended without its notice, and it went on alone from there. Its bitmap has whatever the
+    /// target did not acknowledge, and everything since.
+    fn own_end_missed_alone(&self) -> bool {
+        self.p[C] == self.o[H1] && self.o[B] != 0 && self.p[B..=H1] == [0, self.o[B]]
     }
 }
 

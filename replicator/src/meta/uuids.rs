@@ -28,10 +28,18 @@ impl Uuids {
         self.current = self.current.with_primary_bit(primary);
     }
 
-    /// A new generation `random`: the previous one becomes what the bitmap is relative to, as it is. Nothing is
-    /// rotated; a bitmap generation that was there is lost, so the caller warns if there is one.
+    /// A new generation `random`. The bitmap describes the difference to the previous one, which moves into its slot as it
+    /// is; or to an older one that is there already, and stays: then the previous one moves into the history, where that
+    /// of a resync target is looked for which has finished unheard.
     pub fn new_current(&mut self, random: DataUuid, primary: bool) {
-        self.bitmap = self.current;
+        if self.bitmap.is_zero() {
+            self.bitmap = self.current;
+        } else {
+            // The base of a resync inside one generation is that generation itself. Next to its sync UUID it would look as
+            // if the resync had just begun (see `end_of_sync_unknown`), and every promotion would start one more.
+            let base_bit = self.bitmap.primary_bit();
+            self.push_history(self.current.with_primary_bit(!base_bit));
+        }
         self.set_current(random, primary);
     }
 
@@ -39,7 +47,7 @@ impl Uuids {
     /// its own already.
     pub fn end_of_sync_unknown(&self) -> bool {
         let base = self.history[0];
-        // With the role bit: it tells what `new_current_beside_sync` has left, which is not unknown any more.
+        // With the role bit: it tells what `new_current` has left, which is not unknown any more.
         let successor = DataUuid(base.0.wrapping_add(DataUuid::SYNC_OFFSET));
         !self.bitmap.is_zero()
             && (base.same_as(DataUuid::JUST_CREATED)
@@ -52,16 +60,6 @@ impl Uuids {
     pub fn syncs_own_generation(&self) -> bool {
         !self.bitmap.is_zero()
             && self.bitmap.same_as(DataUuid(self.current.0.wrapping_add(DataUuid::SYNC_OFFSET)))
-    }
-
-    /// A new generation while [`Uuids::end_of_sync_unknown`]: the bitmap still describes the difference to the
-    /// target in the middle of the resync, and the history names the generation of a target that has finished.
-    pub fn new_current_beside_sync(&mut self, random: DataUuid, primary: bool) {
-        // The base of a resync inside one generation is that generation itself. Next to its sync UUID it would look as if
-        // the resync had just begun, and the next promotion would push the last common generation out of the history.
-        let base_bit = self.bitmap.primary_bit();
-        self.push_history(self.current.with_primary_bit(!base_bit));
-        self.set_current(random, primary);
     }
 
     /// Stores a bitmap generation without its role bit; no history.
@@ -198,7 +196,7 @@ mod tests {
         let sync = u.begin_sync_source(DataUuid(9));
         assert_eq!(sync, DataUuid(R + 0x0001_0000_0000_0000));
         assert!(u.syncs_own_generation() && u.end_of_sync_unknown());
-        u.new_current_beside_sync(DataUuid(R2), true);
+        u.new_current(DataUuid(R2), true);
         assert_eq!(u, set(R2 | 1, sync.0, R | 1, 8));
         assert!(!u.syncs_own_generation() && !u.end_of_sync_unknown());
     }

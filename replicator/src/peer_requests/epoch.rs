@@ -11,6 +11,7 @@ use crate::action::{Action, Actions, LogLevel};
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, flush_slot, pack};
+use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::timers::Timer;
 
@@ -44,7 +45,9 @@ impl Resource {
             if e.active > 0 {
                 return;
             }
-            let stable = !flushes || self.peer.flushed_up_to.is_some_and(|n| n >= e.number);
+            let stable = !flushes
+                || planted::on(Planted::BarrierAckBeforeFlush)
+                || self.peer.flushed_up_to.is_some_and(|n| n >= e.number);
             if !stable {
                 break;
             }

@@ -12,6 +12,7 @@ use crate::action::{Action, Actions};
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
+use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::wire::{BlockId, Command, DpFlags};
 
@@ -67,6 +68,9 @@ impl Resource {
         if w.dp.contains(DpFlags::SEND_RECEIVE_ACK) {
             self.send_ack(Command::RecvAck, v, (w.sector, w.len_bytes, w.block_id), out);
         }
+        if planted::on(Planted::AckOnReceive) && w.dp.contains(DpFlags::SEND_WRITE_ACK) {
+            self.send_ack(Command::WriteAck, v, (w.sector, w.len_bytes, w.block_id), out);
+        }
         let only_copy = self.vols[v].state.pdsk < DiskState::Inconsistent;
         if only_copy {
             // At once, since the peer may attach its disk before the write starts, and gets the bitmap then.
@@ -108,7 +112,7 @@ impl Resource {
             let vol = self.peer.writes[slot].vol;
             let behind = list[..kept].iter().any(|s| {
                 let o = &self.peer.writes[*s];
-                o.vol == vol && o.range().overlaps(range)
+                o.vol == vol && o.range().overlaps(range) && !planted::on(Planted::PeerOverlapIgnored)
             });
             if behind || !self.try_submit_peer_write(slot, kept, out) {
                 list[kept] = slot;
@@ -131,8 +135,10 @@ impl Resource {
         if dp.contains(DpFlags::FLUSH) && (earlier_waiting > 0 || self.active_in_epoch(epoch, slot)) {
             return false;
         }
-        let busy = self.peer.active.iter().any(|(o, r, _)| *o as usize == v && r.overlaps(range))
-            || self.vols[v].resync.writing_overlaps(range);
+        let writing = self.peer.active.iter().any(|(o, r, _)| *o as usize == v && r.overlaps(range));
+        let busy = writing && !planted::on(Planted::PeerOverlapIgnored)
+            || self.vols[v].resync.writing_overlaps(range)
+                && !planted::on(Planted::WriteOvertakesResyncWrite);
         if busy {
             return false;
         }
@@ -245,14 +251,15 @@ impl Resource {
             out.push(Action::Release { buf });
         }
         let id = (w.sector, w.len_bytes, w.block_id);
-        if !ok {
+        let reported = ok || planted::on(Planted::NegAckForgotten);
+        if !reported {
             self.vols[v].set_out_of_sync(w.range());
         }
         if !w.orphan {
-            if !ok {
+            if !reported {
                 // spec: drbd-wire trap 19, a failed write is reported in every protocol
                 self.send_ack(Command::NegAck, v, id, out);
-            } else if w.dp.contains(DpFlags::SEND_WRITE_ACK) {
+            } else if w.dp.contains(DpFlags::SEND_WRITE_ACK) && !planted::on(Planted::AckOnReceive) {
                 self.send_ack(Command::WriteAck, v, id, out);
             }
             let epoch = self.peer.epochs.iter_mut().find(|e| e.number == w.epoch);

@@ -9,6 +9,7 @@ use model::units::{MAX_BIO_BYTES, MAX_DISCARD_BYTES, SECTOR_BYTES, SectorRange};
 use super::{Kind, Request, flag};
 use crate::action::{Action, Actions, ClientResult};
 use crate::event::{ClientOp, ClientRequest};
+use crate::planted::{self, Planted};
 use crate::resource::Resource;
 
 impl Resource {
@@ -125,7 +126,7 @@ impl Resource {
                 if !self.reqs.table[slot].has(flag::ACTIVE) {
                     let busy =
                         self.reqs.overlaps_active(v as u8, range) || self.vols[v].resync.locks_out(range);
-                    if busy {
+                    if busy && !planted::on(Planted::OverlapIgnored) {
                         return false;
                     }
                 }
@@ -142,7 +143,7 @@ impl Resource {
         let mut wait_for_log = false;
         if !has_al && vol.has_usable_disk() && !vol.al_suspended {
             let disk = vol.disk.as_mut().expect("usable disk is present");
-            if !disk.md.primary_on_disk {
+            if !disk.md.primary_on_disk && !planted::on(Planted::PrimaryFlagLate) {
                 // A crash would not be seen as that of a Primary, and the activity log would not be looked at.
                 return false;
             }
@@ -152,7 +153,7 @@ impl Resource {
                     if disk.al.stage(first, last).is_err() {
                         return false;
                     }
-                    wait_for_log = true;
+                    wait_for_log = !planted::on(Planted::ActivityLogSkipped);
                 }
                 self.reqs.table[slot].set(flag::IN_AL);
             }

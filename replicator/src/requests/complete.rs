@@ -8,6 +8,7 @@ use model::state::DiskState;
 use super::{Kind, flag};
 use crate::action::{Action, Actions, ClientResult, LogLevel};
 use crate::event::VolIdx;
+use crate::planted::{self, Planted};
 use crate::resource::Resource;
 
 impl Resource {
@@ -28,7 +29,7 @@ impl Resource {
         // What only a disk has that is not good (any more) is overwritten by the next resync: a write that was on
         // its way when the peer was lost is not answered for its sake. A read took what is good there.
         let (s, read) = (&self.vols[v].state, r.kind == Kind::Read);
-        let own_counts = read || s.disk == DiskState::UpToDate;
+        let own_counts = read || s.disk == DiskState::UpToDate || planted::on(Planted::BadDiskCounts);
         // The same for a target that has it while the own disk has just failed.
         let peer_counts = read || s.pdsk == DiskState::UpToDate;
         let done = r.has(flag::NET_OK) && peer_counts || r.has(flag::LOCAL_OK) && own_counts;
@@ -94,6 +95,9 @@ impl Resource {
             out.push(Action::ClientDone { tag, result, buf: None });
             self.reqs.table[slot].clear(flag::ACTIVE);
             self.reqs.active.retain(|(_, _, s)| *s != slot);
+            if planted::on(Planted::ExtentReleasedAtCompletion) {
+                self.give_back_extents(slot);
+            }
             if closes {
                 self.close_epoch();
             }
@@ -103,6 +107,17 @@ impl Resource {
         self.try_leave(slot, out);
         if is_change {
             self.after_active_ended(v as usize);
+        }
+    }
+
+    fn give_back_extents(&mut self, slot: u32) {
+        let r = &mut self.reqs.table[slot];
+        let (first, last) = r.range().al_extents();
+        if r.has(flag::IN_AL)
+            && let Some(disk) = self.vols[r.vol as usize].disk.as_mut()
+        {
+            r.clear(flag::IN_AL);
+            disk.al.put(first, last);
         }
     }
 
@@ -133,7 +148,10 @@ impl Resource {
         let vol = &mut self.vols[r.vol as usize];
         // A write that went to the peer alone was marked when it started.
         let peer_has_it = r.has(flag::NET_OK) && r.has(flag::BARRIER_ACKED);
-        if !peer_has_it || r.has(flag::NET_LOST | flag::LOCAL_FAILED) {
+        let failed =
+            r.has(flag::NET_LOST | flag::LOCAL_FAILED) && !planted::on(Planted::FailedWriteNotMarked);
+        let never_sent = !r.has(flag::NET_WANTED) && planted::on(Planted::LonelyWriteNotMarked);
+        if !peer_has_it && !never_sent || failed {
             vol.set_out_of_sync(r.range());
         }
         if r.has(flag::IN_AL)

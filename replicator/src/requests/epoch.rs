@@ -5,6 +5,7 @@ use model::time::Duration;
 
 use super::{SentEpoch, flag};
 use crate::action::Actions;
+use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::timers::Timer;
 
@@ -44,7 +45,9 @@ impl Resource {
         assert!(back.writes > 0, "a barrier is never sent for an epoch without writes");
         back.barrier_sent_at = Some(now);
         let number = back.number;
-        self.send_barrier(number, out);
+        if !planted::on(Planted::BarrierDropped) {
+            self.send_barrier(number, out);
+        }
         self.arm_request_age();
     }
 

@@ -9,6 +9,7 @@ use crate::action::{Action, Actions};
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
+use crate::planted::{self, Planted};
 use crate::resource::Resource;
 
 impl Resource {
@@ -31,7 +32,9 @@ impl Resource {
         }
         self.close_epoch();
         let established = self.conn.is_established();
-        let waits_for_peer = established && self.protocol_of(v as usize) == Protocol::C;
+        let waits_for_peer = established
+            && self.protocol_of(v as usize) == Protocol::C
+            && !planted::on(Planted::FlushNotForwarded);
         if waits_for_peer && !self.reqs.epochs.is_empty() {
             flags |= flag::NET_WANTED | flag::NET_PENDING;
             self.reqs.table[slot].epoch = self.reqs.epochs.back().expect("not empty").number;

@@ -6,6 +6,7 @@ use model::time::Duration;
 
 use super::flag;
 use crate::action::Actions;
+use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::timers::Timer;
 
@@ -22,6 +23,15 @@ impl Resource {
         for slot in log.drain(..) {
             let r = &mut self.reqs.table[slot];
             r.clear(flag::NET_PENDING | flag::IN_LOG);
+            let forgotten = planted::on(Planted::LossNotMarked)
+                || planted::on(Planted::UnfinishedWriteForgotten)
+                    && r.has(flag::NET_OK)
+                    && r.has(flag::LOCAL_PENDING);
+            if forgotten {
+                r.set(flag::NET_OK | flag::BARRIER_ACKED);
+                self.try_complete(slot, out);
+                continue;
+            }
             r.set(flag::NET_LOST);
             let (v, range) = (r.vol as usize, r.range());
             // The bits are set now, not when the local disk is done: the bitmap may be exchanged before that.
@@ -36,6 +46,9 @@ impl Resource {
             self.try_complete(slot, out);
         }
         for slot in mem::take(&mut self.reqs.remote_reads) {
+            if planted::on(Planted::RemoteReadForgotten) {
+                continue;
+            }
             self.remote_read_failed(slot, out);
         }
         self.close_epoch();

@@ -8,6 +8,7 @@ use crate::action::{Action, Actions};
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
+use crate::planted::{self, Planted};
 use crate::resource::Resource;
 
 impl Resource {
@@ -17,7 +18,9 @@ impl Resource {
         let vol = &self.vols[v];
         let good_here = match vol.state.disk {
             DiskState::UpToDate => true,
-            DiskState::Inconsistent => !vol.any_out_of_sync(range),
+            DiskState::Inconsistent => {
+                !vol.any_out_of_sync(range) || planted::on(Planted::ReadFromInconsistent)
+            }
             _ => false,
         };
         if vol.has_usable_disk() && good_here && !tried_local {

@@ -8,6 +8,7 @@ use crate::action::{Action, Actions};
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
+use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::wire::DpFlags;
 
@@ -40,7 +41,11 @@ impl Resource {
         }
         // A write that the peer does not get is marked before it starts: a connection may be made, and the bitmap
         // be sent, while it is still on its way to the disk.
-        if !remote && vol.set_out_of_sync(range) > 0 && marked {
+        let lonely_forgotten = planted::on(Planted::LonelyWriteNotMarked) && !marked;
+        if !remote && !lonely_forgotten && vol.set_out_of_sync(range) > 0 && marked {
+            if planted::on(Planted::OutOfSyncNotSent) {
+                return self.submit_local_write(slot, out);
+            }
             self.send_out_of_sync(v, range, out);
         }
         if remote && !local {
@@ -63,7 +68,8 @@ impl Resource {
         let r = &mut self.reqs.table[slot];
         r.set(flag::LOCAL_PENDING);
         r.local_at = now;
-        let (vol, sector, len_bytes, fua) = (VolIdx(r.vol), r.sector, r.len_bytes, r.has(flag::FUA));
+        let fua = r.has(flag::FUA) && !planted::on(Planted::FuaForgotten);
+        let (vol, sector, len_bytes) = (VolIdx(r.vol), r.sector, r.len_bytes);
         let tag = pack(IoKind::AppWrite, slot, generation);
         out.push(match r.kind {
             Kind::Write => {
@@ -99,7 +105,7 @@ impl Resource {
             Protocol::B => DpFlags::SEND_RECEIVE_ACK,
             Protocol::C => DpFlags::SEND_WRITE_ACK,
         };
-        if r.has(flag::FUA) {
+        if r.has(flag::FUA) && !planted::on(Planted::FuaNotSent) {
             dp = dp.with(DpFlags::FUA);
         }
         if core::mem::take(&mut self.reqs.flush_before_next) {

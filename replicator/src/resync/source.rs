@@ -17,6 +17,7 @@ use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
 use crate::meta_io::{FullSyncStep, Then, uuid_line};
+use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::state::Kind;
 use crate::timers::Timer;
@@ -47,6 +48,10 @@ impl Resource {
         let line = format!("updated sync UUID {}", uuid_line(&disk.sb.uuids));
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
         let generation = self.conn.generation;
+        if planted::on(Planted::SyncUuidBeforeStable) {
+            self.send_sync_uuid(v, sync_uuid, out);
+            return;
+        }
         // A source that forgets this UUID in a crash could not be told from unrelated data.
         self.when_super_block_stable(v, Then::SendSyncUuid { uuid: sync_uuid, generation }, out);
     }
@@ -86,7 +91,8 @@ impl Resource {
         for slot in list {
             let r = self.vols[v].resync.reads[slot];
             let primary = self.vols[v].state.role == Role::Primary;
-            if primary && self.reqs.overlaps_unfinished(v as u8, r.range) {
+            let overtakes = planted::on(Planted::ResyncReadOvertakesWrite);
+            if primary && self.reqs.overlaps_unfinished(v as u8, r.range) && !overtakes {
                 self.send_closed_barrier(out);
                 self.vols[v].resync.waiting_reads.push(slot);
                 continue;
@@ -142,6 +148,9 @@ impl Resource {
                 Some(buf) => {
                     let at = (r.range.start, BlockId::RESYNC);
                     self.send_block(Command::RsDataReply, v, at, (buf, len_bytes), out);
+                    if planted::on(Planted::BitClearedTooEarly) {
+                        self.vols[v].set_in_sync(r.range);
+                    }
                 }
                 None => {
                     self.send_ack(Command::NegRsDreply, v, (r.range.start, len_bytes, r.block_id), out);

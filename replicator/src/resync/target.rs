@@ -16,6 +16,7 @@ use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, flush_slot, pack};
 use crate::meta_io::{Then, uuid_line};
+use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::state::Kind;
 use crate::timers::Timer;
@@ -63,6 +64,10 @@ impl Resource {
         // Until the super block says Inconsistent no block may be overwritten: a crash would leave a mixture that
         // calls itself Outdated or better. And the source forgets a bit as soon as the block is written here, which
         // a loss of power can undo: the bits it told of have to be on this disk before.
+        if planted::on(Planted::RequestsBeforeInconsistent) {
+            self.start_requests(v, generation, out);
+            return;
+        }
         self.write_bitmap_dirty(v, out);
         self.when_bitmap_written(v, Then::StartRequests { generation }, out);
     }
@@ -274,6 +279,9 @@ impl Resource {
         run.requests[slot].writing = true;
         let generation = run.requests.generation(slot);
         let vol = &mut self.vols[v];
+        if planted::on(Planted::BitClearedTooEarly) {
+            vol.set_in_sync(range);
+        }
         vol.counters.received_sectors += range.len_sectors();
         let Some(disk) = vol.disk.as_mut().filter(|_| vol.state.disk >= DiskState::Inconsistent) else {
             if let Some(buf) = buf {
@@ -362,6 +370,10 @@ impl Resource {
             return;
         }
         run.ending = true;
+        if planted::on(Planted::NoFlushAtEndOfResync) {
+            self.ping_fence(Fence::EndOfResync { vol: v as u8 }, out);
+            return;
+        }
         run.flushing_end = true;
         let generation = run.generation;
         let Some(disk) = vol.disk.as_mut() else { return };
@@ -380,6 +392,10 @@ impl Resource {
         run.flushing_end = false;
         if !ok {
             self.local_io_failed(v, FailedIo::Flush, out);
+            return;
+        }
+        if planted::on(Planted::EndOfResyncNotFenced) {
+            self.end_of_resync_fenced(v, out);
             return;
         }
         self.ping_fence(Fence::EndOfResync { vol: v as u8 }, out);
@@ -418,7 +434,9 @@ impl Resource {
                 Some(peer) if target => disk.sb.uuids.end_sync_target(&peer, primary),
                 _ => disk.sb.uuids.end_sync_source(),
             }
-            disk.md.mark_dirty();
+            if !(target && planted::on(Planted::EndOfResyncNotStored)) {
+                disk.md.mark_dirty();
+            }
             // A crash must not find the end of the resync next to bits from before it.
             disk.md.sb_after_pages = true;
             out.log(LogLevel::Info, at, format!("updated UUIDs {}", uuid_line(&disk.sb.uuids)));

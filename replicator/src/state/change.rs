@@ -70,7 +70,7 @@ impl Resource {
         if !susp.is_empty() {
             out.log(LogLevel::Info, None, susp);
         }
-        self.commit(v, done.new, out);
+        self.commit(v, old, done.new, out);
         self.run_effects(out);
         Ok(done.result)
     }
@@ -138,7 +138,7 @@ impl Resource {
                 out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
             }
             if done.new != before[v] {
-                self.commit(v, done.new, out);
+                self.commit(v, before[v], done.new, out);
             }
         }
         self.run_effects(out);
@@ -151,9 +151,9 @@ impl Resource {
         }
     }
 
-    /// Assigns the state and does what belongs to the same moment.
-    fn commit(&mut self, v: usize, new: VolumeState, out: &mut Actions) {
-        let old = self.vols[v].state;
+    /// Assigns the state and does what belongs to the same moment. `old` is the state that the change was judged by: of
+    /// several volumes that change at once a later one has the suspend flags of the first already.
+    fn commit(&mut self, v: usize, old: VolumeState, new: VolumeState, out: &mut Actions) {
         assert_ne!(old, new, "a commit changes something");
         self.vols[v].state = new;
         // The suspend flags belong to the resource.

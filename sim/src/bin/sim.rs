@@ -17,6 +17,7 @@ usage: sim [--small] --seed N [--keep A,B,..] [--quiet]   one schedule with its 
        sim [--small] --seed N --shrink                    the fewest acts that still fail
        sim [--small] --seeds A..B [--jobs J] [--minutes M]  many, for so long at most
        sim [--small] --fresh COUNT [--jobs J]             so many that nobody ran before; prints which
+       sim mutants [--sample | NAME ..]                   how soon deliberate bugs of the core are found
 Schedules are whole lives; with --small: a few writes, one or two faults, recovery.";
 
 /// What the command line asks for.
@@ -74,6 +75,9 @@ fn parse() -> Option<Wish> {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("mutants") {
+        return mutants();
+    }
     let Some(wish) = parse() else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
@@ -83,6 +87,46 @@ fn main() -> ExitCode {
         (Some(seed), _) => one(&wish, seed),
         (_, Some((a, b))) => hunt(&wish, a, b),
         _ => unreachable!("checked when parsed"),
+    }
+}
+
+/// The table of planted bugs, by a core that was compiled with them.
+#[cfg(feature = "mutants")]
+fn mutants() -> ExitCode {
+    use replicator::Planted;
+    use sim::mutants::{Budget, table};
+
+    std::panic::set_hook(Box::new(|_| {}));
+    let words: Vec<String> = std::env::args().skip(2).collect();
+    let jobs = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let budget = Budget { small: 100_000, life: 5000 };
+    let named = |b: &Planted| words.iter().any(|w| format!("{b:?}") == *w);
+    let mut bugs: Vec<Planted> = Planted::ALL.into_iter().filter(|b| words.is_empty() || named(b)).collect();
+    if words.first().is_some_and(|w| w == "--sample") {
+        bugs = sim::mutants::SAMPLE.to_vec();
+    }
+    if bugs.is_empty() {
+        eprintln!("usage: sim mutants [--sample | NAME ..]; names are those of replicator/src/planted.rs");
+        return ExitCode::from(2);
+    }
+    if table(&bugs, budget, jobs) == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs this program again, compiled with the planted bugs.
+#[cfg(not(feature = "mutants"))]
+fn mutants() -> ExitCode {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = std::process::Command::new(cargo)
+        .args(["run", "--quiet", "--release", "-p", "sim", "--features", "mutants", "--"])
+        .args(std::env::args().skip(1))
+        .status();
+    match status {
+        Ok(s) if s.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("cannot run cargo: {e}");
+            ExitCode::from(2)
+        }
     }
 }
 

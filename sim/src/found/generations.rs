@@ -9,6 +9,7 @@ use super::healing::{both_again, outcome, peer_missed, target_finishes, write};
 use crate::hooks::{Blocked, DiskOp};
 use crate::scenario::{fresh_pair, fresh_pair_with, net};
 use crate::world::{Answer, SimOp, World};
+use replicator::wire::Command as Wire;
 
 const SECTORS: u64 = 4_000;
 const VOL: VolIdx = VolIdx(0);
@@ -209,4 +210,55 @@ fn a_source_is_promoted_again_and_again_beside_an_invalidate_cut_off() {
         w.connect(n, &net);
     }
     both_again(&mut w);
+}
+
+/// The source was killed before its sync UUID arrived, and went on alone before the next handshake. The target's own
+/// generation had left the place where rule 71 looks for it: a full resync for two blocks.
+#[test]
+fn a_source_goes_on_alone_when_its_sync_uuid_was_lost() {
+    let mut w = source_of_one_block(608);
+    w.connect(1, &net());
+    assert!(w.run_until(Duration::from_secs(10), |w| w.state(0).0 == ConnState::SyncSource));
+    // The source stores its sync UUID; what it sends then is slow.
+    w.weather.net_us = 100_000;
+    w.run_for(Duration::from_millis(2));
+    w.weather.net_us = 50;
+    assert!(w.state(1).0 < ConnState::SyncTarget);
+    two_blocks_are_brought(&mut w);
+}
+
+/// The same with a target that was finished, which the source did not write down.
+#[test]
+fn a_source_goes_on_alone_when_it_missed_the_end() {
+    let mut w = source_of_one_block(609);
+    w.connect(1, &net());
+    target_finishes(&mut w);
+    two_blocks_are_brought(&mut w);
+}
+
+/// A pair without a Primary, whose activity log would mark more; node 1 has a block that node 2 is going to miss.
+fn source_of_one_block(seed: u64) -> World {
+    let mut w = fresh_pair(seed, SECTORS);
+    w.run_for(Duration::from_secs(1));
+    w.crash(1, false);
+    w.run_for(Duration::from_secs(3));
+    write(&mut w, 0, 64);
+    w.command_and_wait(0, Command::Secondary { open: 0 });
+    w.start(1);
+    w
+}
+
+/// The source is killed and promoted alone; then a handshake brings what the target misses and nothing else.
+fn two_blocks_are_brought(w: &mut World) {
+    w.crash(0, false);
+    w.run_for(Duration::from_secs(3));
+    w.start(0);
+    w.run_for(Duration::from_secs(1));
+    assert_eq!(w.command_and_wait(0, PROMOTE), CommandResult::Ok);
+    write(w, 0, 128);
+    w.hooks.record = true;
+    w.connect(0, &net());
+    both_again(w);
+    let brought = w.hooks.data_bytes(0, Wire::RsDataReply);
+    assert!(brought <= 2 * 8 * 512, "{brought} bytes");
 }

@@ -8,6 +8,8 @@ mod resync;
 mod split_brain;
 mod timeouts;
 
+use std::cell::Cell;
+
 use model::ids::DataUuid;
 use model::state::{ConnState, DiskState, Role};
 use model::time::Duration;
@@ -24,10 +26,25 @@ pub(crate) const SECTORS: u64 = 8192;
 pub(crate) const LARGE: u64 = 49_152;
 pub(crate) const OK: CommandResult = CommandResult::Ok;
 
+thread_local! {
+    /// Nodes made by [`nodes`] announce only what a kernel 8.4 announces, so that each takes the other for one.
+    pub(crate) static KERNEL_FEATURES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Leaves the four features that a kernel knows.
+fn only_kernel_features(_: usize, command: Wire, body: &mut [u8]) {
+    if command == Wire::ConnectionFeatures {
+        body[4..8].copy_from_slice(&15u32.to_be_bytes());
+    }
+}
+
 /// Two nodes, started, not connected; each with its own disk options.
 pub(crate) fn nodes(seed: u64, sectors: u64, disks: [DiskConfig; 2], volumes: u8) -> World {
     let mut w = World::with_volumes(seed, sectors, disks, volumes);
     w.trace = Some(Vec::new());
+    if KERNEL_FEATURES.get() {
+        w.hooks.tamper = Some(only_kernel_features);
+    }
     w.start(0);
     w.start(1);
     w.run_for(ms(10));
@@ -47,6 +64,10 @@ pub(crate) fn pair_with(seed: u64, sectors: u64, net: &NetConfig, disks: [DiskCo
     let mut w = nodes(seed, sectors, disks, 1);
     w.truth.protocol_c = net.protocol == model::policy::Protocol::C;
     link_up(&mut w, net);
+    if KERNEL_FEATURES.get() {
+        // A kernel does not answer the skip, so the state packets of the connect have to be in before it.
+        w.run_for(ms(100));
+    }
     skip_initial_sync(&mut w, 0);
     assert_eq!(primary(&mut w, 0), OK);
     w.run_for(ms(100));

@@ -145,3 +145,20 @@ fn takeover_of_both_volumes() {
     w.connect(0, &net());
     all_heal(&mut w);
 }
+
+/// The suspend flags belong to the resource; the second volume had them already when its own change was made, and the
+/// core stopped.
+#[test]
+fn all_volumes_are_suspended_at_once() {
+    let mut w = two_volumes(7);
+    assert_eq!(w.command_and_wait(0, Command::SuspendIo), OK);
+    let susp = |w: &World| [0, 1].map(|v| w.volume_of(0, v).expect("it runs").susp);
+    assert_eq!(susp(&w), [true; 2]);
+    let tags = [0, 1].map(|v| w.request(0, SimOp::Write { sector: on(v, 64), count: 8, fua: false }));
+    w.run_for(secs(1));
+    assert_eq!(tags.map(|t| answer(&mut w, t)), [None, None]);
+    assert_eq!(w.command_and_wait(0, Command::ResumeIo), OK);
+    assert_eq!(susp(&w), [false; 2]);
+    assert_eq!(tags.map(|t| wait(&mut w, t).0), [ClientResult::Ok; 2]);
+    all_heal(&mut w);
+}

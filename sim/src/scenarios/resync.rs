@@ -1,16 +1,9 @@
 //! What travels in a resync, what interrupts it, how fast it goes, how it ends (drbd-wire 5, 6).
 
 use super::*;
-use crate::hooks::DiskOp;
-use model::policy::OnIoError;
-use model::result_code::{ConfigError, StateResult};
 use replicator::meta::superblock::{MetaFlags, SuperBlock};
 
 const VOL: VolIdx = VolIdx(0);
-
-fn large(seed: u64, cfg: &DiskConfig) -> World {
-    pair_with(seed, LARGE, &net(), [cfg.clone(), cfg.clone()])
-}
 
 /// Both disks with a fixed resync rate.
 fn fixed_rate(kib_s: u32) -> DiskConfig {
@@ -41,22 +34,6 @@ fn resyncing(w: &mut World) {
     assert!(w.run_until(secs(10), runs), "{:?} {:?}", w.state(0), w.state(1));
 }
 
-#[test]
-fn only_changed_blocks_travel() {
-    for (use_rle, command) in [(true, Wire::CompressedBitmap), (false, Wire::Bitmap)] {
-        let n = NetConfig { use_rle, ..net() };
-        let mut w = pair_with(1, LARGE, &n, [DiskConfig::default(), DiskConfig::default()]);
-        apart(&mut w, 20);
-        w.connect(1, &n);
-        heals(&mut w);
-        assert_eq!(resync_bytes(&w, 0), 20 * 4096);
-        assert_eq!(resync_bytes(&w, 1), 0);
-        let used = |c| w.hooks.seen(0, c) > 0 && w.hooks.seen(1, c) > 0;
-        assert!(used(command));
-        assert_eq!(used(Wire::CompressedBitmap), use_rle);
-    }
-}
-
 /// A bitmap that compresses badly: every other block.
 #[test]
 fn both_codings_bring_the_same_bits() {
@@ -73,26 +50,6 @@ fn both_codings_bring_the_same_bits() {
         w.connect(1, &n);
         heals(&mut w);
         assert_eq!(resync_bytes(&w, 0), 700 * 4096);
-    }
-}
-
-/// What the activity log named at the crash is resynced, all of it and nothing else.
-#[test]
-fn crash_of_a_primary_resyncs_its_hot_extents() {
-    for power in [false, true] {
-        let mut w = large(2, &DiskConfig::default());
-        for extent in [0, 2] {
-            assert_eq!(write(&mut w, 0, extent * 8192 + 64, 8), ClientResult::Ok);
-        }
-        w.run_for(ms(100));
-        w.crash(0, power);
-        w.run_for(secs(2));
-        w.hooks.packets.clear();
-        w.start(0);
-        w.connect(0, &net());
-        heals(&mut w);
-        assert_eq!(resync_bytes(&w, 0), 2 * (4 << 20), "the crashed Primary is the source (rule 40)");
-        assert_eq!(resync_bytes(&w, 1), 0);
     }
 }
 
@@ -144,54 +101,6 @@ fn power_fails_after_every_packet() {
     }
 }
 
-#[test]
-fn pause_and_resume_from_either_side() {
-    for n in 0..2 {
-        let mut w = pair_with(5, SECTORS, &net(), [fixed_rate(100), fixed_rate(100)]);
-        apart(&mut w, 100);
-        w.connect(1, &net());
-        resyncing(&mut w);
-        w.run_for(ms(500));
-        assert_eq!(w.command_and_wait(n, Command::PauseSync(VOL)), OK);
-        w.run_for(ms(100));
-        assert_eq!((conn(&w, 0), conn(&w, 1)), (ConnState::PausedSyncS, ConnState::PausedSyncT));
-        assert!(w.volume(n).unwrap().user_isp && w.volume(1 - n).unwrap().peer_isp);
-        let (sent, at) = (resync_bytes(&w, 0), w.now);
-        assert!(sent > 0 && sent < 100 * 4096);
-        assert_eq!(write(&mut w, 0, 4000, 8), ClientResult::Ok, "clients go on");
-        w.run_for(secs(20));
-        assert_eq!(resync_bytes(&w, 0), sent, "nothing moves for {:?}", w.now.saturating_since(at));
-        let config = |e| CommandResult::Config(e);
-        assert_eq!(w.command_and_wait(n, Command::PauseSync(VOL)), config(ConfigError::PauseIsSet));
-        assert_eq!(w.command_and_wait(1 - n, Command::ResumeSync(VOL)), config(ConfigError::PicPeerDep));
-        assert_eq!(w.command_and_wait(n, Command::ResumeSync(VOL)), OK);
-        w.run_for(ms(100));
-        assert_eq!((conn(&w, 0), conn(&w, 1)), (ConnState::SyncSource, ConnState::SyncTarget));
-        heals(&mut w);
-        assert_eq!(w.command_and_wait(n, Command::ResumeSync(VOL)), config(ConfigError::PauseIsClear));
-    }
-}
-
-#[test]
-fn paused_from_both_sides_needs_both_to_go_on() {
-    let mut w = pair_with(5, SECTORS, &net(), [fixed_rate(100), fixed_rate(100)]);
-    apart(&mut w, 100);
-    w.connect(1, &net());
-    resyncing(&mut w);
-    for n in 0..2 {
-        assert_eq!(w.command_and_wait(n, Command::PauseSync(VOL)), OK);
-    }
-    w.run_for(secs(1));
-    assert_eq!(w.command_and_wait(0, Command::ResumeSync(VOL)), OK);
-    w.run_for(secs(1));
-    let sent = resync_bytes(&w, 0);
-    assert_eq!(conn(&w, 1), ConnState::PausedSyncT);
-    w.run_for(secs(5));
-    assert_eq!(resync_bytes(&w, 0), sent);
-    assert_eq!(w.command_and_wait(1, Command::ResumeSync(VOL)), OK);
-    heals(&mut w);
-}
-
 /// A pause outlives the connection, and a resync that starts paused waits.
 #[test]
 fn a_resync_that_starts_paused() {
@@ -240,51 +149,6 @@ fn resync_towards_the_primary_under_load() {
     }
 }
 
-#[test]
-fn invalidate_brings_every_block_from_the_peer() {
-    let cases: [(usize, Command, usize); 4] = [
-        (1, Command::Invalidate(VOL), 0),
-        (0, Command::Invalidate(VOL), 1),
-        (0, Command::InvalidateRemote(VOL), 0),
-        (1, Command::InvalidateRemote(VOL), 1),
-    ];
-    for (n, command, source) in cases {
-        let mut w = pair(6);
-        assert_eq!(write(&mut w, 0, 64, 8), ClientResult::Ok);
-        w.run_for(ms(100));
-        let text = format!("{command:?} on node {}", n + 1);
-        assert_eq!(w.command_and_wait(n, command), OK, "{text}");
-        assert!(w.run_until(secs(5), |w| conn(w, source) == ConnState::SyncSource), "{text}");
-        heals(&mut w);
-        assert_eq!(resync_bytes(&w, source), SECTORS * 512, "{text}");
-        assert_eq!(resync_bytes(&w, 1 - source), 0, "{text}");
-    }
-}
-
-#[test]
-fn invalidate_and_its_preconditions() {
-    let mut w = pair(7);
-    let state = |e| CommandResult::State(e);
-    assert_eq!(w.command_and_wait(1, Command::Invalidate(VOL)), OK);
-    resyncing(&mut w);
-    assert_eq!(w.command_and_wait(1, Command::Invalidate(VOL)), state(StateResult::ResyncRunning));
-    heals(&mut w);
-    disconnect(&mut w, 0);
-    assert_eq!(w.command_and_wait(0, Command::Invalidate(VOL)), state(StateResult::NeedConnection));
-    disconnect(&mut w, 1);
-    assert_eq!(w.command_and_wait(1, Command::InvalidateRemote(VOL)), state(StateResult::NeedConnection));
-    // A Secondary that stands alone gives up its data; a Primary that stands alone that of the peer.
-    assert_eq!(w.command_and_wait(1, Command::Invalidate(VOL)), OK);
-    assert_eq!((disk(&w, 1), marked(&w, 1)), (DiskState::Inconsistent, SECTORS / 8));
-    assert_eq!(w.command_and_wait(0, Command::InvalidateRemote(VOL)), OK);
-    assert_eq!(marked(&w, 0), SECTORS / 8);
-    w.hooks.packets.clear();
-    w.connect(0, &net());
-    w.connect(1, &net());
-    heals(&mut w);
-    assert_eq!(resync_bytes(&w, 0), SECTORS * 512);
-}
-
 fn full_sync_on_disk(w: &World, n: usize) -> bool {
     let node = &w.nodes[n];
     let raw: [u8; 4096] = node.disk.read_md(node.layout.superblock_sector(), 8).try_into().unwrap();
@@ -318,35 +182,6 @@ fn a_full_sync_is_not_forgotten_by_a_crash() {
     assert!(caught > 5, "the crash hit the moment {caught} times");
 }
 
-/// How long a full resync of the pair takes.
-fn duration_of_full_sync(cfg: &DiskConfig, sectors: u64) -> Duration {
-    let mut w = pair_with(9, sectors, &net(), [cfg.clone(), cfg.clone()]);
-    assert_eq!(w.command_and_wait(1, Command::Invalidate(VOL)), OK);
-    resyncing(&mut w);
-    let start = w.now;
-    assert!(w.run_until(secs(300), World::in_sync));
-    let took = w.now.saturating_since(start);
-    heals(&mut w);
-    took
-}
-
-#[test]
-fn a_fixed_rate_is_kept() {
-    for kib_s in [400, 1000, 4000] {
-        let took = duration_of_full_sync(&fixed_rate(kib_s), SECTORS);
-        let ideal = ms(u64::from(4096 * 1000 / kib_s));
-        assert!(took > ideal * 8 / 10 && took < ideal * 12 / 10 + ms(300), "{kib_s} KiB/s: {took:?}");
-    }
-}
-
-#[test]
-fn an_idle_pair_resyncs_at_c_max_rate() {
-    let cfg = DiskConfig { c_max_rate_kib_s: 4096, c_fill_target_sectors: 8192, ..DiskConfig::default() };
-    let took = duration_of_full_sync(&cfg, LARGE);
-    assert!(took > secs(5), "24 MiB at 4 MiB/s and not faster: {took:?}");
-    assert!(took < secs(10), "and not much slower: {took:?}");
-}
-
 /// The application keeps the source's disk busy: the resync yields, but not below c-min-rate.
 #[test]
 fn a_busy_pair_yields_down_to_c_min_rate() {
@@ -372,53 +207,6 @@ fn a_busy_pair_yields_down_to_c_min_rate() {
     w.run_for(secs(2));
     assert!(resync_bytes(&w, 0) / 1024 / 2 > 800, "an idle one goes on at full speed");
     heals(&mut w);
-}
-
-/// Blocks that the source cannot read: the target says Inconsistent and waits; nothing hangs.
-#[test]
-fn unreadable_blocks_of_the_source() {
-    for bad in [1, 100] {
-        let cfg = DiskConfig { on_io_error: OnIoError::PassOn, ..DiskConfig::default() };
-        let mut w = pair_with(11, SECTORS, &net(), [cfg.clone(), cfg]);
-        w.hooks.break_disk(0, DiskOp::Read, 800, bad * 8);
-        assert_eq!(w.command_and_wait(1, Command::Invalidate(VOL)), OK);
-        let ends = |w: &World| conn(w, 1) == ConnState::Connected;
-        resyncing(&mut w);
-        assert!(w.run_until(secs(60), ends), "{:?} {:?}", w.volume(0), w.volume(1));
-        assert_eq!(disk(&w, 1), DiskState::Inconsistent);
-        assert_eq!(disk(&w, 0), DiskState::UpToDate, "the source keeps what it has (drbd-states 14.2)");
-        assert!(marked(&w, 1) >= bad);
-        assert_eq!(write(&mut w, 0, 0, 8), ClientResult::Ok);
-        w.hooks.mend_disks();
-        disconnect(&mut w, 1);
-        w.connect(1, &net());
-        heals(&mut w);
-    }
-}
-
-/// A block that the target cannot write ends its disk.
-#[test]
-fn an_unwritable_block_of_the_target() {
-    for policy in [OnIoError::Detach, OnIoError::PassOn] {
-        let cfg = DiskConfig { on_io_error: policy, ..DiskConfig::default() };
-        let mut w = pair_with(12, SECTORS, &net(), [cfg.clone(), cfg]);
-        apart(&mut w, 30);
-        w.hooks.break_disk(1, DiskOp::Write, 240, 8);
-        w.connect(1, &net());
-        let ends = |w: &World| conn(w, 1) == ConnState::Connected;
-        assert!(w.run_until(secs(60), ends), "{:?} {:?}", w.volume(0), w.volume(1));
-        w.run_for(secs(1));
-        let left = if policy == OnIoError::Detach { DiskState::Diskless } else { DiskState::Inconsistent };
-        assert_eq!((disk(&w, 1), disk(&w, 0)), (left, DiskState::UpToDate));
-        w.hooks.mend_disks();
-        if policy == OnIoError::Detach {
-            w.attach(1);
-        } else {
-            disconnect(&mut w, 1);
-            w.connect(1, &net());
-        }
-        heals(&mut w);
-    }
 }
 
 /// The target's blocks are on its medium before it calls itself UpToDate.

@@ -39,25 +39,6 @@ fn a_peer_that_stops_answering_pings_is_given_up() {
     heals(&mut w);
 }
 
-/// The peer answers pings, but its disk does nothing: requests older than timeout x ko-count.
-#[test]
-fn a_frozen_disk_of_the_peer_ends_in_timeout() {
-    let mut w = traced_pair(&net());
-    w.hold_disk(1, true);
-    let tag = issue(&mut w);
-    let took = lost_after(&mut w);
-    assert!(took >= secs(7) && took <= secs(9), "timeout 1 s x ko-count 7, looked at every second: {took:?}");
-    assert!(traced(&w, "-> Timeout"));
-    assert_eq!(wait(&mut w, tag).0, ClientResult::Ok);
-    w.run_for(secs(5));
-    assert!(
-        w.state(1).0 < ConnState::Connected,
-        "a node with unfinished writes of the peer does not connect again"
-    );
-    w.hold_disk(1, false);
-    heals(&mut w);
-}
-
 #[test]
 fn without_ko_count_a_frozen_disk_is_waited_for() {
     let mut w = traced_pair(&NetConfig { ko_count: 0, ..net() });
@@ -115,33 +96,6 @@ fn a_stall_that_ends_in_time_costs_nothing() {
     assert!(!traced(&w, "-> Timeout"));
     assert_eq!(w.state(0).0, ConnState::Connected);
     heals(&mut w);
-}
-
-#[test]
-fn a_meta_socket_that_takes_nothing() {
-    let mut w = traced_pair(&net());
-    w.block(1, Blocked::Meta);
-    let tag = issue(&mut w);
-    let took = lost_after(&mut w);
-    assert!(took <= secs(3), "whoever pings first finds out: {took:?}");
-    assert_eq!(wait(&mut w, tag).0, ClientResult::Ok);
-    w.block(1, Blocked::No);
-    heals(&mut w);
-}
-
-/// The peer hears everything and is not heard.
-#[test]
-fn a_link_with_one_direction() {
-    for deaf in 0..2 {
-        let mut w = traced_pair(&net());
-        w.block(1 - deaf, Blocked::Both);
-        let tag = issue(&mut w);
-        lost_after(&mut w);
-        assert_eq!(wait(&mut w, tag).0, ClientResult::Ok);
-        w.run_for(secs(5));
-        w.block(1 - deaf, Blocked::No);
-        heals(&mut w);
-    }
 }
 
 /// The peer's host loses power: nobody closes the sockets.

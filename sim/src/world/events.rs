@@ -218,7 +218,7 @@ impl World {
             Later::MetaWrite { tag, sector, block, fua, flush } => {
                 self.hooks.meta_writes[n] += 1;
                 if self.fails(n, DiskOp::Meta, sector, 8) {
-                    self.nodes[n].disk.torn_md(sector, &block, &mut self.rng);
+                    self.nodes[n].disk.torn_md(sector, &block, flush, &mut self.rng);
                     core!(Event::MetaDone { tag, result: EIO });
                     return;
                 }

@@ -35,10 +35,19 @@ impl World {
         }
         let setting_up =
             |s: VolumeState| matches!(s.conn, ConnState::StartingSyncS | ConnState::StartingSyncT);
+        // An operator may be about to have the other copy replaced by this one.
+        let given_up = |commands: &BTreeMap<u64, (usize, Promotion)>, v| {
+            commands.values().any(|(m, p)| match p {
+                Promotion::Invalidate(vol) => *m == 1 - n && vol.0 == v,
+                Promotion::InvalidateRemote(vol) => *m == n && vol.0 == v,
+                _ => false,
+            })
+        };
         let mut others = Vec::new();
         for v in 0..self.truth.volumes() {
             self.full_sync_cut |= (0..2).any(|m| self.volume_of(m, v).is_some_and(setting_up));
-            let other_is_current = self.volume_of(1 - n, v).is_some_and(|s| s.disk == DiskState::UpToDate);
+            let other_is_current = !given_up(&self.commands, v)
+                && self.volume_of(1 - n, v).is_some_and(|s| s.disk == DiskState::UpToDate);
             self.truth.at(place(VolIdx(v), 0)).separated();
             others.push(other_is_current);
         }
@@ -50,7 +59,7 @@ impl World {
             let disk = &mut self.nodes[n].disk;
             match what {
                 Later::DiskWrite { sector, versions, .. } => disk.torn_write(sector, &versions, rng),
-                Later::MetaWrite { sector, block, .. } => disk.torn_md(sector, &block, rng),
+                Later::MetaWrite { sector, block, flush, .. } => disk.torn_md(sector, &block, flush, rng),
                 _ => continue,
             }
             self.tally.torn_writes += 1;

@@ -293,6 +293,7 @@ impl World {
             Command::Primary { force } => Promotion::Yes { forced: *force },
             Command::Attach(vol, _) => Promotion::Attach(*vol),
             Command::Invalidate(vol) => Promotion::Invalidate(*vol),
+            Command::InvalidateRemote(vol) => Promotion::InvalidateRemote(*vol),
             _ => Promotion::No,
         };
         let node = &mut self.nodes[n];
@@ -574,6 +575,7 @@ enum Promotion {
     Yes { forced: bool },
     Attach(VolIdx),
     Invalidate(VolIdx),
+    InvalidateRemote(VolIdx),
 }
 
 /// A client request in simulator terms.

@@ -81,17 +81,22 @@ impl World {
         }
     }
 
-    /// Lets go of the packets that [`Hooks::keep`] has kept; nothing more is kept.
-    pub fn pass(&mut self) {
-        self.note(0, || "kept packets go on".into());
-        self.hooks.keep_nothing();
+    /// Lets go of the packets of a node that [`Hooks::keep`] has kept; nothing more of it is kept.
+    pub fn pass(&mut self, n: usize) {
+        self.note(n, || "kept packets go on".into());
+        self.hooks.keep_nothing_of(n);
         for sock in std::mem::take(&mut self.hooks.kept_behind) {
-            if !self.weather.cut
-                && let Some(peer) = self.ends.get(&sock).map(|e| e.peer)
-            {
-                self.deliver_held(peer);
+            match self.ends.get(&sock).map(|e| (e.node, e.peer)) {
+                Some((m, _)) if m != n => self.hooks.kept_behind.push(sock),
+                Some((_, peer)) if !self.weather.cut => self.deliver_held(peer),
+                _ => {}
             }
         }
+    }
+
+    /// A packet of this node is kept.
+    pub fn keeps_from(&self, n: usize) -> bool {
+        self.hooks.kept_behind.iter().any(|s| self.ends.get(s).is_some_and(|e| e.node == n))
     }
 
     pub(super) fn is_blocked(&self, n: usize, sock: SockId) -> bool {

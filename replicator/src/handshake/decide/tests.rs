@@ -56,8 +56,9 @@ fn split() -> Input {
     Input { own_changes: 2, peer_changes: 3, dirty_bits: 2, ..input(own, peer) }
 }
 
-fn stranger_split() -> Input {
-    input(set(0xa0, 0, 0, 0), set(0xb0, 0, 0, 0))
+/// A common past, but not one that either bitmap starts at.
+fn baseless_split() -> Input {
+    input(set(0xa0, 0, 0xc0, 0), set(0xb0, 0, 0xd0, 0xc0))
 }
 
 fn conn_of(i: &Input) -> Decision {
@@ -208,8 +209,8 @@ fn disk_states_beat_the_generations() {
     assert_eq!(conn_of(&newer), Decision::Source { full: false });
     assert_eq!(conn_of(&broken), Decision::Target { full: false });
     // doubled if the comparison asked for a full sync or knew no base
-    let strangers = Input { peer_disk: DiskState::Inconsistent, ..stranger_split() };
-    assert_eq!(conn_of(&strangers), Decision::Source { full: true });
+    let baseless = Input { peer_disk: DiskState::Inconsistent, ..baseless_split() };
+    assert_eq!(conn_of(&baseless), Decision::Source { full: true });
 }
 
 #[test]
@@ -274,12 +275,12 @@ fn a_losing_primary_steps_down_or_the_handshake_fails() {
 
 #[test]
 fn without_a_common_base_a_solution_is_a_full_sync() {
-    let mut i = stranger_split();
+    let mut i = baseless_split();
     i.policies.none_primary = AfterSb0::DiscardRemote;
     assert_eq!(conn_of(&i), Decision::Refuse(Refusal::SplitBrain));
     i.always_asbp = true;
     assert_eq!(conn_of(&i), Decision::Source { full: true });
-    let manual = Input { discard_my_data: true, ..stranger_split() };
+    let manual = Input { discard_my_data: true, ..baseless_split() };
     assert_eq!(conn_of(&manual), Decision::Target { full: true });
     let both = Input { peer_flags: 1, ..manual };
     assert_eq!(conn_of(&both), Decision::Refuse(Refusal::SplitBrain));

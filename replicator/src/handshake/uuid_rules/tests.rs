@@ -100,11 +100,33 @@ fn a_lost_sync_uuid_costs_no_full_sync() {
 }
 
 #[test]
+fn a_source_that_went_on_alone_costs_no_full_sync() {
+    let lost = set(4096, X + OFF, Y | 1, X);
+    let target = set(X, 0, Z, 0);
+    let got = check(input(lost, target), 71, 1);
+    assert_eq!((got.own, got.peer), (set(4096, X, Y | 1, X), target));
+    let got = check(input(target, lost), 51, -1);
+    assert_eq!((got.own, got.peer), (target, set(4096, X, Y | 1, X)));
+    let missed = set(Z, X + OFF, Y | 1, X);
+    let finished = set(Y, 0, X + OFF, X);
+    let got = check(input(missed, finished), 72, 1);
+    assert_eq!((got.own, got.peer), (set(Z, Y | 1, X + OFF, X), finished));
+    let got = check(input(finished, missed), 52, -1);
+    assert_eq!((got.own, got.peer), (finished, set(Z, Y | 1, X + OFF, X)));
+    // Something of its own: the end of that resync is not where it stands.
+    check(input(missed, set(Y, 4096, X + OFF, X)), 80, 2);
+}
+
+#[test]
 fn split_brain_and_strangers() {
     check(input(set(X, Z, 0, 0), set(Y, Z | 1, 0, 0)), 90, 100);
-    check(input(set(X, 0, 0, 0), set(Y, 0, 0, 0)), 100, -100);
+    // empty slots are no common past
+    check(input(set(X, 0, 0, 0), set(Y, 0, 0, 0)), 100, -1000);
     check(input(set(X, 0, Z, 1), set(Y, 0, 8, Z)), 100, -100);
     check(input(set(X, 0, 8, 16), set(Y, 0, 32, 64)), 100, -1000);
+    // a bitmap generation is as much of a common past as one in the history
+    check(input(set(X, Z | 1, 8, 16), set(Y, 0, 32, Z)), 100, -100);
+    check(input(set(X, 0, 8, Z), set(Y, Z, 32, 64)), 100, -100);
 }
 
 #[test]

@@ -1,0 +1,333 @@
+//! Disks that fail, are detached, come back, or have another size.
+
+use super::*;
+use crate::hooks::DiskOp;
+use model::policy::{OnIoError, OnNoData};
+use model::result_code::{ConfigError, StateResult};
+
+const DETACH: Command = Command::Detach { vol: VOL, force: false };
+/// An activity log extent in bytes.
+const EXTENT: u64 = 4 << 20;
+
+fn large_pair(seed: u64, on_io_error: OnIoError) -> World {
+    let disk = DiskConfig { on_io_error, ..DiskConfig::default() };
+    pair_with(seed, LARGE, &net(), [disk.clone(), disk])
+}
+
+fn detach(w: &mut World, n: usize) {
+    assert_eq!(w.command_and_wait(n, DETACH), OK);
+    assert_eq!(disk(w, n), DiskState::Diskless);
+    w.run_for(ms(50));
+}
+
+/// A new disk with fresh metadata instead of the old one.
+fn replace_disk(w: &mut World, n: usize, sectors: u64) {
+    let config = w.nodes[n].disk_config.clone();
+    w.nodes[n].disk = Node::new(sectors, config).disk;
+}
+
+/// Read and write errors on either node, with every policy: the client sees none of them. Afterwards one block is brought
+/// to a Secondary, an activity log extent to a Primary, and everything to a disk with new metadata.
+#[test]
+pub(super) fn io_errors() {
+    use OnIoError::*;
+    for n in 0..2 {
+        for op in [DiskOp::Read, DiskOp::Write] {
+            for policy in [PassOn, CallLocalIoError, Detach] {
+                for new_metadata in [false, true] {
+                    io_error(n, op, policy, new_metadata);
+                }
+            }
+        }
+    }
+}
+
+fn io_error(n: usize, op: DiskOp, policy: OnIoError, new_metadata: bool) {
+    let what = format!("{op:?} error on node {}, {policy:?}, new metadata {new_metadata}", n + 1);
+    let mut w = large_pair(1, policy);
+    wrote(&mut w, 0, 64);
+    w.run_for(ms(100));
+    w.hooks.break_disk(n, op, 64, 8);
+    match op {
+        DiskOp::Read => assert_eq!(read(&mut w, 0, 64), Ok(1), "{what}"),
+        _ => wrote(&mut w, 0, 64),
+    }
+    w.run_for(ms(100));
+    // Nobody reads on a Secondary.
+    let hit = n == 0 || op == DiskOp::Write;
+    let left = match policy {
+        _ if !hit => DiskState::UpToDate,
+        OnIoError::PassOn => DiskState::Inconsistent,
+        _ => DiskState::Diskless,
+    };
+    assert_eq!((disk(&w, n), w.volume(1 - n).map(|s| s.pdsk)), (left, Some(left)), "{what}");
+    assert_eq!(disk(&w, 1 - n), DiskState::UpToDate, "{what}");
+    assert!(read(&mut w, 0, 64).is_ok(), "{what}");
+    w.hooks.mend_disks();
+    w.hooks.packets.clear();
+    let mut wanted = [0; 2];
+    if !hit {
+        // Nothing to bring.
+    } else if left == DiskState::Diskless {
+        if new_metadata {
+            replace_disk(&mut w, n, LARGE);
+        }
+        w.attach(n);
+        wanted[1 - n] = match (new_metadata, n) {
+            (true, _) => LARGE * 512,
+            (false, 0) => EXTENT,
+            (false, _) => 4096,
+        };
+    } else {
+        // A Primary would not let the only good copy go.
+        assert_eq!(w.command_and_wait(1, Command::Disconnect { force: true }), OK);
+        w.run_for(ms(100));
+        w.connect(1, &net());
+        wanted[1 - n] = 4096;
+    }
+    assert!(w.run_until(secs(60), all_current), "{what}: {:?}", states(&w));
+    assert_eq!(brought(&w), wanted, "{what}");
+    ends_as_usual(&mut w);
+}
+
+/// The backing disk does not answer: a detach waits for it, one by force does not, and the client is served by the peer.
+#[test]
+pub(super) fn interrupt_detach() {
+    for n in 0..2 {
+        let mut w = large_pair(2, OnIoError::Detach);
+        wrote(&mut w, 0, 64);
+        w.run_for(ms(100));
+        w.hold_disk(n, true);
+        let tag = issue(&mut w, 0, 64);
+        w.run_for(ms(100));
+        let gentle = w.command(n, DETACH);
+        w.run_for(secs(2));
+        assert_eq!(command_answer(&mut w, gentle), None, "it waits for the disk");
+        assert_eq!(w.command_and_wait(n, Command::Detach { vol: VOL, force: true }), OK);
+        assert_eq!(answered_within(&mut w, gentle, secs(1)), OK, "the first one has what it wanted");
+        assert_eq!(disk(&w, n), DiskState::Diskless);
+        assert_eq!(wait(&mut w, tag).0, ClientResult::Ok, "served by the other copy");
+        w.hold_disk(n, false);
+        w.run_for(secs(1));
+        wrote(&mut w, 0, 128);
+        w.hooks.packets.clear();
+        w.attach(n);
+        assert!(w.run_until(secs(60), all_current), "{:?}", states(&w));
+        assert_eq!(brought(&w)[n], 0);
+        ends_as_usual(&mut w);
+    }
+}
+
+/// A disk is attached on one node, or on both at once, while they are connected: they agree, and only the differences are
+/// copied.
+#[test]
+pub(super) fn attach_while_connected() {
+    for n in 0..2 {
+        for blocks in [0, 10] {
+            let mut w = large_pair(3, OnIoError::Detach);
+            scribble(&mut w, 0, 50, SECTORS);
+            w.run_for(secs(1));
+            detach(&mut w, n);
+            for i in 0..blocks {
+                wrote(&mut w, 0, i * 64);
+            }
+            w.hooks.packets.clear();
+            w.attach(n);
+            assert!(w.run_until(secs(60), all_current), "{:?}", states(&w));
+            let mut wanted = [0; 2];
+            // The extents of a Primary that were hot when it lost its disk are not to be trusted.
+            wanted[1 - n] = if n == 0 { EXTENT } else { blocks * 4096 };
+            assert_eq!(brought(&w), wanted);
+            ends_as_usual(&mut w);
+        }
+        // And under writes.
+        let mut w = pair(4);
+        scribble(&mut w, 0, 50, SECTORS);
+        detach(&mut w, n);
+        scribble(&mut w, 0, 100, SECTORS);
+        w.attach(n);
+        scribble(&mut w, 0, 100, SECTORS);
+        ends_as_usual(&mut w);
+    }
+    for seed in 0..20 {
+        let mut w = large_pair(seed, OnIoError::Detach);
+        scribble(&mut w, 0, 50, SECTORS);
+        assert_eq!(secondary(&mut w, 0), OK);
+        w.run_for(secs(1));
+        for n in 0..2 {
+            detach(&mut w, n);
+        }
+        w.hooks.packets.clear();
+        w.attach(seed as usize % 2);
+        let us = w.rng.below(1 + 100 * seed);
+        w.run_for(Duration::from_micros(us));
+        w.attach(1 - seed as usize % 2);
+        assert!(w.run_until(secs(60), all_current), "seed {seed}: {:?}", states(&w));
+        assert_eq!(brought(&w), [0, 0], "seed {seed}");
+        ends_as_usual(&mut w);
+    }
+}
+
+/// A Primary without a disk reads, writes and flushes on the peer, fails while that is away, goes on when it is back, and
+/// accepts nothing but the data its clients saw.
+#[test]
+pub(super) fn diskless_primary() {
+    let mut w = pair(1);
+    wrote(&mut w, 0, 0);
+    detach(&mut w, 0);
+    assert_eq!(w.volume(1).map(|s| s.pdsk), Some(DiskState::Diskless));
+    assert_eq!(read(&mut w, 0, 0), Ok(1));
+    wrote(&mut w, 0, 64);
+    assert_eq!(read(&mut w, 0, 64), Ok(2));
+    let tag = w.request(0, SimOp::Flush);
+    assert_eq!(wait(&mut w, tag).0, ClientResult::Ok);
+    assert!(w.nodes[1].disk.medium(64) > 0, "a flush reaches the only disk");
+    scribble(&mut w, 0, 100, SECTORS);
+    w.run_for(secs(1));
+    check_copy(&mut w, 1);
+    for away in 0..3 {
+        match away {
+            0 => w.cut(true),
+            1 => {
+                let refused = CommandResult::State(StateResult::CwFailedByPeer);
+                assert_eq!(w.command_and_wait(1, Command::Disconnect { force: false }), refused);
+                assert_eq!(w.command_and_wait(1, Command::Disconnect { force: true }), OK);
+            }
+            _ => w.crash(1, false),
+        }
+        w.run_for(secs(5));
+        assert_eq!(read(&mut w, 0, 64), Err(ClientResult::IoError));
+        w.cut(false);
+        if w.nodes[1].core.is_none() || conn(&w, 1) == ConnState::StandAlone {
+            bring_back(&mut w, 1, &net());
+        }
+        assert!(w.run_until(secs(30), both_connected), "{away}: {:?}", states(&w));
+        assert!(read(&mut w, 0, 64).is_ok(), "{away}");
+        scribble(&mut w, 0, 20, SECTORS);
+    }
+    w.run_for(secs(1));
+    // Other data than its clients saw.
+    let kept = w.nodes[1].disk.clone();
+    w.cut(true);
+    w.run_for(secs(5));
+    assert_eq!(w.command_and_wait(1, Command::Disconnect { force: true }), OK);
+    let other = Command::NewCurrentUuid { vol: VOL, clear_bitmap: false };
+    assert_eq!(w.command_and_wait(1, other), OK);
+    w.cut(false);
+    w.connect(1, &net());
+    w.run_for(secs(20));
+    stands_alone(&w, 0, "Can only connect to data with current UUID");
+    // Its data is put back.
+    w.crash(1, false);
+    w.nodes[1].disk = kept;
+    w.start(1);
+    w.connect(1, &net());
+    w.connect(0, &net());
+    assert!(w.run_until(secs(30), both_connected), "{:?}", states(&w));
+    ends_as_usual(&mut w);
+}
+
+/// All good data is gone: by policy requests fail at once, or they wait and go on when it is back.
+#[test]
+pub(super) fn no_data_accessible() {
+    for policy in [OnNoData::IoError, OnNoData::SuspendIo] {
+        let mut w = nodes(6, SECTORS, [DiskConfig::default(), DiskConfig::default()], 1);
+        for n in 0..2 {
+            w.crash(n, false);
+            w.nodes[n].on_no_data = policy;
+            w.start(n);
+        }
+        link_up(&mut w, &net());
+        w.run_for(ms(100));
+        crate::scenarios::skip_initial_sync(&mut w, 0);
+        assert_eq!(primary(&mut w, 0), OK);
+        wrote(&mut w, 0, 0);
+        detach(&mut w, 0);
+        let under_way = issue(&mut w, 0, 64);
+        w.crash(1, false);
+        w.run_for(secs(3));
+        let new = issue(&mut w, 0, 128);
+        let read_tag = w.request(0, SimOp::Read { sector: 0, count: 1 });
+        w.run_for(secs(20));
+        let frozen = policy == OnNoData::SuspendIo;
+        assert_eq!(w.volume(0).map(|s| s.susp_nod), Some(frozen));
+        for tag in [under_way, new, read_tag] {
+            let wanted = (!frozen).then_some(ClientResult::IoError);
+            assert_eq!(answer(&mut w, tag).map(|(r, _)| r), wanted, "{policy:?}");
+        }
+        w.start(1);
+        w.connect(1, &net());
+        if frozen {
+            for tag in [under_way, new, read_tag] {
+                assert_eq!(wait(&mut w, tag).0, ClientResult::Ok);
+            }
+        }
+        assert!(w.run_until(secs(30), both_connected));
+        assert_eq!(read(&mut w, 0, 0), Ok(1), "the data is back");
+        assert_eq!(w.volume(0).map(|s| s.susp_nod), Some(false));
+        ends_as_usual(&mut w);
+    }
+}
+
+fn size(w: &World, n: usize) -> u64 {
+    w.nodes[n].core.as_ref().expect("it runs").snapshot(w.now).volumes[0].size_sectors
+}
+
+/// Disks of different sizes: fresh nodes agree on the smaller one; a device in use does not shrink, a smaller peer is
+/// refused; a peer without a disk learns the size.
+#[test]
+pub(super) fn connect_differing_sizes() {
+    for small in 0..2 {
+        let mut w = fresh(5);
+        w.crash(small, false);
+        replace_disk(&mut w, small, SMALL);
+        w.start(small);
+        link_up(&mut w, &net());
+        assert_eq!([size(&w, 0), size(&w, 1)], [SMALL; 2], "the smaller one");
+        assert_eq!(w.command_and_wait(0, Command::Primary { force: true }), OK);
+        wrote(&mut w, 0, SMALL - 8);
+        ends_as_usual(&mut w);
+        // A larger disk instead of the smaller one: again the smaller of the two.
+        assert_eq!(primary(&mut w, 1 - small), OK);
+        w.crash(small, false);
+        replace_disk(&mut w, small, LARGE);
+        w.run_for(secs(2));
+        settle(&mut w, &net());
+        assert_eq!([size(&w, 0), size(&w, 1)], [SECTORS; 2]);
+        wrote(&mut w, 1 - small, SECTORS - 8);
+        ends_as_usual(&mut w);
+    }
+    // A smaller disk than that in use.
+    let mut w = pair(4);
+    wrote(&mut w, 0, 0);
+    w.crash(1, false);
+    w.run_for(secs(5));
+    let old = w.nodes[1].disk.clone();
+    replace_disk(&mut w, 1, SECTORS / 2);
+    w.start(1);
+    w.connect(1, &net());
+    w.run_for(secs(20));
+    stands_alone(&w, 0, "too small");
+    assert!(conn(&w, 1) < ConnState::Connected);
+    wrote(&mut w, 0, SECTORS - 8);
+    w.crash(1, false);
+    w.nodes[1].disk = old;
+    ends_as_usual(&mut w);
+    // No disk at all.
+    w.crash(1, false);
+    w.nodes[1].start(9);
+    assert_eq!(size(&w, 1), 0);
+    w.connect(1, &net());
+    assert!(w.run_until(secs(30), both_connected));
+    w.run_for(secs(1));
+    assert_eq!([size(&w, 0), size(&w, 1)], [SECTORS; 2]);
+    assert_eq!(secondary(&mut w, 0), OK);
+    assert_eq!(primary(&mut w, 1), OK);
+    wrote(&mut w, 1, SECTORS - 8);
+    let gone = w.command_and_wait(0, DETACH);
+    assert_eq!(gone, CommandResult::State(StateResult::CwFailedByPeer), "the only disk of a Primary");
+    let foreign = Node::new(SMALL, DiskConfig::default()).load(VOL);
+    let refused = w.command_and_wait(1, Command::Attach(VOL, Box::new(foreign)));
+    assert_eq!(refused, CommandResult::Config(ConfigError::DiskTooSmall), "a Primary never shrinks");
+    ends_as_usual(&mut w);
+}
