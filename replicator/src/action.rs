@@ -159,7 +159,8 @@ pub enum Action {
         /// How it ended.
         result: CommandResult,
     },
-    /// The local disk of a volume is no longer used: close it.
+    /// The local disk of a volume is no longer used: close it when its operations have ended, of which some may have been
+    /// given up. Until then it must not be attached again.
     CloseDisk {
         /// Which volume.
         vol: VolIdx,

@@ -125,6 +125,8 @@ impl Resource {
             capacity_sectors: d.capacity_sectors,
             max_bio_bytes: d.max_bio_bytes,
             io_pending: 0,
+            data_epoch: epoch,
+            given_up_at: None,
             md,
             epoch,
         });
@@ -271,6 +273,11 @@ impl Resource {
             self.write_bitmap_dirty(v, out);
             return;
         }
+        self.detach_finished(v, out);
+    }
+
+    /// Nothing of the failed disk is waited for any more.
+    pub(crate) fn detach_finished(&mut self, v: usize, out: &mut Actions) {
         let change = StateChange::NONE.disk(DiskState::Diskless);
         let _ = self.change_volume(v, change, Kind::Hard, out);
     }
@@ -340,7 +347,8 @@ impl Resource {
                 let text = "Local backing device failed to meet the disk-timeout";
                 out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text.into());
                 self.vols[v].last_error = Some(text.into());
-                self.force_detach(v, out);
+                self.outdate_failing_disk(v);
+                self.give_up_disk(v, out);
             }
         }
         if self.reqs.table.iter().any(|(_, r)| r.has(flag::LOCAL_PENDING)) {

@@ -54,6 +54,16 @@ pub(crate) fn unpack(tag: IoTag) -> Option<(IoKind, u32, u32)> {
     Some((IoKind::from_number((tag.0 >> 56) as u8)?, tag.0 as u32, (tag.0 >> 32) as u32 & 0xff_ffff))
 }
 
+/// Slot of a flush: the volume, and which life of its disk it belongs to.
+pub(crate) fn flush_slot(v: usize, data_epoch: u32) -> u32 {
+    (data_epoch & 0xff_ffff) << 8 | v as u32
+}
+
+/// The parts of such a slot.
+pub(crate) fn flush_target(slot: u32) -> (usize, u32) {
+    ((slot & 0xff) as usize, slot >> 8)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -63,5 +73,6 @@ mod tests {
         let t = pack(IoKind::RsWrite, 0xdead_beef, 0x12_3456);
         assert_eq!(unpack(t), Some((IoKind::RsWrite, 0xdead_beef, 0x12_3456)));
         assert_eq!(unpack(IoTag(0)), None);
+        assert_eq!(flush_target(flush_slot(63, 0xff_fffe)), (63, 0xff_fffe));
     }
 }

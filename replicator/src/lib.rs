@@ -31,6 +31,7 @@ pub mod wire;
 mod commands;
 mod connection;
 mod disks;
+mod give_up;
 mod io_tag;
 mod meta_io;
 mod peer_requests;

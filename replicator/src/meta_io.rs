@@ -14,7 +14,7 @@ use crate::activity_log::extents::PendingTransaction;
 use crate::bitmap::DirtyKind;
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
-use crate::io_tag::{IoKind, pack};
+use crate::io_tag::{IoKind, flush_slot, pack};
 use crate::meta::superblock::MetaFlags;
 use crate::meta::uuids::Uuids;
 use crate::planted::{self, Planted};
@@ -295,7 +295,7 @@ impl Resource {
         if inconsistent && cleared && vol.size_sectors > 0 && !unflushed {
             if !core::mem::replace(&mut disk.md.bitmap_flush, true) {
                 disk.io_pending += 1;
-                let tag = pack(IoKind::BitmapFlush, v as u32, disk.epoch);
+                let tag = pack(IoKind::BitmapFlush, flush_slot(v, disk.data_epoch), 0);
                 out.push(Action::DiskFlush { tag, vol: VolIdx(v as u8) });
             }
             return;
@@ -303,14 +303,9 @@ impl Resource {
         self.queue_dirty_pages(v, out);
     }
 
-    pub(crate) fn bitmap_flush_done(&mut self, v: usize, generation: u32, ok: bool, out: &mut Actions) {
-        match self.vols[v].disk.as_mut() {
-            Some(disk) if disk.epoch & 0xff_ffff == generation => disk.md.bitmap_flush = false,
-            _ => {
-                self.stale_events += 1;
-                return;
-            }
-        }
+    pub(crate) fn bitmap_flush_done(&mut self, v: usize, ok: bool, out: &mut Actions) {
+        let Some(disk) = self.vols[v].disk.as_mut() else { return };
+        disk.md.bitmap_flush = false;
         if ok {
             self.queue_dirty_pages(v, out);
             self.pump_super_block(v, out);

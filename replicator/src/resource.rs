@@ -13,9 +13,9 @@ use crate::commands::Commands;
 use crate::config::{Config, NetConfig};
 use crate::connection::{Connection, Phase};
 use crate::event::{Event, IoResult, IoTag, SockId, VolIdx};
-use crate::io_tag::{IoKind, unpack};
+use crate::io_tag::{IoKind, flush_target, unpack};
 use crate::peer_requests::PeerSide;
-use crate::requests::Requests;
+use crate::requests::{Requests, flag};
 use crate::rng::Rng;
 use crate::state::change::Transition;
 use crate::timers::{Timer, Timers};
@@ -178,7 +178,7 @@ impl Resource {
                 break;
             }
         }
-        self.finish_suspend(out);
+        self.answer_suspensions(out);
         self.reconnect_if_clean(out);
         self.arm_md_sync();
     }
@@ -256,14 +256,14 @@ impl Resource {
         let v = (slot >> 24) as usize;
         let low = slot & 0xff_ffff;
         match kind {
-            IoKind::AppWrite if self.reqs.table.is_live(slot, generation) => {
+            IoKind::AppWrite if self.is_on_disk(slot, generation) => {
                 self.local_write_done(slot, ok, out);
             }
-            IoKind::AppRead if self.reqs.table.is_live(slot, generation) => {
+            IoKind::AppRead if self.is_on_disk(slot, generation) => {
                 self.local_read_done(slot, ok, buf, out);
                 return;
             }
-            IoKind::AppFlush if self.reqs.table.is_live(slot, generation) => {
+            IoKind::AppFlush if self.is_on_disk(slot, generation) => {
                 self.local_flush_done(slot, ok, out);
             }
             IoKind::PeerWrite if self.peer.writes.is_live(slot, generation) => {
@@ -282,18 +282,26 @@ impl Resource {
             {
                 self.resync_write_done(v, low, ok, out);
             }
-            IoKind::EpochFlush => self.epoch_flush_done(slot as usize, generation, ok, out),
-            IoKind::RsFlush if (slot as usize) < self.vols.len() => {
-                self.resync_flush_done(slot as usize, generation, ok, out);
-            }
-            IoKind::BitmapFlush if (slot as usize) < self.vols.len() => {
-                self.bitmap_flush_done(slot as usize, generation, ok, out);
+            IoKind::EpochFlush | IoKind::RsFlush | IoKind::BitmapFlush => {
+                let (v, data_epoch) = flush_target(slot);
+                let disk = self.vols.get(v).and_then(|vol| vol.disk.as_ref());
+                match kind {
+                    _ if disk.is_none_or(|d| d.data_epoch != data_epoch) => self.stale_events += 1,
+                    IoKind::EpochFlush => self.epoch_flush_done(v, generation, ok, out),
+                    IoKind::RsFlush => self.resync_flush_done(v, generation, ok, out),
+                    _ => self.bitmap_flush_done(v, ok, out),
+                }
             }
             _ => self.stale_events += 1,
         }
         if let Some(buf) = buf {
             out.push(crate::action::Action::Release { buf });
         }
+    }
+
+    /// The key names a request that the disk still has.
+    fn is_on_disk(&self, slot: u32, generation: u32) -> bool {
+        self.reqs.table.is_live(slot, generation) && self.reqs.table[slot].has(flag::LOCAL_PENDING)
     }
 
     fn run_timers(&mut self, out: &mut Actions) {
@@ -315,6 +323,7 @@ impl Resource {
                 Timer::Progress => self.progress_timer(out),
                 Timer::Command => self.drive_commands(out),
                 Timer::DiskTimeout => self.disk_timeout_timer(out),
+                Timer::GivenUp => self.given_up_timer(out),
                 Timer::Throttle => self.pump_all = true,
             }
         }

@@ -38,6 +38,8 @@ pub(crate) enum Timer {
     Command,
     /// A local request exceeded disk-timeout.
     DiskTimeout,
+    /// A disk whose requests were given up has had the time to write its metadata.
+    GivenUp,
     /// Resync reads that stepped back for application I/O are looked at again.
     Throttle,
 }
@@ -61,6 +63,7 @@ const ALL: [Timer; COUNT] = [
     Timer::Progress,
     Timer::Command,
     Timer::DiskTimeout,
+    Timer::GivenUp,
     Timer::Throttle,
 ];
 

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use model::ids::{DataUuid, Minor, VolumeNo};
 use model::state::{DiskState, VolumeState};
+use model::time::Instant;
 use model::units::{SectorRange, bits_of};
 
 use crate::activity_log::extents::ActivityLog;
@@ -49,8 +50,12 @@ pub(crate) struct LocalDisk {
     pub al: ActivityLog,
     pub capacity_sectors: u64,
     pub max_bio_bytes: u32,
-    /// Data operations submitted and not ended.
+    /// Data operations submitted and not ended, except those that were given up.
     pub io_pending: u32,
+    /// Flushes carry it; those that were given up carry an older one.
+    pub data_epoch: u32,
+    /// What was under way on it was given up; at this time the disk is, whatever its metadata writes do.
+    pub given_up_at: Option<Instant>,
     pub md: MetaIo,
     /// Which attach this is; metadata operations carry it.
     pub epoch: u32,

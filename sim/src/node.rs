@@ -62,8 +62,11 @@ pub struct Node {
     pub incarnation: u32,
     /// The listener is open.
     pub listening: bool,
-    /// Volumes whose disk the core has, one bit each.
+    /// Volumes whose disk the core has, or the driver has not closed yet, one bit each.
     pub attached: u64,
+    /// Disk operations under way, by volume, and the volumes whose disk is closed when they have ended.
+    pub(crate) in_flight: Vec<u32>,
+    pub(crate) closing: u64,
     /// How far its clock is ahead of the world's.
     pub clock_ahead: Duration,
     /// Its events are held back until then.
@@ -119,6 +122,8 @@ impl Node {
             incarnation: 0,
             listening: false,
             attached: 0,
+            in_flight: vec![0; volumes.into()],
+            closing: 0,
             clock_ahead: Duration::ZERO,
             frozen_until: model::time::Instant(0),
             faults: Faults::default(),
@@ -179,6 +184,8 @@ impl Node {
         self.buffers.clear();
         self.listening = false;
         self.attached = 0;
+        self.in_flight.fill(0);
+        self.closing = 0;
         self.frozen_until = model::time::Instant(0);
     }
 
@@ -227,6 +234,31 @@ impl Node {
         sb.flags = sb.flags.with(MetaFlags::AL_CLEAN);
         sb.encode(&mut block);
         self.disk.write_md(place(vol, self.layout.superblock_sector()), &block, true);
+    }
+
+    /// The core is done with the disk of a volume.
+    pub(crate) fn close_disk(&mut self, vol: VolIdx) {
+        self.closing |= 1 << vol.0;
+        self.close_if_idle(vol);
+    }
+
+    /// A disk operation begins.
+    pub(crate) fn disk_op_begins(&mut self, vol: VolIdx) {
+        self.in_flight[usize::from(vol.0)] += 1;
+    }
+
+    /// A disk operation has ended.
+    pub(crate) fn disk_op_ends(&mut self, vol: VolIdx) {
+        self.in_flight[usize::from(vol.0)] -= 1;
+        self.close_if_idle(vol);
+    }
+
+    fn close_if_idle(&mut self, vol: VolIdx) {
+        let bit = 1 << vol.0;
+        if self.closing & bit != 0 && self.in_flight[usize::from(vol.0)] == 0 {
+            self.closing &= !bit;
+            self.attached &= !bit;
+        }
     }
 
     /// A new buffer with one reference.

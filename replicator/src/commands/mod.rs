@@ -4,6 +4,7 @@
 mod local;
 mod peer;
 mod role;
+mod suspend;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -20,7 +21,6 @@ use crate::command::{Command, CommandId, CommandResult};
 use crate::connection::Phase;
 use crate::event::VolIdx;
 use crate::meta_io::{FullSyncStep, Then};
-use crate::requests::{Request, flag};
 use crate::resource::Resource;
 use crate::state::{Kind, evaluate, log_line, needs_peer, translate};
 use crate::timers::Timer;
@@ -59,7 +59,10 @@ enum Work {
     Demote {
         next_vol: usize,
     },
-    Disconnect,
+    Disconnect {
+        /// The peer did not let go of a good copy; it is asked again with this node outdating itself.
+        outdating: bool,
+    },
     /// A change of one volume that is done when it is applied.
     Change {
         vol: usize,
@@ -72,7 +75,7 @@ enum Work {
 pub(crate) struct Commands {
     active: Option<Active>,
     queue: VecDeque<(CommandId, Command)>,
-    /// suspend-io that waits for writes under way.
+    /// Suspend-io that waits for the writes under way.
     suspending: Vec<CommandId>,
 }
 
@@ -109,34 +112,20 @@ impl Resource {
         let result = match command {
             Command::Disconnect { .. } => {
                 if !self.is_standalone() {
-                    self.conn.standalone_reason = None;
-                    let change = StateChange::NONE.conn(ConnState::Disconnecting);
-                    let _ = self.change_connection(change, Kind::Hard, out);
-                    self.log_attempt_given_up(out);
-                    self.clean_up(out);
+                    self.finish_disconnect(StateChange::NONE.conn(ConnState::Disconnecting), out);
                 }
                 CommandResult::Ok
             }
             Command::Detach { vol, .. } => {
-                self.force_detach(vol.0 as usize, out);
+                self.give_up_disk(vol.0 as usize, out);
                 CommandResult::Ok
             }
-            Command::SuspendIo => {
-                let change = StateChange::NONE.flag(mask::SUSP, true);
-                match state_result(self.change_connection(change, Kind::Soft, out)) {
-                    CommandResult::Ok => {
-                        self.cmds.suspending.push(id);
-                        return;
-                    }
-                    refused => refused,
-                }
-            }
+            Command::SuspendIo => return self.suspend_io(id, out),
             Command::ResumeIo => {
                 let all = mask::SUSP | mask::SUSP_NOD | mask::SUSP_FEN;
                 let change = StateChange { mask: all, value: 0 };
                 let r = state_result(self.change_connection(change, Kind::Soft, out));
                 self.pump_all = true;
-                self.answer_suspended(out);
                 r
             }
             Command::SetAfterDependency(vol, on) => {
@@ -147,20 +136,6 @@ impl Resource {
             _ => unreachable!("the caller chose the urgent ones"),
         };
         out.push(Action::CommandDone { id, result });
-    }
-
-    /// Answers suspend-io once no write is under way any more: copies of both disks made from then on are equal.
-    pub(crate) fn finish_suspend(&mut self, out: &mut Actions) {
-        let under_way = |r: &Request| r.changes_data() && r.has(flag::LOCAL_PENDING | flag::NET_PENDING);
-        if !self.cmds.suspending.is_empty() && !self.reqs.table.iter().any(|(_, r)| under_way(r)) {
-            self.answer_suspended(out);
-        }
-    }
-
-    fn answer_suspended(&mut self, out: &mut Actions) {
-        for id in core::mem::take(&mut self.cmds.suspending) {
-            out.push(Action::CommandDone { id, result: CommandResult::Ok });
-        }
     }
 
     /// Works on the active command, and on the next ones when it is finished.
@@ -211,7 +186,7 @@ impl Resource {
             Command::NetOptions(net) => self.net_options(*net, out),
             Command::DiskOptions(vol, cfg) => self.disk_options(vol.0 as usize, *cfg, out),
             Command::Disconnect { .. } if self.is_standalone() => config(ConfigError::InvalidRequest),
-            Command::Disconnect { .. } => return Some(Work::Disconnect),
+            Command::Disconnect { .. } => return Some(Work::Disconnect { outdating: false }),
             Command::Primary { force } => {
                 self.send_ping(out);
                 return Some(Work::Promote { force, extras: StateChange::NONE, next_vol: 0, forced: false });
@@ -314,14 +289,24 @@ impl Resource {
             }
             Work::Promote { .. } => self.attempt_promote(active, out),
             Work::Demote { .. } => self.attempt_demote(active, out),
-            Work::Disconnect => self.attempt_disconnect(active, out),
+            Work::Disconnect { outdating } => {
+                let outdating = *outdating;
+                self.attempt_disconnect(active, outdating, out)
+            }
             Work::Change { vol, change } => {
                 let (vol, change) = (*vol, *change);
-                let attempt = self.request(Some(vol), change, out);
-                if matches!(attempt, Attempt::Asked) {
-                    active.asked = Some(Asked { vol: Some(vol), change });
+                match self.request(Some(vol), change, out) {
+                    Attempt::Asked => {
+                        active.asked = Some(Asked { vol: Some(vol), change });
+                        Attempt::Asked
+                    }
+                    // Whoever had the copy outdated relies on it from now on, also after a crash of this node.
+                    Attempt::Done(CommandResult::Ok) if change.mask & mask::DISK != 0 => {
+                        self.when_super_block_stable(vol, Then::AnswerCommand(id), out);
+                        Attempt::AnswersLater
+                    }
+                    other => other,
                 }
-                attempt
             }
         }
     }

@@ -4,36 +4,46 @@
 use super::*;
 
 impl Resource {
-    // spec: drbd-wire 9.7
-    pub(super) fn attempt_disconnect(&mut self, active: &mut Active, out: &mut Actions) -> Attempt {
+    // spec: drbd-wire 9.7, drbd-states 15
+    pub(super) fn attempt_disconnect(
+        &mut self,
+        active: &mut Active,
+        outdating: bool,
+        out: &mut Actions,
+    ) -> Attempt {
         if self.is_standalone() {
             return Attempt::Done(CommandResult::Ok);
         }
-        let change = StateChange::NONE.conn(ConnState::Disconnecting);
+        let plain = StateChange::NONE.conn(ConnState::Disconnecting);
         if self.conn.handshake_in_progress {
             return Attempt::Later;
         }
-        if self.conn.phase == Phase::Established {
-            for v in 0..self.vols.len() {
-                let ctx = self.context(v);
-                if let Err(e) = evaluate(&self.vols[v].state, change, Kind::Soft, &ctx) {
-                    return match e {
-                        StateResult::InTransientState => Attempt::Later,
-                        e => Attempt::Done(CommandResult::State(e)),
-                    };
-                }
-            }
-            self.send_change_request(None, change, out);
-            active.asked = Some(Asked { vol: None, change });
-            return Attempt::Asked;
+        if self.conn.phase != Phase::Established {
+            self.finish_disconnect(plain, out);
+            return Attempt::Done(CommandResult::Ok);
         }
-        self.finish_disconnect(out);
-        Attempt::Done(CommandResult::Ok)
+        let change = if outdating { plain.disk(DiskState::Outdated) } else { plain };
+        for v in 0..self.vols.len() {
+            let ctx = self.context(v);
+            match evaluate(&self.vols[v].state, change, Kind::Soft, &ctx) {
+                Ok(_) => {}
+                Err(StateResult::InTransientState) => return Attempt::Later,
+                // The peer wants a copy that is no good to be outdated: it has nothing to fear from it.
+                Err(StateResult::IsDiskless | StateResult::LowerThanOutdated) if outdating => {
+                    self.finish_disconnect(plain, out);
+                    return Attempt::Done(CommandResult::Ok);
+                }
+                Err(e) => return Attempt::Done(CommandResult::State(e)),
+            }
+        }
+        self.send_change_request(None, change, out);
+        active.asked = Some(Asked { vol: None, change });
+        Attempt::Asked
     }
 
-    pub(super) fn finish_disconnect(&mut self, out: &mut Actions) {
+    /// Lets go of the connection: nobody has to agree any more.
+    pub(super) fn finish_disconnect(&mut self, change: StateChange, out: &mut Actions) {
         self.conn.standalone_reason = None;
-        let change = StateChange::NONE.conn(ConnState::Disconnecting);
         let _ = self.change_connection(change, Kind::Hard, out);
         self.log_attempt_given_up(out);
         self.clean_up(out);
@@ -51,12 +61,9 @@ impl Resource {
         };
         let id = active.id;
         if code < 1 {
-            self.log_conn(LogLevel::Error, log_line::refused_by_peer_line(code), out);
-            if asked.vol.is_none() {
-                // The peer would not let go; a disconnect is not refused for that.
-                self.cmds.active = None;
-                self.finish_disconnect(out);
-                out.push(Action::CommandDone { id, result: CommandResult::Ok });
+            out.log(LogLevel::Error, None, log_line::refused_by_peer_line(code));
+            if let Work::Disconnect { outdating: outdating @ false } = &mut active.work {
+                *outdating = true;
             } else {
                 self.cmds.active = None;
                 let result = CommandResult::State(StateResult::CwFailedByPeer);
@@ -68,7 +75,7 @@ impl Resource {
         match asked.vol {
             None => {
                 self.cmds.active = None;
-                self.finish_disconnect(out);
+                self.finish_disconnect(asked.change, out);
                 out.push(Action::CommandDone { id, result: CommandResult::Ok });
             }
             Some(v) => self.peer_agreed(v, asked.change, out),
@@ -192,7 +199,8 @@ impl Resource {
             return;
         }
         let Some(active) = self.cmds.active.take() else { return };
-        self.finish_disconnect(out);
+        let asked = active.asked.map_or(StateChange::NONE.conn(ConnState::Disconnecting), |a| a.change);
+        self.finish_disconnect(asked, out);
         out.push(Action::CommandDone { id: active.id, result: CommandResult::Ok });
         self.drive_commands(out);
     }

@@ -10,7 +10,7 @@ use model::time::Duration;
 use crate::action::{Action, Actions, LogLevel};
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
-use crate::io_tag::{IoKind, pack};
+use crate::io_tag::{IoKind, flush_slot, pack};
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::timers::Timer;
@@ -99,8 +99,8 @@ impl Resource {
             }
             let disk = self.vols[v].disk.as_mut().expect("usable disk is present");
             disk.io_pending += 1;
-            self.peer.flushes_left += 1;
-            let tag = pack(IoKind::EpochFlush, v as u32, generation);
+            self.peer.flushes_left |= 1 << v;
+            let tag = pack(IoKind::EpochFlush, flush_slot(v, disk.data_epoch), generation);
             out.push(Action::DiskFlush { tag, vol: VolIdx(v as u8) });
         }
         if self.peer.flushes_left == 0 {
@@ -109,20 +109,24 @@ impl Resource {
     }
 
     pub(crate) fn epoch_flush_done(&mut self, v: usize, generation: u32, ok: bool, out: &mut Actions) {
-        if v >= self.vols.len() || self.vols[v].disk.is_none() {
-            self.stale_events += 1;
-            return;
-        }
         self.local_io_ended(v, out);
         if generation != self.peer.flush_generation & 0xff_ffff || self.peer.flushing.is_none() {
             self.stale_events += 1;
             return;
         }
         if !ok {
-            self.peer.flush_failed = true;
             self.local_io_failed(v, FailedIo::Flush, out);
         }
-        self.peer.flushes_left -= 1;
+        self.epoch_flush_ended(v, ok, out);
+    }
+
+    /// The flush of a volume's disk ended, or is not waited for any more, if there was one.
+    pub(crate) fn epoch_flush_ended(&mut self, v: usize, ok: bool, out: &mut Actions) {
+        if self.peer.flushing.is_none() || self.peer.flushes_left & 1 << v == 0 {
+            return;
+        }
+        self.peer.flush_failed |= !ok;
+        self.peer.flushes_left &= !(1 << v);
         if self.peer.flushes_left == 0 {
             self.epoch_flushed(out);
         }

@@ -51,6 +51,11 @@ impl PeerWrite {
     pub(crate) fn range(&self) -> SectorRange {
         SectorRange::new(self.sector, self.len_bytes)
     }
+
+    /// The disk has it, and has not ended it.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.submitted && !self.waits_for_al
+    }
 }
 
 /// A read of the peer's application.
@@ -100,9 +105,9 @@ pub(crate) struct PeerSide {
     /// Oldest first; the last one is open.
     pub epochs: VecDeque<RecvEpoch>,
     pub next_epoch: u64,
-    /// Newest epoch covered by the flush under way, and flushes of volumes not ended.
+    /// Newest epoch covered by the flush under way, and the volumes whose flush has not ended, one bit each.
     pub flushing: Option<u64>,
-    pub flushes_left: u32,
+    pub flushes_left: u64,
     pub flush_failed: bool,
     /// Epochs up to this one are flushed (or need no flush).
     pub flushed_up_to: Option<u64>,

@@ -218,7 +218,7 @@ impl Resource {
         let (sector, len_bytes) = (w.sector, w.len_bytes);
         let fua = w.dp.contains(DpFlags::FUA);
         let tag = pack(IoKind::PeerWrite, slot, generation);
-        let Some(disk) = self.vols[v].disk.as_mut() else {
+        let Some(disk) = self.vols[v].disk.as_mut().filter(|d| d.given_up_at.is_none()) else {
             self.finish_peer_write(slot, false, out);
             return;
         };
@@ -243,7 +243,7 @@ impl Resource {
         self.finish_peer_write(slot, ok, out);
     }
 
-    fn finish_peer_write(&mut self, slot: u32, ok: bool, out: &mut Actions) {
+    pub(crate) fn finish_peer_write(&mut self, slot: u32, ok: bool, out: &mut Actions) {
         let w = self.peer.writes.remove(slot);
         self.peer.active.retain(|(_, _, s)| *s != slot);
         let v = w.vol as usize;

@@ -76,6 +76,8 @@ impl Resource {
         r.clear(!(flag::IN_AL | flag::ACTIVE | flag::FUA));
         r.set(flag::WAITING);
         let v = r.vol as usize;
+        // A disk that was given up may still end what it had of this request.
+        self.reqs.table.renew(slot);
         self.vols[v].waiting.push(slot);
     }
 

@@ -40,6 +40,13 @@ impl<T> Table<T> {
         value
     }
 
+    /// The entry stays, and keys given out for it so far become stale.
+    pub(crate) fn renew(&mut self, i: u32) {
+        let slot = &mut self.slots[i as usize];
+        assert!(slot.value.is_some(), "only live slots are renewed");
+        slot.generation = (slot.generation + 1) & 0xff_ffff;
+    }
+
     pub(crate) fn generation(&self, i: u32) -> u32 {
         self.slots[i as usize].generation
     }
@@ -97,6 +104,9 @@ mod tests {
         assert_eq!(a, b);
         assert!(!t.is_live(a, ga));
         assert!(t.is_live(b, t.generation(b)));
+        let gb = t.generation(b);
+        t.renew(b);
+        assert!(!t.is_live(b, gb) && t[b] == "b");
         assert_eq!(t.len(), 1);
     }
 }

@@ -14,7 +14,7 @@ use crate::action::{Action, Actions, LogLevel};
 use crate::connection::Fence;
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
-use crate::io_tag::{IoKind, pack};
+use crate::io_tag::{IoKind, flush_slot, pack};
 use crate::meta_io::{Then, uuid_line};
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
@@ -379,7 +379,7 @@ impl Resource {
         let Some(disk) = vol.disk.as_mut() else { return };
         disk.io_pending += 1;
         // Both bitmaps say "equal" after this; so the blocks have to be on the medium before.
-        let tag = pack(IoKind::RsFlush, v as u32, generation);
+        let tag = pack(IoKind::RsFlush, flush_slot(v, disk.data_epoch), generation);
         out.push(Action::DiskFlush { tag, vol: VolIdx(v as u8) });
     }
 

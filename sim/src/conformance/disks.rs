@@ -79,7 +79,9 @@ fn io_error(n: usize, op: DiskOp, policy: OnIoError, new_metadata: bool) {
             (false, _) => 4096,
         };
     } else {
-        disconnect(&mut w, 1);
+        // A Primary would not let the only good copy go.
+        assert_eq!(w.command_and_wait(1, Command::Disconnect { force: true }), OK);
+        w.run_for(ms(100));
         w.connect(1, &net());
         wanted[1 - n] = 4096;
     }
@@ -93,40 +95,27 @@ fn io_error(n: usize, op: DiskOp, policy: OnIoError, new_metadata: bool) {
 #[test]
 pub(super) fn interrupt_detach() {
     for n in 0..2 {
-        for gently_first in [true, false] {
-            let mut w = large_pair(2, OnIoError::Detach);
-            wrote(&mut w, 0, 64);
-            w.run_for(ms(100));
-            w.hold_disk(n, true);
-            let stuck = issue(&mut w, 0, 64);
-            w.run_for(ms(100));
-            let gentle = gently_first.then(|| w.command(n, DETACH));
-            w.run_for(secs(2));
-            if let Some(id) = gentle {
-                assert_eq!(command_answer(&mut w, id), None, "it waits for the disk");
-            }
-            let by_force = w.command(n, Command::Detach { vol: VOL, force: true });
-            assert_eq!(answered_within(&mut w, by_force, ms(100)), OK);
-            assert_eq!(disk(&w, n), DiskState::Failed);
-            if n == 0 {
-                wrote(&mut w, 0, 128);
-                assert!(read(&mut w, 0, 128).is_ok());
-            }
-            // What is under way is not aborted yet: it waits until the disk lets go.
-            w.run_for(secs(1));
-            w.hold_disk(n, false);
-            if let Some(id) = gentle {
-                assert_eq!(answered_within(&mut w, id, secs(1)), OK, "it has what it wanted");
-            }
-            assert_eq!(wait(&mut w, stuck).0, ClientResult::Ok, "served by the other copy");
-            w.run_for(ms(100));
-            assert_eq!(disk(&w, n), DiskState::Diskless);
-            w.hooks.packets.clear();
-            w.attach(n);
-            assert!(w.run_until(secs(60), all_current), "{:?}", states(&w));
-            assert_eq!(brought(&w)[n], 0);
-            ends_as_usual(&mut w);
-        }
+        let mut w = large_pair(2, OnIoError::Detach);
+        wrote(&mut w, 0, 64);
+        w.run_for(ms(100));
+        w.hold_disk(n, true);
+        let tag = issue(&mut w, 0, 64);
+        w.run_for(ms(100));
+        let gentle = w.command(n, DETACH);
+        w.run_for(secs(2));
+        assert_eq!(command_answer(&mut w, gentle), None, "it waits for the disk");
+        assert_eq!(w.command_and_wait(n, Command::Detach { vol: VOL, force: true }), OK);
+        assert_eq!(answered_within(&mut w, gentle, secs(1)), OK, "the first one has what it wanted");
+        assert_eq!(disk(&w, n), DiskState::Diskless);
+        assert_eq!(wait(&mut w, tag).0, ClientResult::Ok, "served by the other copy");
+        w.hold_disk(n, false);
+        w.run_for(secs(1));
+        wrote(&mut w, 0, 128);
+        w.hooks.packets.clear();
+        w.attach(n);
+        assert!(w.run_until(secs(60), all_current), "{:?}", states(&w));
+        assert_eq!(brought(&w)[n], 0);
+        ends_as_usual(&mut w);
     }
 }
 
@@ -200,7 +189,11 @@ pub(super) fn diskless_primary() {
     for away in 0..3 {
         match away {
             0 => w.cut(true),
-            1 => disconnect(&mut w, 1),
+            1 => {
+                let refused = CommandResult::State(StateResult::CwFailedByPeer);
+                assert_eq!(w.command_and_wait(1, Command::Disconnect { force: false }), refused);
+                assert_eq!(w.command_and_wait(1, Command::Disconnect { force: true }), OK);
+            }
             _ => w.crash(1, false),
         }
         w.run_for(secs(5));

@@ -215,8 +215,6 @@ pub(super) fn consistent_snapshots() {
         let us = w.rng.below(400);
         w.run_for(Duration::from_micros(us));
         assert_eq!(w.command_and_wait(0, Command::SuspendIo), OK);
-        // What was under way is not waited for yet.
-        w.run_for(ms(100));
         let new: Vec<ClientTag> = (0..20).map(|i| issue(&mut w, 0, i * 64)).collect();
         w.run_for(Duration::from_micros(150));
         let copies = [0, 1].map(|n: usize| w.nodes[n].disk.clone());

@@ -72,7 +72,6 @@ pub(super) fn outdate() {
         assert_eq!(disk(&w, 1), DiskState::Outdated);
         assert_eq!(primary(&mut w, 1), state(StateResult::NoUpToDateDisk));
     }
-    w.run_for(secs(1));
     // It is still so after a crash.
     w.crash(1, false);
     w.start(1);

@@ -3,7 +3,11 @@
 #[cfg(test)]
 mod attach;
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod generations;
+#[cfg(test)]
+mod given_up;
 
 #[cfg(test)]
 mod healing {

@@ -145,7 +145,7 @@ fn settles(w: &mut World, nets: &[NetConfig; 2]) {
         // A copy that passed on errors is only brought again by a new connection.
         let bad = |s: (ConnState, DiskState)| s == (ConnState::Connected, DiskState::Inconsistent);
         if (0..2).any(|n| bad(w.state(n))) {
-            w.command_and_wait(1, Command::Disconnect { force: false });
+            w.command_and_wait(1, Command::Disconnect { force: true });
         }
     }
     heals(w);

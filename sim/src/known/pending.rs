@@ -58,29 +58,3 @@ fn empty_history_slot_as_ancestor() {
         assert_eq!(w.nodes[k].disk.read(at(6 + k as u64)), 7, "nothing is overwritten");
     }
 }
-
-/// DRBD 8.3.9: the page of the evicted extent cannot be written. The disk stayed Failed, and the write that waited for
-/// the log was never answered.
-#[test]
-fn al_write_error_still_submits_when_the_page_fails() {
-    super::crash::al_write_error(1);
-}
-
-/// DRBD 8.4: suspend-io returned while writes were still under way, and copies of the two disks taken then differed.
-#[test]
-fn suspend_returns_early() {
-    for k in 0..30 {
-        let mut w = pair(k);
-        w.weather.disk_us = 2000;
-        put(&mut w, 0, 0);
-        for block in 1..9 {
-            begin(&mut w, 0, block);
-        }
-        events(&mut w, k);
-        assert_eq!(w.command_and_wait(0, Command::SuspendIo), OK);
-        let differs = (0..9).any(|b| w.nodes[0].disk.read(at(b)) != w.nodes[1].disk.read(at(b)));
-        assert!(!differs, "copies taken now differ, k = {k}");
-        assert_eq!(w.command_and_wait(0, Command::ResumeIo), OK);
-        ends_well(&mut w);
-    }
-}

@@ -3,6 +3,7 @@
 use super::*;
 use model::policy::AfterSb0;
 use model::result_code::ConfigError;
+use replicator::wire::{ConnectionFeatures, Features, Header, HeaderForm};
 use replicator::{Auth, HmacAlg};
 
 fn secret(alg: HmacAlg, text: &str) -> Option<Auth> {
@@ -171,4 +172,60 @@ fn a_dry_run_drops_the_connection_and_changes_nothing() {
     assert_eq!(resync_bytes(&w, 0), 0);
     w.connect(0, &net());
     heals(&mut w);
+}
+
+/// A packet of a program that is not the peer.
+fn packet(form: HeaderForm, command: Wire, body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Header { form, vnr: 0, command, len: body.len() as u32 }.encode(&mut bytes);
+    bytes.extend(body);
+    bytes
+}
+
+/// Programs that are not the peer say what a peer would say, in a wrong order. Whoever said any other packet than the
+/// features, or behind them any other than the challenge, ended the replication until an operator came.
+#[test]
+fn strangers_that_speak_in_packets_end_nothing() {
+    let old = |command, body: &[u8]| packet(HeaderForm::H80, command, body);
+    let new = |command, body: &[u8]| packet(HeaderForm::H100, command, body);
+    let (data, meta) = (old(Wire::InitialData, &[]), old(Wire::InitialMeta, &[]));
+    let mut features = Vec::new();
+    ConnectionFeatures { version_min: 86, features: Features::ALL, version_max: 101 }.encode(&mut features);
+    let features = old(Wire::ConnectionFeatures, &features);
+    let says = [
+        (false, vec![meta.clone()]),
+        (false, vec![data.clone()]),
+        (false, vec![old(Wire::State, &[0; 4])]),
+        (false, vec![old(Wire::Protocol, &[0; 24])]),
+        (false, vec![old(Wire::UnplugRemote, &[])]),
+        (true, vec![features.clone(), new(Wire::State, &[0; 4])]),
+        (true, vec![features.clone(), new(Wire::UnplugRemote, &[])]),
+        (true, vec![features.clone(), new(Wire::AuthResponse, &[0; 20])]),
+    ];
+    for (i, (with_secret, packets)) in says.iter().enumerate() {
+        let auth = if *with_secret { secret(HmacAlg::Sha1, "a secret") } else { None };
+        let net = NetConfig { auth, ..net() };
+        let mut w = pair_with(i as u64, SECTORS, &net, [DiskConfig::default(), DiskConfig::default()]);
+        assert_eq!(write(&mut w, 0, 64, 8), ClientResult::Ok);
+        w.crash(1, false);
+        let mut heard = 0;
+        for _ in 0..20 {
+            w.run_for(ms(700));
+            let ends = [w.stranger_connects(0), w.stranger_connects(0)];
+            let [Some(a), Some(b)] = ends else { continue };
+            heard += 1;
+            w.stranger_says(a, &data);
+            w.stranger_says(b, &meta);
+            for p in packets {
+                w.run_for(ms(10));
+                w.stranger_says(a, p);
+            }
+        }
+        assert!(heard > 3, "{i}");
+        w.run_for(secs(10));
+        w.start(1);
+        w.connect(1, &net);
+        assert!(w.run_until(secs(30), World::in_sync), "{i}: {:?} {:?}", w.state(0), w.state(1));
+        heals(&mut w);
+    }
 }

@@ -67,7 +67,8 @@ fn a_local_write_error_is_hidden_by_the_peer() {
         if policy == OnIoError::Detach {
             w.attach(0);
         } else {
-            disconnect(&mut w, 1);
+            // The Primary would not let the good copy go.
+            assert_eq!(w.command_and_wait(1, Command::Disconnect { force: true }), OK);
             w.connect(1, &net());
         }
         heals(&mut w);

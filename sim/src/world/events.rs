@@ -17,6 +17,17 @@ pub(super) enum Later {
 }
 
 impl Later {
+    /// The volume of a disk operation.
+    fn volume(&self) -> Option<VolIdx> {
+        match self {
+            Later::DiskRead { sector, .. }
+            | Later::DiskWrite { sector, .. }
+            | Later::MetaWrite { sector, .. } => Some(volume_and_sector(*sector).0),
+            Later::Flush { vol, .. } => Some(*vol),
+            _ => None,
+        }
+    }
+
     fn disk_operation(&self) -> Option<Running> {
         let running = |op, first, count| Some(Running { op, first, count });
         match self {
@@ -160,6 +171,9 @@ impl World {
 
     fn happen(&mut self, n: usize, what: Later) {
         let now = self.clock(n);
+        if let Some(vol) = what.volume() {
+            self.nodes[n].disk_op_ends(vol);
+        }
         macro_rules! core {
             ($event:expr) => {{
                 let event = $event;

@@ -400,12 +400,14 @@ impl World {
         self.mix(self.now.0 << 1 | n as u64);
         match a {
             Action::DiskRead { tag, vol, sector, len_bytes } => {
+                self.nodes[n].disk_op_begins(vol);
                 let sector = place(vol, sector);
                 self.mix(tag.0);
                 let at = self.disk_time();
                 self.at(n, at, Later::DiskRead { tag, sector, count: u64::from(len_bytes / 512) });
             }
             Action::DiskWrite { tag, vol, sector, len_bytes, buf, fua } => {
+                self.nodes[n].disk_op_begins(vol);
                 let sector = place(vol, sector);
                 self.mix(tag.0 ^ sector);
                 let versions = self.nodes[n].versions(buf, u64::from(len_bytes / 512));
@@ -413,16 +415,19 @@ impl World {
                 self.at(n, at, Later::DiskWrite { tag, sector, versions, fua });
             }
             Action::DiskZero { tag, vol, sector, len_bytes, fua, .. } => {
+                self.nodes[n].disk_op_begins(vol);
                 let sector = place(vol, sector);
                 let versions = vec![0; (len_bytes / 512) as usize];
                 let at = self.disk_time();
                 self.at(n, at, Later::DiskWrite { tag, sector, versions, fua });
             }
             Action::DiskFlush { tag, vol } => {
+                self.nodes[n].disk_op_begins(vol);
                 let (at, point) = (self.disk_time(), self.nodes[n].disk.flush_point());
                 self.at(n, at, Later::Flush { tag, vol, point });
             }
             Action::MetaWrite { tag, vol, md_sector, block, flush_before, fua } => {
+                self.nodes[n].disk_op_begins(vol);
                 let md_sector = place(vol, md_sector);
                 let at = self.disk_time();
                 let flush = flush_before.then(|| self.nodes[n].disk.flush_point());
@@ -456,7 +461,7 @@ impl World {
                 self.command_done(n, promotion, result);
                 self.answers.push((n, Answer::Command(id, result)));
             }
-            Action::CloseDisk { vol } => self.nodes[n].attached &= !(1 << vol.0),
+            Action::CloseDisk { vol } => self.nodes[n].close_disk(vol),
             Action::ExportChanged { .. } => {}
             Action::Log { text, .. } => {
                 let text = out.texts[text as usize].clone();

@@ -120,7 +120,7 @@ impl World {
             {
                 self.truth.at(place(vol, 0)).discard(n);
             }
-            Promotion::Attach(vol) if !ok => self.nodes[n].attached &= !(1 << vol.0),
+            Promotion::Attach(vol) if !ok => self.nodes[n].close_disk(vol),
             _ => {}
         }
     }

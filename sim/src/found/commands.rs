@@ -1,0 +1,172 @@
+//! What the answer to a command promises, and what a command must not wait for.
+
+use model::policy::Protocol;
+use model::result_code::StateResult;
+use model::state::{ConnState, DiskState};
+use model::time::Duration;
+use replicator::{ClientResult, Command, CommandId, CommandResult, DiskConfig, NetConfig, VolIdx};
+
+use crate::scenarios::*;
+use crate::world::{Answer, SimOp, World};
+
+const VOL: VolIdx = VolIdx(0);
+
+fn ended(w: &mut World, id: CommandId) -> Option<CommandResult> {
+    match w.take_answer(|a| matches!(a, Answer::Command(i, _) if *i == id)) {
+        Some(Answer::Command(_, r)) => Some(r),
+        _ => None,
+    }
+}
+
+/// Begins to write a block.
+fn begin(w: &mut World, block: u64) {
+    w.request(0, SimOp::Write { sector: block * 8, count: 8, fua: false });
+}
+
+/// Outdate was answered before it was stable: a node whose power failed right behind the answer came back UpToDate,
+/// though the other one went on writing because of that answer.
+#[test]
+fn a_copy_is_outdated_for_good_when_the_command_is_answered() {
+    for again in [false, true] {
+        let mut w = pair(1);
+        disconnect(&mut w, 0);
+        if again {
+            w.command(1, Command::Outdate(VOL));
+        }
+        assert_eq!(w.command_and_wait(1, Command::Outdate(VOL)), OK);
+        w.crash(1, true);
+        w.start(1);
+        w.run_for(secs(1));
+        assert_eq!(disk(&w, 1), DiskState::Outdated);
+        assert_eq!(primary(&mut w, 1), CommandResult::State(StateResult::NoUpToDateDisk));
+        w.connect(0, &net());
+        w.connect(1, &net());
+        heals(&mut w);
+    }
+}
+
+/// An error answers an outdate whose super block cannot be written.
+#[test]
+fn outdate_on_a_disk_that_takes_no_metadata() {
+    let mut w = pair(2);
+    disconnect(&mut w, 0);
+    w.nodes[1].faults.metadata = 1;
+    let result = w.command_and_wait(1, Command::Outdate(VOL));
+    assert!(matches!(result, CommandResult::Config(_)), "{result:?}");
+}
+
+/// Suspend-io was answered while writes were on their way to one disk or the other: copies of the two disks taken then
+/// differed.
+#[test]
+fn copies_are_equal_when_io_is_suspended() {
+    for protocol in [Protocol::A, Protocol::B, Protocol::C] {
+        let net = NetConfig { protocol, ..net() };
+        for k in 0..30 {
+            let mut w = pair_with(k, SECTORS, &net, [DiskConfig::default(), DiskConfig::default()]);
+            w.weather.disk_us = 2000;
+            assert_eq!(write(&mut w, 0, 0, 8), ClientResult::Ok);
+            for block in 1..9 {
+                begin(&mut w, block);
+            }
+            let until = w.steps + k;
+            w.run_until(secs(1), |w| w.steps >= until);
+            let asked = w.now;
+            assert_eq!(w.command_and_wait(0, Command::SuspendIo), OK);
+            assert!(w.now.saturating_since(asked) < ms(100), "nothing is waited for but disks and link");
+            let differs = w.nodes[0].disk.differences(&w.nodes[1].disk).next();
+            assert_eq!(differs, None, "{protocol:?}, k = {k}: copies taken now differ in this sector");
+            begin(&mut w, 20);
+            w.run_for(secs(1));
+            assert_eq!(w.nodes[0].disk.read(160), 0, "nothing new is admitted");
+            assert_eq!(w.command_and_wait(0, Command::ResumeIo), OK);
+            heals(&mut w);
+        }
+    }
+}
+
+/// What suspend-io waits for never ends; other commands do, and resume-io ends the wait with an error.
+#[test]
+fn suspend_io_on_a_dead_disk_keeps_nobody() {
+    let mut w = pair(3);
+    w.hold_disk(0, true);
+    begin(&mut w, 1);
+    w.run_for(ms(10));
+    let waiting = [w.command(0, Command::SuspendIo), w.command(0, Command::SuspendIo)];
+    w.run_for(secs(2));
+    assert!(w.volume(0).is_some_and(|s| s.susp), "nothing new is admitted in the meantime");
+    assert_eq!(w.command_and_wait(0, Command::Disconnect { force: false }), OK);
+    assert_eq!(waiting.map(|id| ended(&mut w, id)), [None, None], "the disk has not ended its write");
+    assert_eq!(w.command_and_wait(0, Command::ResumeIo), OK);
+    let aborted = CommandResult::State(StateResult::ConcurrentStateChange);
+    assert_eq!(waiting.map(|id| ended(&mut w, id)), [Some(aborted); 2]);
+    w.hold_disk(0, false);
+    w.connect(0, &net());
+    heals(&mut w);
+}
+
+/// A peer that is lost has nothing in flight any more.
+#[test]
+fn suspend_io_ends_with_the_connection() {
+    let mut w = pair(4);
+    w.hold_disk(1, true);
+    begin(&mut w, 1);
+    w.run_for(ms(10));
+    let waiting = w.command(0, Command::SuspendIo);
+    w.run_for(secs(1));
+    assert_eq!(ended(&mut w, waiting), None);
+    assert_eq!(w.command_and_wait(0, Command::Disconnect { force: true }), OK);
+    w.run_for(ms(10));
+    assert_eq!(ended(&mut w, waiting), Some(OK));
+    assert_eq!(w.command_and_wait(0, Command::ResumeIo), OK);
+    w.hold_disk(1, false);
+    w.connect(0, &net());
+    heals(&mut w);
+}
+
+/// The source of a resync let go of a Primary that read from it: its clients got errors, and the operator an "ok".
+#[test]
+fn a_disconnect_that_the_peer_refuses_is_refused() {
+    let refused = CommandResult::State(StateResult::CwFailedByPeer);
+    for diskless in [false, true] {
+        let mut w = pair_with(5, LARGE, &net(), [DiskConfig::default(), DiskConfig::default()]);
+        assert_eq!(write(&mut w, 0, 64, 8), ClientResult::Ok);
+        w.run_for(ms(100));
+        assert_eq!(secondary(&mut w, 0), OK);
+        if diskless {
+            assert_eq!(w.command_and_wait(1, Command::Detach { vol: VOL, force: false }), OK);
+        } else {
+            assert_eq!(w.command_and_wait(1, Command::Invalidate(VOL)), OK);
+            assert!(w.run_until(secs(5), |w| w.state(1).0 == ConnState::SyncTarget));
+        }
+        assert_eq!(primary(&mut w, 1), OK);
+        let before = w.state(0).1;
+        assert_eq!(w.command_and_wait(0, Command::Disconnect { force: false }), refused);
+        assert!(w.state(0).0 >= ConnState::Connected && w.state(1).0 >= ConnState::Connected);
+        assert_eq!(w.state(0).1, before, "and nothing has changed");
+        assert_eq!(read(&mut w, 1, 64), Ok(1), "its clients are served");
+        assert_eq!(w.command_and_wait(0, Command::Disconnect { force: true }), OK);
+        assert_eq!(w.state(0).0, ConnState::StandAlone);
+        w.connect(0, &net());
+        w.run_for(secs(5));
+        w.attach(1);
+        heals(&mut w);
+    }
+}
+
+/// The peer goes away between the refusal that will come and its arrival: there is nobody left to refuse.
+#[test]
+fn a_disconnect_from_a_peer_that_is_gone() {
+    for us in 0..40 {
+        let mut w = pair(6);
+        assert_eq!(secondary(&mut w, 0), OK);
+        assert_eq!(w.command_and_wait(1, Command::Detach { vol: VOL, force: false }), OK);
+        assert_eq!(primary(&mut w, 1), OK);
+        let id = w.command(0, Command::Disconnect { force: false });
+        w.run_for(Duration::from_micros(us * 10));
+        w.crash(1, false);
+        w.run_for(secs(5));
+        let result = ended(&mut w, id).expect("it ends");
+        let alone = w.state(0).0 == ConnState::StandAlone;
+        assert_eq!(alone, result == OK, "{us}: {result:?}, {:?}", w.state(0));
+    }
+}
