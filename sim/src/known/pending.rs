@@ -59,13 +59,6 @@ fn empty_history_slot_as_ancestor() {
     }
 }
 
-/// DRBD 8.3.9: the page of the evicted extent cannot be written. The disk stayed Failed, and the write that waited for
-/// the log was never answered.
-#[test]
-fn al_write_error_still_submits_when_the_page_fails() {
-    super::crash::al_write_error(1);
-}
-
 /// DRBD 8.4: suspend-io returned while writes were still under way, and copies of the two disks taken then differed.
 #[test]
 fn suspend_returns_early() {
