@@ -77,11 +77,11 @@ fn last_write_ack_lost() {
 /// sync; or the start of a resync on a dead link looked like an invalidate.
 #[test]
 fn resync_cut_at_start_or_end() {
-    for primary_stays in [true, false] {
+    for (primary_stays, blocks) in [(true, &[5][..]), (true, &[]), (false, &[5])] {
         let mut full = Vec::new();
         for n in 1..=90 {
             let mut w = small_pair(2);
-            missed(&mut w, &[5]);
+            missed(&mut w, blocks);
             if !primary_stays {
                 assert_eq!(secondary(&mut w, 0), OK);
             }
