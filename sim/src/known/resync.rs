@@ -277,9 +277,8 @@ fn resync_failure_reported_as_success_by_the_target() {
     for policy in [OnIoError::Detach, OnIoError::PassOn] {
         let cfg = DiskConfig { on_io_error: policy, ..DiskConfig::default() };
         let mut w = pair_with(12, SECTORS, &net(), [cfg.clone(), cfg]);
-        let blocks: Vec<u64> = (0..30).map(|i| i * 3).collect();
-        missed(&mut w, &blocks);
-        w.hooks.break_disk(1, DiskOp::Write, 240, 8);
+        missed(&mut w, &[30]);
+        w.hooks.break_disk(1, DiskOp::Write, at(30), 8);
         w.cut(false);
         let ends = |w: &World| conn(w, 1) == ConnState::Connected;
         assert!(w.run_until(secs(60), ends), "{:?} {:?}", w.volume(0), w.volume(1));
