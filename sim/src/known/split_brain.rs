@@ -36,6 +36,8 @@ fn split_brain_seen_by_one_side() {
                 kept(&mut w, n);
                 events(&mut w, k * 3);
                 w.pass(n);
+                w.run_for(secs(3));
+                assert!(is_split(&w), "{:?} {:?}", w.volume(0), w.volume(1));
                 ends_apart(&mut w, n);
             }
         }
