@@ -49,7 +49,11 @@ impl Resource {
             let r = &mut self.reqs.table[slot];
             r.clear(flag::LOCAL_PENDING);
             r.set(flag::LOCAL_FAILED);
-            if r.kind == Kind::Read {
+            if r.changes_data() {
+                let range = r.range();
+                self.vols[v].set_out_of_sync(range);
+            }
+            if self.reqs.table[slot].kind == Kind::Read {
                 self.start_read(slot, out);
             } else {
                 self.try_complete(slot, out);

@@ -149,10 +149,8 @@ impl Resource {
         let vol = &mut self.vols[r.vol as usize];
         // A write that went to the peer alone was marked when it started.
         let peer_has_it = r.has(flag::NET_OK) && r.has(flag::BARRIER_ACKED);
-        let failed =
-            r.has(flag::NET_LOST | flag::LOCAL_FAILED) && !planted::on(Planted::FailedWriteNotMarked);
         let never_sent = !r.has(flag::NET_WANTED) && planted::on(Planted::LonelyWriteNotMarked);
-        if !peer_has_it && !never_sent || failed {
+        if !peer_has_it && !never_sent || r.has(flag::NET_LOST) {
             vol.set_out_of_sync(r.range());
         }
         if r.has(flag::IN_AL)

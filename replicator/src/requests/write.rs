@@ -140,8 +140,12 @@ impl Resource {
         assert!(r.has(flag::LOCAL_PENDING), "a local write ends once");
         r.clear(flag::LOCAL_PENDING);
         r.set(if ok { flag::LOCAL_OK } else { flag::LOCAL_FAILED });
-        let v = r.vol as usize;
+        let (v, range) = (r.vol as usize, r.range());
         self.local_io_ended(v, out);
+        if !ok && !planted::on(Planted::FailedWriteNotMarked) {
+            // Not when the peer's part is final: the disk may be back, and in sync again, before that.
+            self.vols[v].set_out_of_sync(range);
+        }
         // A failed discard too, other than drbd-states 14.2 has it: the driver writes zeroes where a disk cannot discard,
         // so it is the disk that failed, and its old blocks are not what the peer has from now on.
         if !ok {

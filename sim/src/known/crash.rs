@@ -21,14 +21,14 @@ fn ends_well_as_secondary(w: &mut World) {
 /// DRBD 8.3.9: after a failed metadata write the activity log transaction, or the data, was written all the same.
 #[test]
 fn al_write_error_still_submits() {
-    // The page, the transaction, and the write of data behind them, which does not fail.
+    // The page of the evicted extent; the transaction; nothing, since the write of the data follows.
     for nth in 1..=3 {
         al_write_error(nth);
     }
 }
 
 /// The log is full, the peer away; a write to a cold extent evicts one whose bits are in memory only. Of the metadata
-/// writes that this takes, the one with this number fails: the page of the evicted extent, then the transaction.
+/// writes that this takes, the one with this number fails.
 fn al_write_error(nth: u64) {
     let mut w = crowded_pair(nth);
     cut(&mut w);

@@ -2,6 +2,7 @@
 
 use super::*;
 use model::policy::{Fencing, Protocol};
+use model::state::Role;
 
 /// Each node took a write without the other one, and both are Secondary.
 fn split(seed: u64) -> World {
@@ -35,6 +36,8 @@ fn split_brain_seen_by_one_side() {
                 kept(&mut w, n);
                 events(&mut w, k * 3);
                 w.pass(n);
+                w.run_for(secs(3));
+                assert!(is_split(&w), "{:?} {:?}", w.volume(0), w.volume(1));
                 ends_apart(&mut w, n);
             }
         }
@@ -168,6 +171,34 @@ fn protocol_a_crash_direction() {
         ends_well_with(&mut w, &[n.clone(), n.clone()]);
     }
     assert!(hit > 5, "answered before it arrived: {hit} times");
+}
+
+/// DRBD 8.4.7: the crash mark of the peer that came back outweighed a running Primary whose I/O was frozen. Here the node
+/// is promoted, frozen, while the crashed one connects.
+#[test]
+fn frozen_primary_made_target() {
+    for k in (0..150).step_by(3) {
+        let mut w = pair(k);
+        put(&mut w, 0, 1);
+        assert_eq!(secondary(&mut w, 0), OK);
+        assert_eq!(primary(&mut w, 1), OK);
+        put(&mut w, 1, 2);
+        w.run_for(ms(100));
+        w.crash(1, false);
+        w.run_for(secs(2));
+        assert_eq!(w.command_and_wait(0, Command::SuspendIo), OK);
+        w.start(1);
+        w.connect(1, &net());
+        events(&mut w, k);
+        assert_eq!(primary(&mut w, 0), OK);
+        let tag = begin(&mut w, 0, 5);
+        w.run_for(secs(3));
+        assert_eq!(answer(&mut w, tag), None, "frozen");
+        assert_eq!(w.command_and_wait(0, Command::ResumeIo), OK);
+        is_done(&mut w, tag);
+        assert_eq!(role(&w, 0), Role::Primary);
+        ends_well(&mut w);
+    }
 }
 
 /// A pair in Kubernetes: the survivor was StandAlone and the loser waited for a connection; a plain connect was refused,

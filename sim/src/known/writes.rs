@@ -81,25 +81,30 @@ fn pending_write_missing_from_sent_bitmap() {
 /// write had set. Here a closed socket has no packets any more, so the last moment is tried at which one may come.
 #[test]
 fn late_resync_ack_clears_fresh_bit() {
-    for k in 0..30 {
-        let mut w = pair(k);
-        missed(&mut w, &[5]);
-        w.hooks.keep(1, Wire::RsWriteAck);
-        w.cut(false);
-        kept(&mut w, 1);
-        w.hooks.slow_disk(0, DiskOp::Write, at(5), 8);
-        w.hooks.slow_disk(1, DiskOp::Write, at(5), 8);
-        let tag = begin(&mut w, 0, 5);
-        w.run_for(ms(5));
-        w.pass(1);
-        events(&mut w, k);
-        w.reset();
-        w.let_go(false);
-        w.cut(true);
-        is_done(&mut w, tag);
-        let equal = w.nodes[0].disk.read(at(5)) == w.nodes[1].disk.read(at(5));
-        assert!(equal || marked(&w, 0) == 1, "the difference is marked");
-        ends_well(&mut w);
+    for arrives in [true, false] {
+        for k in 0..24 {
+            let mut w = pair(k);
+            missed(&mut w, &[5]);
+            w.hooks.keep(1, Wire::RsWriteAck);
+            w.cut(false);
+            kept(&mut w, 1);
+            w.hooks.slow_disk(0, DiskOp::Write, at(5), 8);
+            w.hooks.slow_disk(1, DiskOp::Write, at(5), 8);
+            if !arrives {
+                w.hooks.keep(0, Wire::Data);
+            }
+            let tag = begin(&mut w, 0, 5);
+            w.run_for(ms(5));
+            w.pass(1);
+            events(&mut w, k);
+            w.reset();
+            w.let_go(false);
+            w.cut(true);
+            is_done(&mut w, tag);
+            let equal = w.nodes[0].disk.read(at(5)) == w.nodes[1].disk.read(at(5));
+            assert!(equal || marked(&w, 0) == 1, "the difference is marked");
+            ends_well(&mut w);
+        }
     }
 }
 
