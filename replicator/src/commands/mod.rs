@@ -232,6 +232,10 @@ impl Resource {
                     return Some(Work::Change { vol: v, change });
                 }
             }
+            // While its handshake runs the wish would be lifted to what a connected disk has to be: UpToDate.
+            Command::Outdate(vol) if self.vols[vol.0 as usize].state.disk == DiskState::Negotiating => {
+                CommandResult::State(StateResult::LowerThanOutdated)
+            }
             Command::Outdate(vol) => {
                 let change = StateChange::NONE.disk(DiskState::Outdated);
                 return Some(Work::Change { vol: vol.0 as usize, change });

@@ -1,6 +1,7 @@
 //! Disks that come and go on an established connection, at every moment.
 
 use model::policy::OnIoError;
+use model::result_code::StateResult;
 use model::state::{ConnState, DiskState};
 use model::time::Duration;
 use replicator::{ClientResult, Command, CommandResult, DiskConfig, VolIdx};
@@ -8,7 +9,7 @@ use replicator::{ClientResult, Command, CommandResult, DiskConfig, VolIdx};
 use super::healing::{both_again, outcome, peer_missed, target_finishes, write};
 use crate::hooks::DiskOp;
 use crate::scenario::{fresh_pair, fresh_pair_with, net, scribble};
-use crate::world::{SimOp, World};
+use crate::world::{Answer, SimOp, World};
 use replicator::wire::Command as Wire;
 
 const SECTORS: u64 = 4_000;
@@ -248,4 +249,36 @@ fn the_bitmap_page_of_an_evicted_extent_fails() {
     assert_eq!(w.state(0).1, DiskState::Diskless);
     w.hooks.mend_disks();
     both_again(&mut w);
+}
+
+/// `outdate` of a disk whose attach was being negotiated made it UpToDate, which is what a connected disk has to be.
+#[test]
+fn an_outdate_during_the_attach_does_not_make_the_old_disk_good() {
+    let mut w = fresh_pair(540, SECTORS);
+    assert_eq!(w.command_and_wait(0, DETACH), CommandResult::Ok);
+    write(&mut w, 0, 64);
+    w.attach(0);
+    let id = w.command(0, Command::Outdate(VOL));
+    assert_eq!(w.state(0).1, DiskState::Negotiating);
+    let refused = Answer::Command(id, CommandResult::State(StateResult::LowerThanOutdated));
+    assert_eq!(w.take_answer(|a| *a == refused), Some(refused.clone()));
+    both_again(&mut w);
+    no_bits_left(&w);
+}
+
+/// A write that failed on the own disk was marked when the peer's barrier acknowledgement was there; by then the disk
+/// was attached and in sync again, and the mark stayed on equal copies.
+#[test]
+fn a_failed_write_is_marked_before_the_disk_is_back() {
+    for delay_us in 0..40 {
+        let mut w = fresh_pair(550 + delay_us, SECTORS);
+        w.hooks.break_disk(0, DiskOp::Write, 64, 8);
+        w.request(0, SimOp::Write { sector: 64, count: 8, fua: false });
+        let gone = |w: &World| w.state(0).1 == DiskState::Diskless;
+        assert!(w.run_until(Duration::from_secs(5), gone));
+        w.hooks.mend_disks();
+        w.run_for(Duration::from_micros(delay_us * 20));
+        both_again(&mut w);
+        no_bits_left(&w);
+    }
 }
