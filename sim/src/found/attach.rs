@@ -265,20 +265,3 @@ fn an_outdate_during_the_attach_does_not_make_the_old_disk_good() {
     both_again(&mut w);
     no_bits_left(&w);
 }
-
-/// A write that failed on the own disk was marked when the peer's barrier acknowledgement was there; by then the disk
-/// was attached and in sync again, and the mark stayed on equal copies.
-#[test]
-fn a_failed_write_is_marked_before_the_disk_is_back() {
-    for delay_us in 0..40 {
-        let mut w = fresh_pair(550 + delay_us, SECTORS);
-        w.hooks.break_disk(0, DiskOp::Write, 64, 8);
-        w.request(0, SimOp::Write { sector: 64, count: 8, fua: false });
-        let gone = |w: &World| w.state(0).1 == DiskState::Diskless;
-        assert!(w.run_until(Duration::from_secs(5), gone));
-        w.hooks.mend_disks();
-        w.run_for(Duration::from_micros(delay_us * 20));
-        both_again(&mut w);
-        no_bits_left(&w);
-    }
-}
