@@ -289,11 +289,12 @@ impl Resource {
             .reqs
             .table
             .iter()
-            .filter(|(_, r)| r.vol as usize == v && r.has(flag::IN_AL))
+            .filter(|(_, r)| r.vol as usize == v && r.changes_data())
             .map(|(slot, _)| slot)
             .collect();
         for slot in slots {
-            self.reqs.table[slot].clear(flag::IN_AL);
+            // What it failed to write is no business of the disk that comes next, which the peer brings up to date.
+            self.reqs.table[slot].clear(flag::IN_AL | flag::LOCAL_FAILED);
         }
         let peers: alloc::vec::Vec<u32> =
             self.peer.writes.iter().filter(|(_, w)| w.vol as usize == v).map(|(s, _)| s).collect();

@@ -152,6 +152,32 @@ fn a_disk_of_a_resync_is_torn_off() {
     }
 }
 
+/// A write that the disk did not get was marked when the peer's barrier covered it: by then another disk was attached and
+/// up to date, and the mark stayed on equal copies.
+#[test]
+fn what_a_former_disk_lacks_is_not_marked_on_the_next_one() {
+    for error in [false, true] {
+        for k in 0..20 {
+            // So small that the resync is over before the peer's lazy flush.
+            let mut w = pair_with(k, 400, &net(), [DiskConfig::default(), DiskConfig::default()]);
+            put(&mut w, 8);
+            w.run_for(ms(100));
+            if error {
+                w.nodes[0].faults.writes = 1;
+            }
+            let tag = begin(&mut w, 8);
+            let until = w.steps + k;
+            w.run_until(ms(1), |w| w.steps >= until);
+            w.command(0, TEAR_OFF);
+            w.run_until(ms(1), |w| w.nodes[0].attached == 0);
+            w.nodes[0].faults.writes = 0;
+            w.attach(0);
+            assert_eq!(wait(&mut w, tag).0, ClientResult::Ok);
+            heals(&mut w);
+        }
+    }
+}
+
 /// Without a peer there is nobody to serve the clients: they get errors, at once.
 #[test]
 fn a_dead_disk_without_a_peer_is_torn_off() {
