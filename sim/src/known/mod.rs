@@ -6,8 +6,8 @@
 
 mod crash;
 mod errors;
+mod freezes;
 mod handshake;
-mod pending;
 mod resync;
 mod split_brain;
 mod writes;

@@ -1,8 +1,7 @@
-//! Frozen requests, logs that cannot be written, devices that never met.
+//! What a freeze promises: nothing goes on before good data is back, and nothing is under way when it is answered.
 
 use super::*;
-use crate::hooks::DiskOp;
-use model::policy::{AfterSb0, OnIoError, OnNoData};
+use model::policy::OnNoData;
 
 /// A Primary that is frozen because no data is left went on as soon as a peer connected that has none either, and
 /// its clients got errors in spite of suspend-io.
@@ -75,31 +74,6 @@ fn suspend_returns_early() {
         let differs = (0..9).any(|b| w.nodes[0].disk.read(at(b)) != w.nodes[1].disk.read(at(b)));
         assert!(!differs, "copies taken now differ, k = {k}");
         assert_eq!(w.command_and_wait(0, Command::ResumeIo), OK);
-        ends_well(&mut w);
-    }
-}
-
-/// A block cannot be written on the target, whose disk goes, while others are on their way: they were taken for a
-/// protocol error, which ended the connection.
-#[test]
-fn resync_failure_reported_as_success_with_more_blocks_on_the_way() {
-    for policy in [OnIoError::Detach, OnIoError::PassOn] {
-        let cfg = DiskConfig { on_io_error: policy, ..DiskConfig::default() };
-        let mut w = pair_with(12, SECTORS, &net(), [cfg.clone(), cfg]);
-        missed(&mut w, &[5, 30, 60]);
-        w.hooks.slow_disk(0, DiskOp::Read, at(30), 8);
-        w.hooks.slow_disk(0, DiskOp::Read, at(60), 8);
-        w.hooks.slow_disk(1, DiskOp::Write, at(5), 8);
-        w.hooks.break_disk(1, DiskOp::Write, at(5), 8);
-        w.cut(false);
-        let begun = |w: &World| (w.hooks.waiting_operations(0), w.hooks.waiting_operations(1)) == (2, 1);
-        assert!(w.run_until(secs(20), begun));
-        w.hooks.packets.clear();
-        w.weather.net_us = 20_000;
-        w.let_go(false);
-        w.run_for(secs(2));
-        w.weather.net_us = 50;
-        assert_eq!(w.hooks.seen(0, Wire::ConnectionFeatures), 0, "on the same connection");
         ends_well(&mut w);
     }
 }
