@@ -54,7 +54,7 @@ const BATCH_MAX: Duration = Duration::from_millis(150);
 /// Pairs of disks on which daemons are started, in a run of that length.
 const RECOVERIES: usize = 2;
 const NET: &str = "timeout 20; ping-int 2; connect-int 1; ping-timeout 5;";
-const DISK: &str = "c-plan-ahead 0; resync-rate 400M; c-min-rate 400M; al-extents 67;";
+const DISK: &str = "c-plan-ahead 0; resync-rate 100M; c-min-rate 100M; al-extents 67;";
 /// Everything but the batches.
 const MACHINE_MAX: Duration = Duration::from_secs(120);
 const SYNC_MAX: Duration = Duration::from_secs(60);
@@ -189,7 +189,7 @@ fn record(wanted: u64, mut random: Random) {
         if left_until_change == 0 {
             flush_one_in = [2, 4, 40][random.below(3) as usize];
             match pair.pid(1) {
-                Some(_) if has_peer && random.one_in(3) => {
+                _ if random.one_in(4) => {
                     // What a start does to the disk is recorded as well.
                     pair.kill(0);
                     pair.up(0);
