@@ -151,8 +151,11 @@ impl Playback {
                             let version = version_of(bytes, (sector + n) as u64);
                             version.expect("only what the client sent is written") & !ZEROES
                         });
-                        let piece = Piece::Data { first: sector, versions: versions.collect() };
-                        steps.push_back(Step::Write(piece, fua));
+                        let versions: Vec<Version> = versions.collect();
+                        // A resync copies a lot of blank sectors.
+                        if versions.iter().any(|version| *version != 0) {
+                            steps.push_back(Step::Write(Piece::Data { first: sector, versions }, fua));
+                        }
                     }
                     if !meta.is_empty() {
                         let at_bytes = sector.max(data_sectors) - data_sectors;

@@ -63,7 +63,7 @@ pub fn fill(out: &mut [u8], sector: u64, version: u64) {
 
 /// Version that a sector holds; none: what was never written.
 pub fn version_of(bytes: &[u8], sector: u64) -> Option<u64> {
-    if bytes.iter().all(|b| *b == 0) {
+    if bytes == [0; SECTOR] {
         return Some(ZEROES);
     }
     let version = u64::from_le_bytes(bytes[..8].try_into().expect("a sector has 8 bytes"));
