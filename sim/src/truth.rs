@@ -16,6 +16,8 @@ pub struct Truth {
     split: bool,
     /// What both copies held when they were last in sync, while they are not.
     at_split: Option<Ledger>,
+    /// The reading of the clock then; the clock of that ledger goes on by itself.
+    split_at: u64,
     /// Answered writes to each copy since.
     since: [u64; 2],
     /// The copy that a node's clients work on: the peer's while it has none.
@@ -83,6 +85,7 @@ impl Truth {
     pub fn separated(&mut self) {
         if self.at_split.is_none() {
             self.at_split = Some(self.ledgers[0].clone());
+            self.split_at = self.ledgers[0].clock;
             self.since = [0; 2];
         }
     }
@@ -135,7 +138,7 @@ impl Truth {
         {
             for s in main.written() {
                 let v = read(s);
-                let newer = main.possible(s).contains(&v) || main.allows_since(s, v, at.clock);
+                let newer = main.possible(s).contains(&v) || main.allows_since(s, v, self.split_at);
                 assert!(
                     at.allows(s, v) || newer,
                     "stale promotion: node {} holds version {v} in sector {s}, allowed are {:?}",
