@@ -232,8 +232,8 @@ impl Resource {
                     return Some(Work::Change { vol: v, change });
                 }
             }
-            // While its handshake runs the wish would be lifted to what a connected disk has to be: UpToDate.
-            Command::Outdate(vol) if self.vols[vol.0 as usize].state.disk == DiskState::Negotiating => {
+            // On a connection the wish would be lifted to what a disk there has to be, UpToDate, from whatever it was.
+            Command::Outdate(vol) if lower_than_outdated(self.vols[vol.0 as usize].state.disk) => {
                 CommandResult::State(StateResult::LowerThanOutdated)
             }
             Command::Outdate(vol) => {
@@ -373,4 +373,9 @@ fn state_result(r: Result<StateResult, StateResult>) -> CommandResult {
         Ok(_) => CommandResult::Ok,
         Err(e) => CommandResult::State(e),
     }
+}
+
+/// A disk that must not become Outdated, which would be a promotion (drbd-states 7.3 rule 5).
+fn lower_than_outdated(disk: DiskState) -> bool {
+    disk > DiskState::Attaching && disk < DiskState::Outdated
 }

@@ -265,3 +265,19 @@ fn an_outdate_during_the_attach_does_not_make_the_old_disk_good() {
     both_again(&mut w);
     no_bits_left(&w);
 }
+
+/// The same of a copy whose resync had just lost its source.
+#[test]
+fn an_outdate_of_half_a_copy_does_not_make_it_good() {
+    let mut w = fresh_pair(541, SECTORS);
+    w.command(1, Command::Invalidate(VOL));
+    assert!(w.run_until(Duration::from_secs(5), |w| w.state(1).0 == ConnState::SyncTarget));
+    w.command(0, TEAR_OFF);
+    w.run_for(Duration::from_millis(100));
+    assert_eq!(w.state(1), (ConnState::Connected, DiskState::Inconsistent));
+    let refused = CommandResult::State(StateResult::LowerThanOutdated);
+    assert_eq!(w.command_and_wait(1, Command::Outdate(VOL)), refused);
+    assert_eq!(w.state(1).1, DiskState::Inconsistent);
+    both_again(&mut w);
+    no_bits_left(&w);
+}

@@ -77,6 +77,7 @@ impl Schedule<'_> {
     /// Does the act with this number.
     pub(super) fn act(&mut self, number: u64) {
         self.rng = Rng::new(self.seed.rotate_left(17) ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93));
+        self.w.acts = number + 1;
         let total: u64 = self.plan.weights.iter().sum();
         let mut at = self.below(total);
         let mut act = Act::Wait;

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{ACTS_MAX, Acts, LIFE_REQUESTS, Outcome, Plan, Profile, run_in, world_in};
+use super::{Acts, Outcome, Profile, run_in, world_in};
 use crate::world::World;
 
 /// Runs a schedule; the message if it fails. `memory` is a world that is not needed any more, and gets this one.
@@ -39,15 +39,15 @@ fn kind(message: &str) -> String {
 ///
 /// Leaves out runs of acts, half as long each time, until no single one can be spared.
 pub fn shrink(profile: Profile, seed: u64) -> Option<(Vec<u64>, String)> {
-    let first = attempt(&mut None, profile, seed, Acts::All).err()?;
+    let mut w = world_in(None, profile, seed);
+    let result = catch_unwind(AssertUnwindSafe(|| run_in(&mut w, profile, seed, Acts::All)));
+    let first = message(result.err()?.as_ref());
     let wanted = kind(&first);
-    let plan = Plan::new(profile, seed);
     let fails = |list: &[u64]| {
         let failure = attempt(&mut None, profile, seed, Acts::Only(list)).err();
         failure.filter(|m| kind(m) == wanted)
     };
-    let most = if profile == Profile::Life { ACTS_MAX.min(plan.acts + LIFE_REQUESTS) } else { plan.acts };
-    let mut list: Vec<u64> = (0..most).collect();
+    let mut list: Vec<u64> = (0..w.acts).collect();
     let mut last = first;
     let mut length = list.len().div_ceil(2);
     loop {

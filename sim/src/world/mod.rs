@@ -138,6 +138,8 @@ pub struct World {
     pub reads_checked: u64,
     /// Steps made.
     pub steps: u64,
+    /// Acts of the schedule begun.
+    pub acts: u64,
 }
 
 impl World {
@@ -192,6 +194,7 @@ impl World {
             trace_hash: 0xcbf2_9ce4_8422_2325,
             reads_checked: 0,
             steps: 0,
+            acts: 0,
         }
     }
 
