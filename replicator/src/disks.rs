@@ -293,8 +293,14 @@ impl Resource {
             .map(|(slot, _)| slot)
             .collect();
         for slot in slots {
-            // What it failed to write is no business of the disk that comes next, which the peer brings up to date.
-            self.reqs.table[slot].clear(flag::IN_AL | flag::LOCAL_FAILED);
+            // What it failed to write is marked now, and not when the request leaves: the disk that comes next may be up
+            // to date by then.
+            let r = &mut self.reqs.table[slot];
+            let (failed, range) = (r.has(flag::LOCAL_FAILED), r.range());
+            r.clear(flag::IN_AL | flag::LOCAL_FAILED);
+            if failed {
+                self.vols[v].set_out_of_sync(range);
+            }
         }
         let peers: alloc::vec::Vec<u32> =
             self.peer.writes.iter().filter(|(_, w)| w.vol as usize == v).map(|(s, _)| s).collect();
