@@ -37,28 +37,6 @@ fn diskless_primary_stays_frozen_beside_a_diskless_peer() {
     ends_well(&mut w);
 }
 
-/// DRBD 8.3.2 and 9.0.22: empty slots of two histories passed for a common ancestor, and two devices that had never
-/// met became a split brain that a policy resolved: one of them was overwritten.
-#[test]
-fn empty_history_slot_as_ancestor() {
-    let mut w = pair(15);
-    put(&mut w, 0, 5);
-    w.run_for(ms(100));
-    assert_eq!(secondary(&mut w, 0), OK);
-    super::handshake::preset(&mut w, [[0x1110, 0, 0, 0], [0x2220, 0, 0, 0]]);
-    let n = NetConfig { always_asbp: true, after_sb_0pri: AfterSb0::DiscardZeroChanges, ..net() };
-    for k in 0..2 {
-        super::handshake::scrawl(&mut w, k, 6 + k as u64);
-        w.start(k);
-        w.connect(k, &n);
-    }
-    w.run_for(secs(20));
-    for k in 0..2 {
-        stands_alone(&w, k, "Unrelated data");
-        assert_eq!(w.nodes[k].disk.read(at(6 + k as u64)), 7, "nothing is overwritten");
-    }
-}
-
 /// DRBD 8.4: suspend-io returned while writes were still under way, and copies of the two disks taken then differed.
 #[test]
 fn suspend_returns_early() {
