@@ -95,6 +95,11 @@ impl Exposed {
         *self = Exposed { uuid, own: false, beyond: false };
     }
 
+    /// As far as is known it is the own disk that clients have seen last.
+    pub(crate) fn is_own(&self) -> bool {
+        self.own
+    }
+
     /// A write was answered that the own disk, which is gone, does not have.
     pub(crate) fn goes_beyond(&mut self) {
         self.beyond |= self.own;

@@ -3,7 +3,7 @@
 use core::mem;
 
 use model::policy::OnNoData;
-use model::state::DiskState;
+use model::state::{ConnState, DiskState, Role};
 
 use super::{Kind, flag};
 use crate::action::{Action, Actions, ClientResult, LogLevel};
@@ -37,7 +37,7 @@ impl Resource {
             self.fail_for_lack_of_data(slot, out);
             return;
         }
-        let held = self.vols[v].state.any_susp() || self.vols[v].completion_gate.is_some();
+        let held = self.holds_completions(v);
         // A flush too: what only this copy promises must not be lost with a generation that the peer has as well.
         if held && self.reqs.table[slot].kind != Kind::Read {
             self.reqs.table[slot].set(flag::HELD);
@@ -122,13 +122,25 @@ impl Resource {
         }
     }
 
+    /// No change is answered now: I/O is frozen, or the new generation is not stable. Or the own disk has just failed, and
+    /// the peer has not said yet that it goes on in a generation of its own: if this node died now, its old copy would
+    /// come back as that of a crashed Primary, and be taken for the better one.
+    fn holds_completions(&self, v: usize) -> bool {
+        let vol = &self.vols[v];
+        let s = &vol.state;
+        let peer_may_not_know = s.disk == DiskState::Failed
+            && s.role == Role::Primary
+            && s.conn >= ConnState::Connected
+            && vol.exposed.is_own();
+        s.any_susp() || vol.completion_gate.is_some() || peer_may_not_know
+    }
+
     /// Answers what was held back, if the reason is gone.
     pub(crate) fn release_held(&mut self, v: usize, out: &mut Actions) {
-        let vol = &mut self.vols[v];
-        if vol.held_completions.is_empty() || vol.state.any_susp() || vol.completion_gate.is_some() {
+        if self.vols[v].held_completions.is_empty() || self.holds_completions(v) {
             return;
         }
-        for slot in mem::take(&mut vol.held_completions) {
+        for slot in mem::take(&mut self.vols[v].held_completions) {
             self.reqs.table[slot].clear(flag::HELD);
             self.try_complete(slot, out);
         }

@@ -303,3 +303,21 @@ fn a_target_is_finished_on_its_disk_first() {
     w.let_go(false);
     both_again(&mut w);
 }
+
+/// A Primary's disk went, the write on its way was answered because the peer had it, and the node died before the peer
+/// knew of the disk: as a crashed Primary of the same generation it became the source and overwrote that write.
+#[test]
+fn a_primary_dies_right_after_its_disk() {
+    for delay_us in 0..60 {
+        let mut w = fresh_pair(600 + delay_us, SECTORS);
+        w.hooks.slow_disk(0, DiskOp::Write, 64, 8);
+        w.request(0, SimOp::Write { sector: 64, count: 8, fua: false });
+        w.run_for(Duration::from_millis(50));
+        w.command(0, Command::Detach { vol: VOL, force: true });
+        w.run_for(Duration::from_micros(delay_us * 5));
+        w.crash(0, false);
+        w.let_go(false);
+        w.run_for(Duration::from_secs(3));
+        both_again(&mut w);
+    }
+}
