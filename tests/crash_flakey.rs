@@ -48,7 +48,7 @@ const LOG_BYTES: u64 = 2 << 30;
 const AL_EXTENT_SECTORS: u64 = (4 << 20) / 512;
 /// Of a batch, and so are its extents: far fewer than the activity log holds, so that none cools down before its end.
 const WRITES_MAX: u64 = 12;
-const DEFAULT_BATCHES: u64 = 100;
+const DEFAULT_BATCHES: u64 = 80;
 /// A slow machine does fewer.
 const BATCH_MAX: Duration = Duration::from_millis(150);
 /// Pairs of disks on which daemons are started, in a run of that length.
@@ -185,7 +185,7 @@ fn record(wanted: u64, mut random: Random) {
         if left_until_change == 0 {
             flush_one_in = [2, 4, 40][random.below(3) as usize];
             match pair.pid(1) {
-                _ if random.one_in(4) => {
+                _ if random.one_in(10) => {
                     // What a start does to the disk is recorded as well.
                     pair.kill(0);
                     pair.up(0);
