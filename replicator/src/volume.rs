@@ -100,7 +100,7 @@ impl Exposed {
         self.own
     }
 
-    /// A write was answered that the own disk, which is gone, does not have.
+    /// The peer has a write, answered or about to be, that the own disk, which is gone, does not have.
     pub(crate) fn goes_beyond(&mut self) {
         self.beyond |= self.own;
     }

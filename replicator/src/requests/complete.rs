@@ -37,15 +37,15 @@ impl Resource {
             self.fail_for_lack_of_data(slot, out);
             return;
         }
+        if self.reqs.table[slot].changes_data() && self.vols[v].state.disk < DiskState::Inconsistent {
+            self.vols[v].exposed.goes_beyond();
+        }
         let held = self.holds_completions(v);
         // A flush too: what only this copy promises must not be lost with a generation that the peer has as well.
         if held && self.reqs.table[slot].kind != Kind::Read {
             self.reqs.table[slot].set(flag::HELD);
             self.vols[v].held_completions.push(slot);
             return;
-        }
-        if self.reqs.table[slot].changes_data() && self.vols[v].state.disk < DiskState::Inconsistent {
-            self.vols[v].exposed.goes_beyond();
         }
         self.answer(slot, ClientResult::Ok, out);
     }
@@ -122,16 +122,18 @@ impl Resource {
         }
     }
 
-    /// No change is answered now: I/O is frozen, or the new generation is not stable. Or the own disk has just failed, and
-    /// the peer has not said yet that it goes on in a generation of its own: if this node died now, its old copy would
-    /// come back as that of a crashed Primary, and be taken for the better one.
+    /// No change is answered now: I/O is frozen, or the new generation is not stable. Or the own disk has just gone, and
+    /// the peer has not said yet that it goes on in a generation of its own, which it begins unless it has one already:
+    /// if this node died now, its old copy would come back as that of a crashed Primary, and be taken for the better one.
     fn holds_completions(&self, v: usize) -> bool {
         let vol = &self.vols[v];
         let s = &vol.state;
-        let peer_may_not_know = s.disk == DiskState::Failed
+        let peer_will_say = vol.peer_uuids.is_some_and(|p| p.set.bitmap.is_zero());
+        let peer_may_not_know = s.disk < DiskState::Inconsistent
             && s.role == Role::Primary
             && s.conn >= ConnState::Connected
-            && vol.exposed.is_own();
+            && vol.exposed.is_own()
+            && peer_will_say;
         s.any_susp() || vol.completion_gate.is_some() || peer_may_not_know
     }
 
