@@ -1,0 +1,33 @@
+//! The bodies of the fuzz targets: one function per decoder of bytes from outside, none of which may panic whatever
+//! the bytes are. `fuzz_targets/` hands them to the fuzzer, `tests/fuzz_corpus.rs` to `cargo test`.
+
+pub mod activity_log;
+pub mod bitmap;
+pub mod bitmap_exchange;
+pub mod config;
+pub mod control;
+pub mod dump_text;
+mod driver;
+mod input;
+pub mod nbd;
+pub mod packet;
+pub mod pair;
+pub mod resource;
+pub mod super_block;
+pub mod wire;
+
+/// Every target with its name, which is also that of its corpus.
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("activity_log", activity_log::run),
+    ("bitmap", bitmap::run),
+    ("bitmap_exchange", bitmap_exchange::run),
+    ("config", config::run),
+    ("control", control::run),
+    ("dump_text", dump_text::run),
+    ("nbd", nbd::run),
+    ("packet", packet::run),
+    ("pair", pair::run),
+    ("resource", resource::run),
+    ("super_block", super_block::run),
+    ("wire", wire::run),
+];
