@@ -73,10 +73,10 @@ targets! {
 fn every_target_is_run_here_and_known_to_the_fuzzer() {
     let names: Vec<&str> = targets::TARGETS.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, RUN);
-    let manifest = fs::read_to_string(corpus("").join("../../Cargo.toml")).unwrap();
+    let manifest = fs::read_to_string(corpus("").join("../Cargo.toml")).unwrap();
     for name in names {
         assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
-        let target = fs::read_to_string(corpus("").join(format!("../../fuzz_targets/{name}.rs"))).unwrap();
+        let target = fs::read_to_string(corpus("").join(format!("../fuzz_targets/{name}.rs"))).unwrap();
         assert!(target.contains(&format!("lockstep_fuzz::{name}::run(")), "{name}");
     }
 }

@@ -9,12 +9,10 @@ use replicator::activity_log::replay::replay;
 use replicator::activity_log::transaction::{AlRing, encode_initialized};
 use replicator::meta::layout::{Layout, MetaKind};
 use replicator::meta::superblock::{MetaFlags, SuperBlock};
-use replicator::wire::{
-    Features, FrameShape, Header, HeaderForm, Packet, Sock, frame_shape, parse_header,
-};
+use replicator::wire::{Features, FrameShape, Header, HeaderForm, Packet, Sock, frame_shape, parse_header};
 use replicator::{
-    Action, Actions, AttachedDisk, ClientOp, ClientRequest, ClientTag, Command, CommandId, Config, DiskConfig,
-    DownCause, Event, IoResult, IoTag, Resource, SockId, VolIdx,
+    Action, Actions, AttachedDisk, ClientOp, ClientRequest, ClientTag, Command, CommandId, Config,
+    DiskConfig, DownCause, Event, IoResult, IoTag, Resource, SockId, VolIdx,
 };
 
 /// Metadata device: room for a bitmap of 32 GiB.
@@ -86,7 +84,8 @@ pub struct Driver {
 impl Driver {
     /// A core with fresh metadata on every volume, nothing attached.
     pub fn new(config: Config, sectors: u64, seed: u8) -> Driver {
-        let layout = Layout::new(MetaKind::FlexibleExternal, META_SECTORS, AlRing::DEFAULT).expect("room enough");
+        let layout =
+            Layout::new(MetaKind::FlexibleExternal, META_SECTORS, AlRing::DEFAULT).expect("room enough");
         let mut driver = Driver {
             now: Instant(1_000_000_000),
             sockets: Vec::new(),
@@ -134,7 +133,8 @@ impl Driver {
         // What an earlier attach has under way on this disk is over before the next one reads it.
         self.drain_disk();
         let raw = self.read_metadata(v, layout.superblock_sector());
-        let mut sb = SuperBlock::decode(raw[..].try_into().expect("one block")).expect("the core's own super block");
+        let mut sb =
+            SuperBlock::decode(raw[..].try_into().expect("one block")).expect("the core's own super block");
         sb.check_for_tools(MetaKind::FlexibleExternal, META_SECTORS).expect("the core's own super block");
         let pages = (0..self.sectors.div_ceil(8 * 32768)).map(|p| layout.bitmap_page_sector(p));
         let mut bitmap: Vec<u8> = pages.clone().flat_map(|sector| self.read_metadata(v, sector)).collect();
@@ -209,7 +209,14 @@ impl Driver {
     pub fn connected(&mut self, attempt: Option<u32>) -> SockId {
         let id = SockId(self.number());
         let (queued_bytes, told_bytes) = (0, 0);
-        self.sockets.push(Socket { id, role: None, inbox: Vec::new(), broken: false, queued_bytes, told_bytes });
+        self.sockets.push(Socket {
+            id,
+            role: None,
+            inbox: Vec::new(),
+            broken: false,
+            queued_bytes,
+            told_bytes,
+        });
         match attempt {
             Some(attempt) => self.event(Event::Connected { attempt, sock: id }),
             None => self.event(Event::Accepted { sock: id }),
@@ -404,7 +411,8 @@ impl Driver {
             }
             Action::Connect { attempt, .. } => self.attempts.push(attempt),
             Action::CloseSocket { sock, .. } => {
-                let i = self.sockets.iter().position(|s| s.id == sock).expect("the core closes a socket once");
+                let i =
+                    self.sockets.iter().position(|s| s.id == sock).expect("the core closes a socket once");
                 self.sockets.remove(i);
             }
             Action::CommandDone { id, .. } => {

@@ -1,7 +1,9 @@
 //! Each packet by itself: the first byte selects it, so that every decoder is reached at once. What is accepted
 //! means the same after it was encoded again.
 
-use replicator::wire::{Command, Features, Header, HeaderForm, MAX_FRAME_BYTES, Packet, Sock, frame_shape, put};
+use replicator::wire::{
+    Command, Features, Header, HeaderForm, MAX_FRAME_BYTES, Packet, Sock, frame_shape, put,
+};
 
 use super::input::Input;
 
@@ -30,6 +32,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(packet.command(), row.command);
     let mut framed = Vec::new();
     put(&mut framed, 1, &packet, shape.payload_bytes);
-    let again = Header { form: HeaderForm::H100, len: framed.len() as u32 - 16 + shape.payload_bytes, ..header };
+    let again =
+        Header { form: HeaderForm::H100, len: framed.len() as u32 - 16 + shape.payload_bytes, ..header };
     assert_eq!(Packet::decode(&again, &framed[16..], features).as_ref(), Ok(&packet));
 }

@@ -14,7 +14,9 @@ use super::resource::{config, net};
 /// One input.
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
-    let (Some(how), Some(network), Some(policies)) = (input.byte(), input.byte(), input.byte()) else { return };
+    let (Some(how), Some(network), Some(policies)) = (input.byte(), input.byte(), input.byte()) else {
+        return;
+    };
     let nodes = [1, 2].map(|seed| {
         let (config, sectors) = config(how);
         Driver::new(config, sectors, seed)

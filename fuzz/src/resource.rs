@@ -6,8 +6,8 @@ use model::ids::{Minor, VolumeNo};
 use model::policy::{AfterSb0, AfterSb1, AfterSb2, OnIoError, OnNoData, Protocol, RrConflict};
 use model::time::Duration;
 use replicator::wire::{
-    Ack, BarrierAck, BlockId, ChangeReply, Command as Wire, Data, Features, Header, HeaderForm, Packet, Request,
-    Sock, Tail, put, put80,
+    Ack, BarrierAck, BlockId, ChangeReply, Command as Wire, Data, Features, Header, HeaderForm, Packet,
+    Request, Sock, Tail, put, put80,
 };
 use replicator::{
     Auth, ClientOp, Command, Config, DiskConfig, Event, HmacAlg, NetConfig, SockId, VolIdx, VolumeConfig,
@@ -56,10 +56,15 @@ pub fn net(how: u8, policies: u8) -> NetConfig {
 /// One input.
 pub fn run(data: &[u8]) {
     let mut input = Input(data);
-    let (Some(how), Some(network), Some(policies)) = (input.byte(), input.byte(), input.byte()) else { return };
+    let (Some(how), Some(network), Some(policies)) = (input.byte(), input.byte(), input.byte()) else {
+        return;
+    };
     let (config, sectors) = config(how);
-    let mut run =
-        Run { driver: Driver::new(config, sectors, how), net: net(network, policies), volumes: 1 + (how & 1) };
+    let mut run = Run {
+        driver: Driver::new(config, sectors, how),
+        net: net(network, policies),
+        volumes: 1 + (how & 1),
+    };
     if how & 32 == 0 {
         for v in 0..run.volumes {
             run.driver.attach(VolIdx(v));
@@ -178,13 +183,14 @@ impl Run {
                 let how = input.byte()?;
                 self.echo(how);
             }
-            _ => {
+            op::STALL => {
                 if self.driver.stalled {
                     self.driver.unstall();
                 } else {
                     self.driver.stalled = true;
                 }
             }
+            _ => unreachable!("the kind is below their number"),
         }
         Some(())
     }
@@ -320,21 +326,29 @@ impl Run {
         let reply = match packet {
             Packet::Data(d) => Some(acknowledge(d, size_bytes, how)),
             Packet::Trim(t) | Packet::Zeroes(t) => {
-                let d = Data { sector: t.sector, block_id: t.block_id, seq_num: t.seq_num, dp_flags: t.dp_flags };
+                let d =
+                    Data { sector: t.sector, block_id: t.block_id, seq_num: t.seq_num, dp_flags: t.dp_flags };
                 Some(acknowledge(d, t.size_bytes, how))
             }
             Packet::DataRequest(r) | Packet::RsDataRequest(r) | Packet::RsThinReq(r) => {
                 return self.answer_read(sent, &r, how, bend);
             }
-            Packet::RsDataReply(d) if how % 4 == 3 => Some(Packet::NegAck(Ack { sector: d.sector, ..resync })),
-            Packet::RsDataReply(d) if how % 4 == 2 => Some(Packet::RsWriteAck(Ack { sector: d.sector, ..resync })),
+            Packet::RsDataReply(d) if how % 4 == 3 => {
+                Some(Packet::NegAck(Ack { sector: d.sector, ..resync }))
+            }
+            Packet::RsDataReply(d) if how % 4 == 2 => {
+                Some(Packet::RsWriteAck(Ack { sector: d.sector, ..resync }))
+            }
             Packet::RsDataReply(d) => Some(Packet::WriteAck(Ack { sector: d.sector, ..resync })),
             Packet::Barrier(b) => {
-                let set_size = if how & 128 == 0 { self.writes_before(b.number.0) } else { u32::from(how & 127) };
+                let set_size =
+                    if how & 128 == 0 { self.writes_before(b.number.0) } else { u32::from(how & 127) };
                 Some(Packet::BarrierAck(BarrierAck { number: b.number, set_size }))
             }
             Packet::Ping => Some(Packet::PingAck),
-            Packet::StateChgReq(_) => Some(Packet::StateChgReply(ChangeReply(if how & 1 == 0 { 1 } else { -10 }))),
+            Packet::StateChgReq(_) => {
+                Some(Packet::StateChgReply(ChangeReply(if how & 1 == 0 { 1 } else { -10 })))
+            }
             Packet::ConnStChgReq(_) => {
                 Some(Packet::ConnStChgReply(ChangeReply(if how & 1 == 0 { 1 } else { -10 })))
             }
@@ -353,8 +367,7 @@ impl Run {
 
     fn answer_read(&mut self, sent: &Sent, r: &Request, how: u8, bend: (u8, u8)) {
         let for_resync = sent.header.command != Wire::DataRequest;
-        let ack =
-            Ack { sector: r.sector, block_id: r.block_id, size_bytes: r.size_bytes, seq_num: 0 };
+        let ack = Ack { sector: r.sector, block_id: r.block_id, size_bytes: r.size_bytes, seq_num: 0 };
         let data = Data { sector: r.sector, block_id: r.block_id, ..Data::default() };
         let (reply, payload_bytes) = match (for_resync, how % 8) {
             (true, 7) => (Packet::NegRsDreply(ack), 0),
@@ -424,7 +437,8 @@ impl Run {
                     Wire::Barrier => std::mem::take(&mut writes),
                     _ => 0,
                 };
-                let answer = if sent.header.command == Wire::Barrier { 128 | closed.min(127) } else { how >> 4 & 3 };
+                let answer =
+                    if sent.header.command == Wire::Barrier { 128 | closed.min(127) } else { how >> 4 & 3 };
                 let is_answer = !sent.header.command.row().socks.contains(Sock::Data)
                     && sent.header.command != Wire::Ping;
                 if !is_answer {

@@ -72,21 +72,20 @@ fn packets(captures: &[Capture]) -> Vec<Vec<u8>> {
     seeds
 }
 
-/// The beginning of each direction of the sockets that differ, without block data.
+/// A packet of every kind on every socket and with every set of features that was recorded, without block data.
 fn wire(captures: &[Capture]) -> Vec<Vec<u8>> {
     let mut seen = BTreeSet::new();
     let mut seeds = Vec::new();
     for c in captures {
-        let mut seed: Vec<u8> = Vec::new();
         for p in &c.packets {
             let how = 2 | u8::from(p.sock == Sock::Meta) << 2 | (p.features.0 as u8) << 4;
             if p.header.form != HeaderForm::H100 || !seen.insert((p.header.command, how)) {
                 continue;
             }
-            seed = vec![how];
+            let mut seed = vec![how];
             seed.extend_from_slice(&p.bytes);
             seed.truncate(SEED_BYTES_MAX);
-            seeds.push(std::mem::take(&mut seed));
+            seeds.push(seed);
         }
     }
     seeds
