@@ -227,9 +227,9 @@ impl Pair {
 
     fn end_link(&mut self, i: usize) {
         let link = self.links.remove(i);
-        for n in 0..2 {
-            self.way[n].retain(|(sock, _)| *sock != link[n]);
-            self.nodes[n].disconnected(self.now, link[n]);
+        for (n, end) in link.into_iter().enumerate() {
+            self.way[n].retain(|(sock, _)| *sock != end);
+            self.nodes[n].disconnected(self.now, end);
         }
     }
 
@@ -275,8 +275,8 @@ impl Pair {
     ) {
         while !self.links.is_empty() {
             let link = self.links.remove(0);
-            for m in 0..2 {
-                self.way[m].retain(|(sock, _)| *sock != link[m]);
+            for (way, end) in self.way.iter_mut().zip(link) {
+                way.retain(|(sock, _)| *sock != end);
             }
             self.nodes[1 - n].disconnected(self.now, link[1 - n]);
         }

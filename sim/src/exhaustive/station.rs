@@ -154,7 +154,6 @@ impl Station {
         self.sent_bytes.clear();
         self.buffers.clear();
         self.out.clear();
-        self.ever_hot.clear();
     }
 
     /// What apply-al leaves on the devices and an attach reads.

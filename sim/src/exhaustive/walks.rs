@@ -104,7 +104,7 @@ fn role_changes_between_walks() {
 #[test]
 fn a_primary_that_lost_its_cache_becomes_equal_again() {
     for place in PLACES {
-        for seed in 10..16 {
+        for seed in [10, 12] {
             let mut pair = Pair::new(seed, place);
             walk(&mut pair, 60 + seed, 4);
             write_in(&mut pair, seed + 60);
@@ -122,12 +122,21 @@ fn a_primary_that_lost_its_cache_becomes_equal_again() {
                     |found| *found.iter().nth(rng.below(found.len() as u64) as usize).expect("in range"),
                 );
             }
-            pair.checking = false;
+            // Applying the log and attaching forget nothing either.
             for n in 0..if both { 2 } else { 1 } {
                 pair.attach(n);
+            }
+            // Every hot extent is copied; what that does to the metadata is looked at above.
+            pair.checking = false;
+            for n in 0..if both { 2 } else { 1 } {
                 pair.run(n, Command::Connect(Box::new(net())));
             }
             pair.until("the copies are equal again", Pair::in_sync);
+            pair.settle();
+            pair.check_equal();
+            pair.checking = true;
+            assert_eq!(pair.run(0, Command::Primary { force: false }), CommandResult::Ok);
+            walk(&mut pair, 20, 4);
             pair.settle();
             pair.check_equal();
         }
