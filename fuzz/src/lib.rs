@@ -16,8 +16,11 @@ pub mod resource;
 pub mod super_block;
 pub mod wire;
 
-/// Every target with its name, which is also that of its corpus.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+/// Name of a target, which is also that of its corpus, and its body.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
     ("activity_log", activity_log::run),
     ("bitmap", bitmap::run),
     ("bitmap_exchange", bitmap_exchange::run),
