@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod conformance;
 pub mod disk;
+#[cfg(test)]
+mod exhaustive;
 pub mod found;
 pub mod hooks;
 #[cfg(test)]
