@@ -90,32 +90,78 @@ fn io_error(n: usize, op: DiskOp, policy: OnIoError, new_metadata: bool) {
     ends_as_usual(&mut w);
 }
 
-/// The backing disk does not answer: a detach waits for it, one by force does not, and new requests are served by the
-/// peer.
+/// The backing disk is dead: a detach waits for it, one by force does not, and the client is served by the peer.
 #[test]
 pub(super) fn interrupt_detach() {
     for n in 0..2 {
-        let mut w = large_pair(2, OnIoError::Detach);
+        for gently_first in [true, false] {
+            let mut w = large_pair(2, OnIoError::Detach);
+            wrote(&mut w, 0, 64);
+            w.run_for(ms(100));
+            w.hold_disk(n, true);
+            let stuck = issue(&mut w, 0, 64);
+            w.run_for(ms(100));
+            let gentle = gently_first.then(|| w.command(n, DETACH));
+            w.run_for(secs(2));
+            if let Some(id) = gentle {
+                assert_eq!(command_answer(&mut w, id), None, "it waits for the disk");
+            }
+            let by_force = w.command(n, Command::Detach { vol: VOL, force: true });
+            assert_eq!(answered_within(&mut w, by_force, ms(100)), OK);
+            if let Some(id) = gentle {
+                assert_eq!(answered_within(&mut w, id, secs(1)), OK, "it has what it wanted");
+            }
+            w.run_for(ms(100));
+            assert!(disk(&w, n) < DiskState::Inconsistent);
+            assert!(!gently_first || disk(&w, n) == DiskState::Diskless);
+            assert_eq!(wait(&mut w, stuck).0, ClientResult::Ok, "served by the other copy");
+            wrote(&mut w, 0, 128);
+            w.hold_disk(n, false);
+            w.run_for(secs(1));
+            assert_eq!(disk(&w, n), DiskState::Diskless);
+            w.hooks.packets.clear();
+            w.attach(n);
+            assert!(w.run_until(secs(60), all_current), "{:?}", states(&w));
+            assert_eq!(brought(&w)[n], 0);
+            ends_as_usual(&mut w);
+        }
+    }
+}
+
+/// The Primary's disk does not answer clients' requests: it is detached after the timeout and not before, the peer serves
+/// them, and a later attach brings what is missing.
+#[test]
+pub(super) fn disk_timeout() {
+    let timeout = secs(3);
+    for read_first in [false, true] {
+        let cfg = DiskConfig { disk_timeout: timeout, ..DiskConfig::default() };
+        // Longer than the disk may take: the peer must not be blamed.
+        let net = NetConfig { ko_count: 20, ..net() };
+        let mut w = pair_with(4, LARGE, &net, [cfg.clone(), cfg]);
         wrote(&mut w, 0, 64);
-        w.run_for(ms(100));
-        w.hold_disk(n, true);
-        let tag = issue(&mut w, 0, 64);
-        w.run_for(ms(100));
-        let gentle = w.command(n, DETACH);
-        w.run_for(secs(2));
-        assert_eq!(command_answer(&mut w, gentle), None, "it waits for the disk");
-        assert_eq!(w.command_and_wait(n, Command::Detach { vol: VOL, force: true }), OK);
-        assert_eq!(answered_within(&mut w, gentle, secs(1)), OK, "the first one has what it wanted");
-        assert_eq!(disk(&w, n), DiskState::Diskless);
-        assert_eq!(wait(&mut w, tag).0, ClientResult::Ok, "served by the other copy");
-        w.hold_disk(n, false);
-        w.run_for(secs(1));
+        w.run_for(secs(10));
+        w.hold_disk(0, true);
+        let start = w.now;
+        let tag = match read_first {
+            true => w.request(0, SimOp::Read { sector: 64, count: 8 }),
+            false => issue(&mut w, 0, 64),
+        };
+        assert!(w.run_until(secs(30), |w| states(w)[0].1 < DiskState::Inconsistent), "{:?}", states(&w));
+        let took = w.now.saturating_since(start);
+        assert!(took >= timeout && took <= timeout + ms(500), "{took:?}");
+        assert_eq!(wait(&mut w, tag).0, ClientResult::Ok, "served by the peer");
+        assert!(read(&mut w, 0, 64).is_ok());
         wrote(&mut w, 0, 128);
+        w.run_for(secs(1));
+        assert_eq!(conn(&w, 0), ConnState::Connected);
+        assert_eq!(w.volume(1).map(|s| s.pdsk), Some(DiskState::Diskless));
+        w.hold_disk(0, false);
+        w.run_for(secs(1));
         w.hooks.packets.clear();
-        w.attach(n);
+        w.attach(0);
         assert!(w.run_until(secs(60), all_current), "{:?}", states(&w));
-        assert_eq!(brought(&w)[n], 0);
-        ends_as_usual(&mut w);
+        assert_eq!(brought(&w), [0, EXTENT], "the extent that was hot");
+        ends(&mut w, &net);
     }
 }
 

@@ -157,7 +157,7 @@ fn interrupted(roles: Roles, interruption: Interruption) {
         Disconnect(n) => {
             // Refused without force where it takes the only good copy from a Primary.
             let gentle = w.command_and_wait(n, Command::Disconnect { force: false });
-            assert!(gentle == OK || roles == Roles::Target, "{what}: {gentle:?}");
+            assert_eq!(gentle == OK, roles != Roles::Target, "{what}: {gentle:?}");
             if gentle != OK {
                 assert_eq!(w.command_and_wait(n, Command::Disconnect { force: true }), OK);
             }

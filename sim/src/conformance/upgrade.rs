@@ -10,6 +10,7 @@ const LINES: &[fn()] = &[
     connecting::stress_connect,
     disks::attach_while_connected,
     disks::connect_differing_sizes,
+    disks::disk_timeout,
     disks::diskless_primary,
     disks::io_errors,
     disks::no_data_accessible,
