@@ -177,9 +177,8 @@ fn other_mistakes_of_a_driver_are_noticed() {
                 assert!(is_noticed(place, [lie, Lie::None], connected), "{place:?} {lie:?} {connected}");
             }
         }
-        // A peer whose barrier acknowledgements, or a sync target whose cleared bits, are not worth their flush.
-        for connected in [true, false] {
-            assert!(is_noticed(place, [Lie::None, Lie::NoDataFlush], connected), "{place:?} {connected}");
-        }
+        // A peer whose barrier acknowledgements are not worth their flush. That of a sync target at the end of a resync is
+        // repeated by its super block, before the source hears of the end.
+        assert!(is_noticed(place, [Lie::None, Lie::NoDataFlush], true), "{place:?}");
     }
 }
