@@ -81,6 +81,20 @@ impl Resource {
             self.protocol_error("P_STATE with a disk, but no P_UUIDS before it", out);
             return;
         }
+        let joins_unseen = own.conn >= ConnState::Connected
+            && own.disk >= DiskState::Inconsistent
+            && own.pdsk < DiskState::Inconsistent
+            && received.disk >= DiskState::Inconsistent;
+        if joins_unseen && !p.consider_resync {
+            // Attached at the same moment as ours, each refused by the other's comparison: it counts for nothing then.
+            out.log(
+                LogLevel::Error,
+                at,
+                "The peer's disk joined without a handshake; connecting anew".into(),
+            );
+            self.lose_connection(ConnState::NetworkFailure, out);
+            return;
+        }
         if p.consider_resync && !other_attach {
             self.vols[v].consider_resync = false;
             match self.handshake_decision(v, &own, received, peer_disk, out) {

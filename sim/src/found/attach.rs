@@ -281,3 +281,32 @@ fn an_outdate_of_half_a_copy_does_not_make_it_good() {
     both_again(&mut w);
     no_bits_left(&w);
 }
+
+/// After a split both disks were attached at the same moment. Each state crossed the other's attach, so both became UpToDate
+/// unseen; then each took the other's refused comparison for an aborted attach, and its next state for a disk that had
+/// joined: Connected, both UpToDate, and different.
+#[test]
+fn two_pasts_attached_at_once_are_not_in_sync() {
+    for delay_us in 0..40 {
+        let mut w = fresh_pair(640 + delay_us, SECTORS);
+        w.cut(true);
+        w.run_for(Duration::from_secs(5));
+        write(&mut w, 0, 64);
+        assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0 }), CommandResult::Ok);
+        assert_eq!(w.command_and_wait(1, Command::Primary { force: false }), CommandResult::Ok);
+        write(&mut w, 1, 128);
+        assert_eq!(w.command_and_wait(1, Command::Secondary { open: 0 }), CommandResult::Ok);
+        for n in 0..2 {
+            assert_eq!(w.command_and_wait(n, DETACH), CommandResult::Ok);
+        }
+        w.cut(false);
+        let met = |w: &World| (0..2).all(|n| w.state(n).0 == ConnState::Connected);
+        assert!(w.run_until(Duration::from_secs(20), met));
+        w.weather.net_us = 2000;
+        w.attach(0);
+        w.run_for(Duration::from_micros(delay_us * 50));
+        w.attach(1);
+        w.run_for(Duration::from_secs(10));
+        assert!(!w.in_sync(), "two pasts passed for one");
+    }
+}
