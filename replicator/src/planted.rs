@@ -65,8 +65,6 @@ pub enum Planted {
     NoNewGeneration,
     /// Completions do not wait until the new generation is stable.
     CompletionNotHeld,
-    /// The end of a resync is not noted on the target's disk.
-    EndOfResyncNotStored,
     /// Reads are served by a disk that is not up to date.
     ReadFromInconsistent,
     /// A write counts as done when only a disk has it that will be overwritten.
@@ -79,7 +77,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 35] = [
+    pub const ALL: [Planted; 34] = [
         Planted::ExtentReleasedAtCompletion,
         Planted::ActivityLogSkipped,
         Planted::EvictedPagesNotWritten,
@@ -110,7 +108,6 @@ impl Planted {
         Planted::PeerBitmapIgnored,
         Planted::NoNewGeneration,
         Planted::CompletionNotHeld,
-        Planted::EndOfResyncNotStored,
         Planted::ReadFromInconsistent,
         Planted::BadDiskCounts,
         Planted::RemoteReadForgotten,

@@ -434,9 +434,7 @@ impl Resource {
                 Some(peer) if target => disk.sb.uuids.end_sync_target(&peer, primary),
                 _ => disk.sb.uuids.end_sync_source(),
             }
-            if !(target && planted::on(Planted::EndOfResyncNotStored)) {
-                disk.md.mark_dirty();
-            }
+            disk.md.mark_dirty();
             // A crash must not find the end of the resync next to bits from before it.
             disk.md.sb_after_pages = true;
             out.log(LogLevel::Info, at, format!("updated UUIDs {}", uuid_line(&disk.sb.uuids)));
