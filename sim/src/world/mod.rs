@@ -128,6 +128,8 @@ pub struct World {
     pub full_sync_cut: bool,
     /// Primary when last looked at, by volume and node.
     primary: Vec<[bool; 2]>,
+    /// Sync target when last looked at, by volume and node.
+    syncing: Vec<[bool; 2]>,
     /// A node that dies when so many more of its actions are carried out, and whether its power fails.
     fuse: Option<(usize, u64, bool)>,
     /// What happened, by kind.
@@ -189,6 +191,7 @@ impl World {
             remote: vec![[false; 2]; volumes.into()],
             full_sync_cut: false,
             primary: vec![[false; 2]; volumes.into()],
+            syncing: vec![[false; 2]; volumes.into()],
             fuse: None,
             tally: Tally::default(),
             trace_hash: 0xcbf2_9ce4_8422_2325,

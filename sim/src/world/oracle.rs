@@ -39,6 +39,9 @@ impl World {
             }
         }
         for (n, state) in states.iter().enumerate() {
+            let target = state.is_some_and(|s| s.conn == ConnState::SyncTarget);
+            let was_target = std::mem::replace(&mut self.syncing[usize::from(v)][n], target);
+            self.tally.resyncs += u64::from(target && !was_target);
             let is = state.is_some_and(|s| s.role == Role::Primary);
             let forced = |p: &Promotion| matches!(p, Promotion::Yes { forced: true });
             let by_force = self.commands.values().any(|(m, p)| *m == n && forced(p));
