@@ -105,7 +105,8 @@ pub enum Action {
         md_sector: u64,
         /// The block.
         block: Span,
-        /// Flush the device before the write.
+        /// Flush the data device and the metadata device before the write: what leaves the activity log is in the cache of
+        /// the former.
         flush_before: bool,
         /// Stable before completion.
         fua: bool,
