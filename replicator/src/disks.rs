@@ -22,7 +22,6 @@ use crate::planted::{self, Planted};
 use crate::requests::flag;
 use crate::resource::Resource;
 use crate::state::{Kind, is_source};
-
 use crate::timers::Timer;
 use crate::volume::{AttachedDisk, LocalDisk};
 
@@ -289,18 +288,11 @@ impl Resource {
             .reqs
             .table
             .iter()
-            .filter(|(_, r)| r.vol as usize == v && r.changes_data())
+            .filter(|(_, r)| r.vol as usize == v && r.has(flag::IN_AL))
             .map(|(slot, _)| slot)
             .collect();
         for slot in slots {
-            // What it failed to write is marked now, and not when the request leaves: the disk that comes next may be up
-            // to date by then.
-            let r = &mut self.reqs.table[slot];
-            let (failed, range) = (r.has(flag::LOCAL_FAILED), r.range());
-            r.clear(flag::IN_AL | flag::LOCAL_FAILED);
-            if failed {
-                self.vols[v].set_out_of_sync(range);
-            }
+            self.reqs.table[slot].clear(flag::IN_AL);
         }
         let peers: alloc::vec::Vec<u32> =
             self.peer.writes.iter().filter(|(_, w)| w.vol as usize == v).map(|(s, _)| s).collect();

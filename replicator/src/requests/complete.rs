@@ -155,11 +155,16 @@ impl Resource {
         if !r.has(flag::COMPLETED) || r.has(flag::LOCAL_PENDING | flag::IN_LOG | flag::NET_PENDING) {
             return;
         }
+        if r.changes_data() {
+            self.settle_change(slot);
+        }
         let r = self.reqs.table.remove(slot);
         assert!(r.buf.is_none(), "answering gave up the buffer");
-        if !r.changes_data() {
-            return;
-        }
+    }
+
+    /// Disk and transfer log are done with a change: marks it unless both copies have it, and gives back its extents.
+    fn settle_change(&mut self, slot: u32) {
+        let r = &self.reqs.table[slot];
         let vol = &mut self.vols[r.vol as usize];
         // A write that went to the peer alone was marked when it started.
         let peer_has_it = r.has(flag::NET_OK) && r.has(flag::BARRIER_ACKED);
@@ -167,11 +172,6 @@ impl Resource {
         if !peer_has_it && !never_sent || r.has(flag::NET_LOST) {
             vol.set_out_of_sync(r.range());
         }
-        if r.has(flag::IN_AL)
-            && let Some(disk) = vol.disk.as_mut()
-        {
-            let (first, last) = r.range().al_extents();
-            disk.al.put(first, last);
-        }
+        self.give_back_extents(slot);
     }
 }
