@@ -263,8 +263,7 @@ impl Bag {
             "{:.1} virtual hours, {} events, {} answered writes, {} sectors read and compared",
             self.hours, self.steps, self.writes, self.reads
         );
-        let counts: Vec<String> =
-            self.tally.named().iter().map(|(name, count)| format!("{count} {name}")).collect();
+        let counts: Vec<String> = self.tally.named().map(|(name, count)| format!("{count} {name}")).collect();
         println!("{}", counts.join(", "));
         for (kind, (count, seed)) in &self.kinds {
             println!("{count} times, first with seed {seed}: {kind}");

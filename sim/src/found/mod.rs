@@ -88,10 +88,9 @@ mod tests {
 
     const SECTORS: u64 = 40_000;
 
-    /// The initiator kept the peer's generation from before, and took it over as target of the next resync.
-    #[test]
-    fn full_sync_after_a_skipped_initial_sync() {
-        let mut w = World::new(20, SECTORS, DiskConfig::default());
+    /// Two fresh nodes that were just told that their copies are the same.
+    fn skipped_initial_sync(seed: u64) -> World {
+        let mut w = World::new(seed, SECTORS, DiskConfig::default());
         for n in 0..2 {
             w.start(n);
             w.connect(n, &net());
@@ -101,6 +100,13 @@ mod tests {
         w.run_for(Duration::from_secs(1));
         let skip = Command::NewCurrentUuid { vol: VolIdx(0), clear_bitmap: true };
         assert_eq!(w.command_and_wait(0, skip), CommandResult::Ok);
+        w
+    }
+
+    /// The initiator kept the peer's generation from before, and took it over as target of the next resync.
+    #[test]
+    fn full_sync_after_a_skipped_initial_sync() {
+        let mut w = skipped_initial_sync(20);
         w.run_for(Duration::from_secs(1));
         assert_eq!(w.command_and_wait(0, Command::Invalidate(VolIdx(0))), CommandResult::Ok);
         assert!(w.run_until(Duration::from_secs(60), World::in_sync));
@@ -115,16 +121,7 @@ mod tests {
     #[test]
     fn power_fails_after_a_skipped_initial_sync() {
         for seed in 60..80 {
-            let mut w = World::new(seed, SECTORS, DiskConfig::default());
-            for n in 0..2 {
-                w.start(n);
-                w.connect(n, &net());
-            }
-            let met = |w: &World| (0..2).all(|n| w.state(n).0 == ConnState::Connected);
-            assert!(w.run_until(Duration::from_secs(30), met));
-            w.run_for(Duration::from_secs(1));
-            let skip = Command::NewCurrentUuid { vol: VolIdx(0), clear_bitmap: true };
-            assert_eq!(w.command_and_wait(0, skip), CommandResult::Ok);
+            let mut w = skipped_initial_sync(seed);
             assert!(w.run_until(Duration::from_secs(1), World::in_sync));
             let delay = w.rng.below(2000);
             w.run_for(Duration::from_micros(delay));

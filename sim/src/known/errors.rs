@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::hooks::DiskOp;
-use model::policy::{OnIoError, OnNoData, Protocol};
+use model::policy::{OnIoError, Protocol};
 use model::result_code::ConfigError;
 
 fn pair_on_error(seed: u64, policy: OnIoError) -> World {
@@ -210,15 +210,7 @@ fn frozen_requests_mishandled() {
 #[test]
 fn frozen_requests_mishandled_without_data() {
     for k in 0..20 {
-        let mut w = nodes(k, SECTORS, [DiskConfig::default(), DiskConfig::default()], 1);
-        for n in 0..2 {
-            w.crash(n, false);
-            w.nodes[n].on_no_data = OnNoData::SuspendIo;
-            w.start(n);
-        }
-        link_up(&mut w, &net());
-        skip_initial_sync(&mut w, 0);
-        assert_eq!(primary(&mut w, 0), OK);
+        let mut w = freezing_pair(k, &DiskConfig::default());
         put(&mut w, 0, 0);
         assert_eq!(w.command_and_wait(0, DETACH), OK);
         // It has heard of the generation in which the peer goes on.
@@ -394,23 +386,4 @@ fn aborted_request_completes_later() {
     w.let_go(true);
     w.run_for(ms(100));
     ends_well(&mut w);
-}
-
-/// DRBD 8.4: suspend-io returned while writes were still under way, and copies of the two disks taken then differed.
-#[test]
-fn suspend_returns_early() {
-    for k in 0..30 {
-        let mut w = pair(k);
-        w.weather.disk_us = 2000;
-        put(&mut w, 0, 0);
-        for block in 1..9 {
-            begin(&mut w, 0, block);
-        }
-        events(&mut w, k);
-        assert_eq!(w.command_and_wait(0, Command::SuspendIo), OK);
-        let differs = (0..9).any(|b| w.nodes[0].disk.read(at(b)) != w.nodes[1].disk.read(at(b)));
-        assert!(!differs, "copies taken now differ, k = {k}");
-        assert_eq!(w.command_and_wait(0, Command::ResumeIo), OK);
-        ends_well(&mut w);
-    }
 }

@@ -1,21 +1,12 @@
 //! What a freeze promises: nothing goes on before good data is back, and nothing is under way when it is answered.
 
 use super::*;
-use model::policy::OnNoData;
 
 /// A Primary that is frozen because no data is left went on as soon as a peer connected that has none either, and
 /// its clients got errors in spite of suspend-io.
 #[test]
 fn diskless_primary_stays_frozen_beside_a_diskless_peer() {
-    let mut w = nodes(6, SECTORS, [DiskConfig::default(), DiskConfig::default()], 1);
-    for n in 0..2 {
-        w.crash(n, false);
-        w.nodes[n].on_no_data = OnNoData::SuspendIo;
-        w.start(n);
-    }
-    link_up(&mut w, &net());
-    skip_initial_sync(&mut w, 0);
-    assert_eq!(primary(&mut w, 0), OK);
+    let mut w = freezing_pair(6, &DiskConfig::default());
     put(&mut w, 0, 1);
     cut(&mut w);
     put(&mut w, 0, 5);

@@ -3,24 +3,9 @@
 use super::*;
 use crate::hooks::DiskOp;
 use model::ids::DataUuid;
-use model::policy::{AfterSb0, OnNoData};
+use model::policy::AfterSb0;
 use replicator::meta::superblock::SuperBlock;
 use replicator::meta::uuids::Uuids;
-
-/// A pair that freezes requests when no good data is within reach.
-fn freezing_pair(seed: u64, disk: &DiskConfig) -> World {
-    let mut w = nodes(seed, SECTORS, [disk.clone(), disk.clone()], 1);
-    for n in 0..2 {
-        w.crash(n, false);
-        w.nodes[n].on_no_data = OnNoData::SuspendIo;
-        w.start(n);
-    }
-    link_up(&mut w, &net());
-    skip_initial_sync(&mut w, 0);
-    assert_eq!(primary(&mut w, 0), OK);
-    w.hooks.record = true;
-    w
-}
 
 /// Kills both, and gives them these generations for their next start.
 pub(super) fn preset(w: &mut World, sets: [[u64; 4]; 2]) {

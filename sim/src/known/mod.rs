@@ -16,8 +16,10 @@ use crate::hooks::Blocked;
 use crate::node::Faults;
 use crate::scenarios::*;
 use crate::world::{Answer, SimOp, Weather, World};
+use model::policy::OnNoData;
 use model::state::{ConnState, DiskState};
 use model::time::Duration;
+use replicator::activity_log::transaction::AL_SLOTS_MIN;
 use replicator::wire::Command as Wire;
 use replicator::{ClientResult, ClientTag, Command, CommandId, CommandResult, DiskConfig, NetConfig, VolIdx};
 
@@ -29,8 +31,8 @@ const TEAR_OFF: Command = Command::Detach { vol: VOL, force: true };
 const HUGE: u64 = 140 * 8192;
 /// Blocks of an activity log extent.
 const EXTENT: u64 = 1024;
-/// Fewest slots a log may have.
-const SLOTS: u64 = 67;
+/// Fewest slots that may be configured.
+const SLOTS: u64 = AL_SLOTS_MIN as u64;
 
 /// First sector of a block of 4 KiB, the size of a bit.
 fn at(block: u64) -> u64 {
@@ -50,6 +52,21 @@ fn crowded_pair(seed: u64) -> World {
         put(&mut w, 0, extent * EXTENT);
     }
     w.run_for(ms(100));
+    w
+}
+
+/// A pair that freezes requests when no good data is within reach.
+fn freezing_pair(seed: u64, disk: &DiskConfig) -> World {
+    let mut w = nodes(seed, SECTORS, [disk.clone(), disk.clone()], 1);
+    for n in 0..2 {
+        w.crash(n, false);
+        w.nodes[n].on_no_data = OnNoData::SuspendIo;
+        w.start(n);
+    }
+    link_up(&mut w, &net());
+    skip_initial_sync(&mut w, 0);
+    assert_eq!(primary(&mut w, 0), OK);
+    w.hooks.record = true;
     w
 }
 
