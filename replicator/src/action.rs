@@ -3,10 +3,11 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use model::config::settings::Handler;
 use model::ids::BufId;
 
 use crate::command::{CommandId, CommandResult};
-use crate::event::{ClientTag, IoTag, SockId, VolIdx};
+use crate::event::{ClientTag, HandlerRun, IoTag, SockId, VolIdx};
 
 /// Bytes in [`Actions::bytes`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -170,6 +171,16 @@ pub enum Action {
     ExportChanged {
         /// Which volume.
         vol: VolIdx,
+    },
+    /// Run a handler script (drbd-states 17); [`crate::Event::HandlerDone`] answers. One that is not configured counts as
+    /// run, with exit code 0. It may be told of a volume, or of the connection as a whole.
+    RunHandler {
+        /// Key of the answer.
+        run: HandlerRun,
+        /// Which one.
+        handler: Handler,
+        /// The volume it is about.
+        vol: Option<VolIdx>,
     },
     /// A log line in [`Actions::texts`].
     Log {

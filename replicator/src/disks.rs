@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::format;
 
+use model::config::settings::Handler;
 use model::policy::{Fencing, OnIoError};
 use model::result_code::ConfigError;
 use model::state::{ConnState, DiskState, Role};
@@ -228,6 +229,9 @@ impl Resource {
             OnIoError::PassOn | OnIoError::Detach | OnIoError::CallLocalIoError => {
                 self.outdate_failing_disk(v);
                 self.force_detach(v, out);
+                if policy == OnIoError::CallLocalIoError {
+                    self.call_handler(Handler::LocalIoError, Some(v), out);
+                }
                 out.log(LogLevel::Error, Some(VolIdx(v as u8)), format!("{text}. Detaching..."));
             }
         }
@@ -310,6 +314,7 @@ impl Resource {
                     self.release_held(v, out);
                 }
                 Then::ReplyTearDown => self.reply_tear_down(out),
+                Then::RunHandler(run) => self.handler_may_start(run, out),
                 Then::FullSyncWritten(_)
                 | Then::SendSyncUuid { .. }
                 | Then::SendState { .. }
@@ -317,6 +322,7 @@ impl Resource {
             }
         }
         self.vols[v].al_suspended = false;
+        self.vols[v].generation_due = false;
         self.vols[v].pump = true;
         self.peer_pump = true;
         out.push(crate::action::Action::CloseDisk { vol: VolIdx(v as u8) });

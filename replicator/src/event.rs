@@ -20,6 +20,10 @@ pub struct ClientTag(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct IoTag(pub u64);
 
+/// Names a run of a handler script; never reused.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct HandlerRun(pub u32);
+
 /// What a client asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClientOp {
@@ -156,6 +160,13 @@ pub enum Event<'a> {
         sock: SockId,
         /// Bytes accepted since the socket was made.
         total_bytes: u64,
+    },
+    /// A handler script has ended.
+    HandlerDone {
+        /// The run named by `Action::RunHandler`.
+        run: HandlerRun,
+        /// Its exit code; 0 also if it could not be started, or a signal ended it.
+        exit_code: i32,
     },
     /// The time of [`crate::Resource::deadline`] has come.
     Deadline,

@@ -31,7 +31,9 @@ pub mod wire;
 mod commands;
 mod connection;
 mod disks;
+mod fencing;
 mod give_up;
+mod handlers;
 mod io_tag;
 mod meta_io;
 mod peer_requests;
@@ -47,7 +49,9 @@ mod volume;
 pub use action::{Action, Actions, ClientResult, LogLevel, Span};
 pub use command::{Command, CommandId, CommandResult};
 pub use config::{Auth, Config, DiskConfig, HmacAlg, NetConfig, VolumeConfig};
-pub use event::{ClientOp, ClientRequest, ClientTag, DownCause, Event, IoResult, IoTag, SockId, VolIdx};
+pub use event::{
+    ClientOp, ClientRequest, ClientTag, DownCause, Event, HandlerRun, IoResult, IoTag, SockId, VolIdx,
+};
 #[cfg(feature = "planted-bugs")]
 pub use planted::plant;
 pub use planted::{PLANTED_BUGS, Planted};

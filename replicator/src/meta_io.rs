@@ -13,7 +13,7 @@ use crate::action::{Action, Actions, LogLevel};
 use crate::activity_log::extents::PendingTransaction;
 use crate::bitmap::DirtyKind;
 use crate::disks::FailedIo;
-use crate::event::VolIdx;
+use crate::event::{HandlerRun, VolIdx};
 use crate::io_tag::{IoKind, flush_slot, pack};
 use crate::meta::superblock::MetaFlags;
 use crate::meta::uuids::Uuids;
@@ -49,6 +49,8 @@ pub(crate) enum Then {
         /// Connection it belongs to.
         generation: u32,
     },
+    /// A handler finds on disk what made it necessary.
+    RunHandler(HandlerRun),
     /// The target may overwrite blocks in this run.
     StartRequests {
         /// The run.
@@ -280,6 +282,7 @@ impl Resource {
                     self.send_state(v, out);
                 }
             }
+            Then::RunHandler(run) => self.handler_may_start(run, out),
             Then::StartRequests { generation } => self.start_requests(v, generation, out),
         }
     }

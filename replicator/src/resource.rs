@@ -13,6 +13,7 @@ use crate::commands::Commands;
 use crate::config::{Config, NetConfig};
 use crate::connection::{Connection, Phase};
 use crate::event::{Event, IoResult, IoTag, SockId, VolIdx};
+use crate::handlers::Handlers;
 use crate::io_tag::{IoKind, flush_target, unpack};
 use crate::peer_requests::PeerSide;
 use crate::requests::{Requests, flag};
@@ -62,6 +63,7 @@ pub struct Resource {
     pub(crate) peer: PeerSide,
     pub(crate) timers: Timers,
     pub(crate) cmds: Commands,
+    pub(crate) handlers: Handlers,
     pub(crate) effects: VecDeque<Transition>,
     pub(crate) effects_running: bool,
     /// Volumes that a client holds open, one bit each.
@@ -100,6 +102,7 @@ impl Resource {
             peer: PeerSide::new(),
             timers: Timers::default(),
             cmds: Commands::default(),
+            handlers: Handlers::default(),
             effects: VecDeque::new(),
             effects_running: false,
             open_volumes: 0,
@@ -133,6 +136,7 @@ impl Resource {
             Event::Frame { sock, header, body, payload } => self.receive(sock, &header, body, payload, out),
             Event::BadFrame { sock, error } => self.bad_frame(sock, &error, out),
             Event::Sent { sock, total_bytes } => self.bytes_sent(sock, total_bytes, out),
+            Event::HandlerDone { run, exit_code } => self.handler_done(run, exit_code, out),
             Event::Deadline => self.run_timers(out),
         }
     }

@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use model::ids::{DataUuid, Minor, VolumeNo};
+use model::policy::Fencing;
 use model::state::{DiskState, VolumeState};
 use model::time::Instant;
 use model::units::{SectorRange, bits_of};
@@ -180,6 +181,9 @@ pub(crate) struct Volume {
     pub held_completions: Vec<u32>,
     /// Super block generation that has to be stable before writes are acknowledged.
     pub completion_gate: Option<u64>,
+    /// A new data generation is due, which begins when it is known that clients go on with this copy alone; until then
+    /// I/O is frozen (drbd-states 11.2, 13.2).
+    pub generation_due: bool,
     /// What went wrong with the disk last.
     pub last_error: Option<String>,
     /// Something that waits may go on: to be looked at before the batch ends.
@@ -214,9 +218,15 @@ impl Volume {
             waiting_al: Vec::with_capacity(256),
             held_completions: Vec::new(),
             completion_gate: None,
+            generation_due: false,
             last_error: None,
             pump: false,
         }
+    }
+
+    /// Fencing policy of the disk; dont-care without one.
+    pub(crate) fn cfg_fencing(&self) -> Fencing {
+        self.disk.as_ref().map_or(Fencing::DontCare, |d| d.cfg.fencing)
     }
 
     /// The local disk is usable for I/O and metadata.

@@ -1,9 +1,10 @@
 //! What a script may do to the world at an exact point: look at packets, cut the link at the n-th one, stop one
 //! direction of one socket, keep one packet and all behind it, hold a disk, slow down or break a range of it.
 
-use model::time::Instant;
-use replicator::SockId;
+use model::config::settings::Handler;
+use model::time::{Duration, Instant};
 use replicator::wire::{Command, Header, HeaderForm, parse_header};
+use replicator::{SockId, VolIdx};
 
 /// A packet as it left a node.
 #[derive(Clone, Debug)]
@@ -81,6 +82,43 @@ pub(crate) struct Running {
     pub count: u64,
 }
 
+/// How handler scripts behave. All but fence-peer end with exit code 0 after a while.
+#[derive(Clone, Debug, Default)]
+pub struct Handlers {
+    /// How fence-peer goes about it.
+    pub fence_peer: FencePeer,
+    /// What was called: when, by which node, which handler, of which volume.
+    pub calls: Vec<(Instant, Handler, Option<VolIdx>)>,
+}
+
+/// What a fence-peer script does. It reaches the peer's machine by a way of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FencePeer {
+    /// Nothing, and ends with this exit code.
+    Answers {
+        /// The exit code.
+        exit_code: i32,
+        /// After so long.
+        after: Duration,
+    },
+    /// Has the peer's process outdate its copy; a peer that does not run cannot go on either.
+    Outdates {
+        /// The answer comes after so long.
+        after: Duration,
+    },
+    /// Cuts the peer's power.
+    Stonith {
+        /// After so long.
+        after: Duration,
+    },
+}
+
+impl Default for FencePeer {
+    fn default() -> FencePeer {
+        FencePeer::Answers { exit_code: 0, after: Duration::from_millis(1) }
+    }
+}
+
 /// All hooks; none is set at first.
 #[derive(Default)]
 pub struct Hooks {
@@ -108,6 +146,8 @@ pub struct Hooks {
     kept: Vec<(usize, Command)>,
     /// Sockets on which such a packet waits: what comes behind it waits too.
     pub(crate) kept_behind: Vec<SockId>,
+    /// How the handlers of a node behave.
+    pub handlers: [Handlers; 2],
     /// Errors by [`Hooks::break_disk`] are worth an operator's word where the policy is to pass them on.
     pub bad_places_spoil: bool,
     bad: Vec<Bad>,

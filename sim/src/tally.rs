@@ -27,6 +27,8 @@ tally! {
     requests "requests"
     /// Commands of operators.
     commands "commands"
+    /// Handler scripts called.
+    handlers "handlers"
     /// Processes killed.
     kills "kills"
     /// Power failures.

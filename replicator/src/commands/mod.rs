@@ -55,19 +55,41 @@ enum Work {
         extras: StateChange,
         next_vol: usize,
         forced: bool,
+        fence: Fence,
     },
     Demote {
         next_vol: usize,
     },
     Disconnect {
-        /// The peer did not let go of a good copy; it is asked again with this node outdating itself.
-        outdating: bool,
+        wish: Farewell,
     },
     /// A change of one volume that is done when it is applied.
     Change {
         vol: usize,
         change: StateChange,
     },
+}
+
+/// Whether the peer of a node that is to be promoted was fenced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fence {
+    /// Not yet necessary.
+    NotAsked,
+    /// The handler has not answered.
+    Waiting,
+    /// It has; whether the peer is out of the way.
+    Answered(bool),
+}
+
+/// What a graceful disconnect asks of the peer (drbd-states 15).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    /// To let go.
+    Plain,
+    /// To call its copy Outdated: this node is Primary, and has to fence it.
+    OutdatesPeer,
+    /// The peer did not let go of a good copy: this node calls its own Outdated.
+    OutdatesItself,
 }
 
 /// Commands of this node.
@@ -100,7 +122,9 @@ impl Resource {
                 | Command::ResumeIo
                 | Command::SetAfterDependency(..)
         );
-        if urgent {
+        // A node that waits for its own fence-peer handler may be what the peer's handler wants to outdate.
+        let outdates = matches!(command, Command::Outdate(_)) && self.promotion_waits_for_fence();
+        if urgent || outdates {
             self.run_urgent(id, command, out);
         } else {
             self.cmds.queue.push_back((id, command));
@@ -120,8 +144,10 @@ impl Resource {
                 self.give_up_disk(vol.0 as usize, out);
                 CommandResult::Ok
             }
+            Command::Outdate(vol) => return self.outdate_at_once(id, vol.0 as usize, out),
             Command::SuspendIo => return self.suspend_io(id, out),
             Command::ResumeIo => {
+                self.begin_due_generations(out);
                 let all = mask::SUSP | mask::SUSP_NOD | mask::SUSP_FEN;
                 let change = StateChange { mask: all, value: 0 };
                 let r = state_result(self.change_connection(change, Kind::Soft, out));
@@ -186,10 +212,16 @@ impl Resource {
             Command::NetOptions(net) => self.net_options(*net, out),
             Command::DiskOptions(vol, cfg) => self.disk_options(vol.0 as usize, *cfg, out),
             Command::Disconnect { .. } if self.is_standalone() => config(ConfigError::InvalidRequest),
-            Command::Disconnect { .. } => return Some(Work::Disconnect { outdating: false }),
+            Command::Disconnect { .. } => return Some(Work::Disconnect { wish: Farewell::Plain }),
             Command::Primary { force } => {
                 self.send_ping(out);
-                return Some(Work::Promote { force, extras: StateChange::NONE, next_vol: 0, forced: false });
+                return Some(Work::Promote {
+                    force,
+                    extras: StateChange::NONE,
+                    next_vol: 0,
+                    forced: false,
+                    fence: Fence::NotAsked,
+                });
             }
             Command::Secondary { open } => {
                 self.open_volumes |= open;
@@ -293,10 +325,7 @@ impl Resource {
             }
             Work::Promote { .. } => self.attempt_promote(active, out),
             Work::Demote { .. } => self.attempt_demote(active, out),
-            Work::Disconnect { outdating } => {
-                let outdating = *outdating;
-                self.attempt_disconnect(active, outdating, out)
-            }
+            Work::Disconnect { .. } => self.attempt_disconnect(active, out),
             Work::Change { vol, change } => {
                 let (vol, change) = (*vol, *change);
                 match self.request(Some(vol), change, out) {

@@ -5,12 +5,8 @@ use super::*;
 
 impl Resource {
     // spec: drbd-wire 9.7, drbd-states 15
-    pub(super) fn attempt_disconnect(
-        &mut self,
-        active: &mut Active,
-        outdating: bool,
-        out: &mut Actions,
-    ) -> Attempt {
+    pub(super) fn attempt_disconnect(&mut self, active: &mut Active, out: &mut Actions) -> Attempt {
+        let Work::Disconnect { wish } = &mut active.work else { unreachable!("the caller matched it") };
         if self.is_standalone() {
             return Attempt::Done(CommandResult::Ok);
         }
@@ -22,16 +18,27 @@ impl Resource {
             self.finish_disconnect(plain, out);
             return Attempt::Done(CommandResult::Ok);
         }
-        let change = if outdating { plain.disk(DiskState::Outdated) } else { plain };
+        let change = match *wish {
+            Farewell::Plain => plain,
+            Farewell::OutdatesPeer => plain.pdsk(DiskState::Outdated),
+            Farewell::OutdatesItself => plain.disk(DiskState::Outdated),
+        };
         for v in 0..self.vols.len() {
             let ctx = self.context(v);
             match evaluate(&self.vols[v].state, change, Kind::Soft, &ctx) {
                 Ok(_) => {}
                 Err(StateResult::InTransientState) => return Attempt::Later,
                 // The peer wants a copy that is no good to be outdated: it has nothing to fear from it.
-                Err(StateResult::IsDiskless | StateResult::LowerThanOutdated) if outdating => {
+                Err(StateResult::IsDiskless | StateResult::LowerThanOutdated)
+                    if *wish == Farewell::OutdatesItself =>
+                {
                     self.finish_disconnect(plain, out);
                     return Attempt::Done(CommandResult::Ok);
+                }
+                Err(StateResult::PrimaryNop) if *wish == Farewell::Plain => {
+                    *wish = Farewell::OutdatesPeer;
+                    self.something_changed = true;
+                    return Attempt::Later;
                 }
                 Err(e) => return Attempt::Done(CommandResult::State(e)),
             }
@@ -62,8 +69,10 @@ impl Resource {
         let id = active.id;
         if code < 1 {
             out.log(LogLevel::Error, None, log_line::refused_by_peer_line(code));
-            if let Work::Disconnect { outdating: outdating @ false } = &mut active.work {
-                *outdating = true;
+            if let Work::Disconnect { wish } = &mut active.work
+                && *wish != Farewell::OutdatesItself
+            {
+                *wish = Farewell::OutdatesItself;
             } else {
                 self.cmds.active = None;
                 let result = CommandResult::State(StateResult::CwFailedByPeer);

@@ -1,16 +1,20 @@
 //! Promotion and demotion (drbd-states 16).
 
 use super::*;
+use crate::fencing::Start;
 
 impl Resource {
     // spec: drbd-states 16
     pub(super) fn attempt_promote(&mut self, active: &mut Active, out: &mut Actions) -> Attempt {
-        let Work::Promote { force, extras, next_vol, forced } = &mut active.work else {
+        let Work::Promote { force, extras, next_vol, forced, fence } = &mut active.work else {
             unreachable!("the caller matched it")
         };
         let (force, v) = (*force, *next_vol);
         if v >= self.vols.len() {
             return Attempt::Done(CommandResult::Ok);
+        }
+        if *fence == Fence::Waiting {
+            return Attempt::Later;
         }
         let change = extras.role(Role::Primary);
         let s = self.vols[v].state;
@@ -42,6 +46,7 @@ impl Resource {
             Attempt::Done(CommandResult::State(e)) => {
                 let s = self.vols[v].state;
                 let asks_disk = extras.mask & mask::DISK != 0;
+                let asks_pdsk = extras.mask & mask::PDSK != 0;
                 let can_force = (DiskState::Inconsistent..DiskState::UpToDate).contains(&s.disk);
                 match e {
                     StateResult::NoUpToDateDisk if force && can_force && !asks_disk => {
@@ -50,9 +55,27 @@ impl Resource {
                         self.something_changed = true;
                         Attempt::Later
                     }
-                    // With fencing dont-care a Consistent disk may be taken as current (drbd-states 16).
+                    // Nobody else has newer data if the peer is out of the way: a Consistent disk may be taken as current.
                     StateResult::NoUpToDateDisk if s.disk == DiskState::Consistent && !asks_disk => {
-                        *extras = extras.disk(DiskState::UpToDate);
+                        match self.fence_for_promotion(fence, out) {
+                            Some(true) => *extras = extras.disk(DiskState::UpToDate),
+                            Some(false) => return self.promotion_refused(v, change, e, out),
+                            None => return Attempt::Later,
+                        }
+                        self.something_changed = true;
+                        Attempt::Later
+                    }
+                    StateResult::PrimaryNop if !asks_pdsk => {
+                        match self.fence_for_promotion(fence, out) {
+                            Some(true) => {}
+                            Some(false) if force => {
+                                let text = "Forced into split brain situation!";
+                                out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text.into());
+                                *extras = extras.pdsk(DiskState::Outdated);
+                            }
+                            Some(false) => return self.promotion_refused(v, change, e, out),
+                            None => return Attempt::Later,
+                        }
                         self.something_changed = true;
                         Attempt::Later
                     }
@@ -63,16 +86,65 @@ impl Resource {
                         self.timers.set(Timer::Command, self.now + wait);
                         Attempt::Later
                     }
-                    e => {
-                        if e != StateResult::TwoPrimaries {
-                            self.log_refusal(v, change, e, out);
-                        }
-                        Attempt::Done(CommandResult::State(e))
-                    }
+                    e => self.promotion_refused(v, change, e, out),
                 }
             }
             other => other,
         }
+    }
+
+    /// Whether the peer is out of the way; None: the answer is not there yet.
+    fn fence_for_promotion(&mut self, fence: &mut Fence, out: &mut Actions) -> Option<bool> {
+        if let Fence::Answered(fenced) = *fence {
+            return Some(fenced);
+        }
+        match self.start_fencing(out) {
+            Start::NotNeeded => Some(true),
+            Start::Impossible => Some(false),
+            Start::Called => {
+                *fence = Fence::Waiting;
+                None
+            }
+        }
+    }
+
+    pub(super) fn promotion_waits_for_fence(&self) -> bool {
+        let work = self.cmds.active.as_ref().map(|a| &a.work);
+        matches!(work, Some(Work::Promote { fence: Fence::Waiting, .. }))
+    }
+
+    /// Outdates the copy of a node that is not Primary yet; answered when that is stable.
+    pub(super) fn outdate_at_once(&mut self, id: CommandId, v: usize, out: &mut Actions) {
+        let result = if lower_than_outdated(self.vols[v].state.disk) {
+            CommandResult::State(StateResult::LowerThanOutdated)
+        } else {
+            match self.request(Some(v), StateChange::NONE.disk(DiskState::Outdated), out) {
+                Attempt::Done(CommandResult::Ok) => {
+                    self.when_super_block_stable(v, Then::AnswerCommand(id), out);
+                    return;
+                }
+                Attempt::Done(result) => result,
+                _ => CommandResult::State(StateResult::ConcurrentStateChange),
+            }
+        };
+        out.push(Action::CommandDone { id, result });
+    }
+
+    /// The handler has answered: a promotion that waits for it goes on.
+    pub(crate) fn promotion_fenced(&mut self, fenced: bool, _out: &mut Actions) {
+        if let Some(Active { work: Work::Promote { fence, .. }, .. }) = self.cmds.active.as_mut()
+            && *fence == Fence::Waiting
+        {
+            *fence = Fence::Answered(fenced);
+        }
+        self.something_changed = true;
+    }
+
+    fn promotion_refused(&self, v: usize, change: StateChange, e: StateResult, out: &mut Actions) -> Attempt {
+        if e != StateResult::TwoPrimaries {
+            self.log_refusal(v, change, e, out);
+        }
+        Attempt::Done(CommandResult::State(e))
     }
 
     /// The volume cannot become Primary without force.

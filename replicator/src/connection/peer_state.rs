@@ -97,7 +97,8 @@ impl Resource {
         }
         if p.consider_resync && !other_attach {
             self.vols[v].consider_resync = false;
-            match self.handshake_decision(v, &own, received, peer_disk, out) {
+            let decision = self.handshake_decision(v, &own, received, peer_disk, out);
+            match self.thaw_in_a_new_generation(v, &own, peer_disk, decision, out) {
                 Decision::Connected => conn = ConnState::Connected,
                 Decision::Source { full: f } => {
                     conn = ConnState::WFBitMapS;
@@ -272,7 +273,7 @@ impl Resource {
                     };
                     out.log(level, Some(VolIdx(v as u8)), text);
                 }
-                Step::Handler(_) => {}
+                Step::Handler(handler) => self.call_handler(handler, Some(v), out),
                 Step::Demote => {
                     let change = StateChange::NONE.role(Role::Secondary);
                     if self.change_volume(v, change, Kind::Soft, out).is_err() {
@@ -297,6 +298,7 @@ impl Resource {
         if planted::on(Planted::NoNewGeneration) {
             return;
         }
+        vol.generation_due = false;
         disk.sb.uuids.new_current(random, primary);
         disk.md.mark_dirty();
         vol.exposed.shows_own(disk.sb.uuids.current);

@@ -96,6 +96,7 @@ impl Resource {
         }
         self.log_conn(LogLevel::Info, "Connection closed".to_string(), out);
         self.commands_connection_lost(out);
+        self.fence_lost_peer(out);
         if self.conn.state == ConnState::Disconnecting {
             let _ = self.change_connection(StateChange::NONE.conn(ConnState::StandAlone), Kind::Hard, out);
             self.conn.net = None;

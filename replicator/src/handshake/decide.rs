@@ -5,6 +5,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use model::config::settings::Handler;
 use model::policy::RrConflict;
 use model::state::{ConnState, DiskState, Role};
 
@@ -86,25 +87,12 @@ pub enum Refusal {
     DryRun,
 }
 
-/// Handlers a decision calls; the caller waits for each before it goes on with the next step.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Handler {
-    /// Split brain found, before the policies.
-    InitialSplitBrain,
-    /// Split brain not solved.
-    SplitBrain,
-    /// A Primary would lose its data to the peer.
-    PriLost,
-    /// The policies say that this Primary loses, and it cannot step down.
-    PriLostAfterSb,
-}
-
 /// One thing to do while the decision is carried out, in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
     /// Write a log line of this volume.
     Log(Level, String),
-    /// Run a handler; its exit code is ignored.
+    /// Call a handler; nothing waits for it.
     Handler(Handler),
     /// Become Secondary; if that fails after all, the handshake is to be refused as split brain.
     Demote,
@@ -386,18 +374,6 @@ impl Decision {
             Decision::Source { .. } => Some(ConnState::WFBitMapS),
             Decision::Target { .. } => Some(ConnState::WFBitMapT),
             Decision::Refuse(_) => None,
-        }
-    }
-}
-
-impl Handler {
-    /// Name in the configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Handler::InitialSplitBrain => "initial-split-brain",
-            Handler::SplitBrain => "split-brain",
-            Handler::PriLost => "pri-lost",
-            Handler::PriLostAfterSb => "pri-lost-after-sb",
         }
     }
 }

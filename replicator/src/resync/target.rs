@@ -445,6 +445,7 @@ impl Resource {
         let change = StateChange::NONE.conn(ConnState::Connected);
         let change = if target { change.disk(good) } else { change.pdsk(good) };
         let _ = self.change_volume(v, change, Kind::Soft, out);
+        self.call_handlers_after_resync(v, target, out);
     }
 
     /// The resync cannot go on (connection or disk lost).

@@ -30,7 +30,7 @@ impl Resource {
         let exposed_here = vol.exposed.is(vol.uuids().current);
         let net = self.conn.net.as_ref();
         Context {
-            fencing: vol.disk.as_ref().map_or(model::policy::Fencing::DontCare, |d| d.cfg.fencing),
+            fencing: vol.cfg_fencing(),
             on_no_data: self.cfg.on_no_data,
             net_configured: net.is_some(),
             two_primaries: net.is_some_and(|n| n.allow_two_primaries),

@@ -27,6 +27,7 @@ impl Resource {
     fn after_change(&mut self, t: Transition, out: &mut Actions) {
         let Transition { vol: v, old, new } = t;
         self.both_up_to_date(v, &old, &new);
+        self.call_handler_without_data(v, &old, &new, out);
         self.thaw(v, &old, &new, out);
         if runs_as_source(&new) && !runs_as_source(&old) {
             self.become_source(v, out);
@@ -97,8 +98,14 @@ impl Resource {
         if self.vols[v].state.susp_nod && self.vols.iter().all(|o| has_data(&o.state)) {
             clear |= mask::SUSP_NOD;
         }
-        if self.vols[v].state.susp_fen && connected && arrived {
-            clear |= mask::SUSP_FEN;
+        if self.vols[v].state.susp_fen {
+            if connected && arrived {
+                self.frozen_until_connected(out);
+                clear |= mask::SUSP_FEN;
+            } else if self.peer_is_fenced() {
+                self.begin_due_generations(out);
+                clear |= mask::SUSP_FEN;
+            }
         }
         if clear != 0 {
             let change = StateChange { mask: clear, value: 0 };
@@ -158,7 +165,10 @@ impl Resource {
         let goes_alone = !already_alone && (lost_contact || invalidated_peer);
         let clients_only_here =
             (!already_alone || u.end_of_sync_unknown()) && (diskless_promoted || attached_alone || only_copy);
-        if goes_alone || clients_only_here || target_may_be_done {
+        if goes_alone && self.vols[v].state.susp_fen && !clients_only_here && !target_may_be_done {
+            // Nothing is answered until the peer is fenced; and if it comes back, nothing has happened.
+            self.vols[v].generation_due = true;
+        } else if goes_alone || clients_only_here || target_may_be_done {
             self.new_current_uuid(v, out);
             self.send_uuids(v, UuidFlags::NONE, out);
         }

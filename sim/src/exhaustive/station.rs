@@ -410,6 +410,7 @@ impl Station {
             Action::Listen
             | Action::Unlisten
             | Action::CloseDisk { .. }
+            | Action::RunHandler { .. }
             | Action::ExportChanged { .. }
             | Action::Log { .. } => {}
         }

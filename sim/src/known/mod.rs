@@ -6,6 +6,7 @@
 
 mod crash;
 mod errors;
+mod fencing;
 mod freezes;
 mod handshake;
 mod resync;

@@ -84,6 +84,10 @@ pub fn world_in(old: Option<World>, profile: Profile, seed: u64) -> World {
         None => World::with_volumes(seed, plan.sectors, disks, plan.volumes),
     };
     w.weather = plan.weather;
+    w.one_writer = plan.keeps_to_one_writer();
+    for h in &mut w.hooks.handlers {
+        h.fence_peer = plan.fence_peer;
+    }
     for truth in w.truth.all() {
         truth.protocol_c = plan.net.protocol == Protocol::C;
     }

@@ -1,11 +1,12 @@
 //! Options of a run, drawn from its seed.
 
-use model::policy::{OnIoError, Protocol};
+use model::policy::{Fencing, OnIoError, Protocol};
 use model::time::Duration;
 use replicator::{Auth, DiskConfig, HmacAlg, NetConfig};
 
 use super::Profile;
 use super::acts::{ACTS, Act};
+use crate::hooks::FencePeer;
 use crate::rng::Rng;
 use crate::world::Weather;
 
@@ -42,6 +43,8 @@ pub struct Plan {
     /// Both nodes lose power in the end, and come back.
     pub(super) last_power_failure: bool,
     pub(super) weather: Weather,
+    /// What the fence-peer handlers of both nodes do, where the disk options ask for them.
+    pub(super) fence_peer: FencePeer,
 }
 
 /// Sectors of an extent of the activity log.
@@ -59,10 +62,34 @@ impl Plan {
     /// The plan of a seed.
     pub fn new(profile: Profile, seed: u64) -> Plan {
         let mut r = Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x5157_4152_4d00);
-        match profile {
+        let mut plan = match profile {
             Profile::Life => Plan::life(&mut r),
             Profile::Small => Plan::small(&mut r),
+        };
+        plan.fence(&mut Rng::new(seed ^ 0x4645_4e43));
+        plan
+    }
+
+    /// In some runs the peer is fenced, by a script that does what it says, or by one that is broken.
+    fn fence(&mut self, r: &mut Rng) {
+        if !r.one_in(6) {
+            return;
         }
+        // Protocol A answers writes that the peer may not get: freezing would be too late, and is refused.
+        let may_freeze = self.net.protocol != Protocol::A;
+        let freezes = may_freeze && !r.one_in(3);
+        self.disk.fencing = if freezes { Fencing::ResourceAndStonith } else { Fencing::ResourceOnly };
+        let after = ms(pick(r, &[1, 30, 300, 3000]));
+        self.fence_peer = match r.below(5) {
+            0 => FencePeer::Answers { exit_code: 1, after },
+            1 | 2 => FencePeer::Stonith { after },
+            _ => FencePeer::Outdates { after },
+        };
+    }
+
+    /// Whoever goes on alone has made sure that the peer does not.
+    pub(super) fn keeps_to_one_writer(&self) -> bool {
+        self.disk.fencing == Fencing::ResourceAndStonith
     }
 
     fn life(r: &mut Rng) -> Plan {
@@ -94,6 +121,7 @@ impl Plan {
                 disk_spikes: pick(r, &[0, 0, 0, 50, 1000]),
                 ..Weather::default()
             },
+            fence_peer: FencePeer::default(),
         };
         if tiny_log {
             plan.disk.al_extents = 2 + r.below(3) as u16;
@@ -134,6 +162,7 @@ impl Plan {
                 disk_spikes: pick(r, &[0, 0, 20]),
                 ..Weather::default()
             },
+            fence_peer: FencePeer::default(),
         };
         plan.net.ping_int = ms(10_000);
         plan.disk.c_max_rate_kib_s = 102_400;

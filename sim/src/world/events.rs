@@ -1,5 +1,6 @@
 //! What happens later: the heap of events, and what each of them does.
 
+use super::handlers::Means;
 use super::*;
 
 /// Something that happens later.
@@ -13,6 +14,7 @@ pub(super) enum Later {
     Down { sock: SockId },
     Sent { sock: SockId, total: u64 },
     Connect { attempt: u32 },
+    Handler { run: HandlerRun, means: Means },
     Deadline,
 }
 
@@ -244,6 +246,7 @@ impl World {
                 }
             }
             Later::Connect { attempt } => self.try_connect(n, attempt),
+            Later::Handler { run, means } => self.handler_ends(n, run, means),
             Later::Deadline => {
                 if self.armed[n].is_some_and(|t| t <= self.now.0) {
                     self.armed[n] = None;

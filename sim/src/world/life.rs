@@ -80,6 +80,7 @@ impl World {
         }
         self.open.retain(|_, (m, ..)| *m != n);
         self.commands.retain(|_, (m, _)| *m != n);
+        self.outdated_node_died(n);
         self.answers.retain(|(m, _)| *m != n);
     }
 

@@ -2,6 +2,7 @@
 //! hold are beside it.
 
 mod events;
+mod handlers;
 mod life;
 mod net;
 mod oracle;
@@ -16,7 +17,7 @@ use model::time::{Duration, Instant};
 use replicator::wire::parse_header;
 use replicator::{
     Action, Actions, ClientOp, ClientRequest, ClientResult, ClientTag, Command, CommandId, CommandResult,
-    DiskConfig, DownCause, Event, IoResult, IoTag, NetConfig, SockId, VolIdx,
+    DiskConfig, DownCause, Event, HandlerRun, IoResult, IoTag, NetConfig, SockId, VolIdx,
 };
 
 use crate::disk::Disk;
@@ -122,6 +123,10 @@ pub struct World {
     commands: BTreeMap<u64, (usize, Promotion)>,
     next_version: u64,
     armed: [Option<u64>; 2],
+    /// Nodes go on alone only after the peer was fenced, as long as no operator says otherwise.
+    pub one_writer: bool,
+    /// Peers that scripts are outdating.
+    fencing: Vec<handlers::Outdating>,
     /// Primary, connected, without good data of its own; by volume and node.
     remote: Vec<[bool; 2]>,
     /// A node died while a full sync was being set up: marks may be left on equal copies, as with DRBD.
@@ -186,6 +191,8 @@ impl World {
             writes: BTreeMap::new(),
             open: BTreeMap::new(),
             commands: BTreeMap::new(),
+            one_writer: false,
+            fencing: Vec::new(),
             next_version: 1,
             armed: [None; 2],
             remote: vec![[false; 2]; volumes.into()],
@@ -295,6 +302,12 @@ impl World {
         let id = CommandId(self.next_tag);
         self.note(n, || format!("command {c:?}").chars().take(100).collect());
         let now = self.clock(n);
+        let frozen = self.volume(n).is_some_and(|s| s.susp_fen);
+        self.one_writer &= match &c {
+            Command::Primary { force } => !force,
+            Command::ResumeIo => !frozen,
+            _ => true,
+        };
         let promotion = match &c {
             Command::Primary { force } => Promotion::Yes { forced: *force },
             Command::Attach(vol, _) => Promotion::Attach(*vol),
@@ -469,10 +482,12 @@ impl World {
                 let (m, promotion) = self.commands.remove(&id.0).expect("a command is answered once");
                 assert_eq!(n, m, "by the node that was asked");
                 self.command_done(n, promotion, result);
+                self.outdated_by_handler(id, result);
                 self.answers.push((n, Answer::Command(id, result)));
             }
             Action::CloseDisk { vol } => self.nodes[n].close_disk(vol),
             Action::ExportChanged { .. } => {}
+            Action::RunHandler { run, handler, vol } => self.run_handler(n, run, handler, vol),
             Action::Log { text, .. } => {
                 let text = out.texts[text as usize].clone();
                 self.note(n, || text);

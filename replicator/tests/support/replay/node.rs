@@ -346,7 +346,11 @@ impl Node {
             Action::Log { vol, text, .. } => {
                 self.log.push((vol.map(|v| v.0), batch.texts[text as usize].clone()));
             }
-            Action::Listen | Action::Unlisten | Action::CloseDisk { .. } | Action::ExportChanged { .. } => {}
+            Action::Listen
+            | Action::Unlisten
+            | Action::CloseDisk { .. }
+            | Action::RunHandler { .. }
+            | Action::ExportChanged { .. } => {}
         }
     }
 

@@ -1,0 +1,165 @@
+//! Keeping a peer that cannot be reached from going on with its copy: the fence-peer handler, what its exit codes mean,
+//! and I/O that is frozen until it has answered (drbd-states 13.2, 14.1).
+
+use model::config::settings::Handler;
+use model::policy::Fencing;
+use model::state::{ConnState, DiskState, Role, VolumeState};
+use model::state_word::StateChange;
+
+use crate::action::{Actions, LogLevel};
+use crate::handshake::decide::Decision;
+use crate::resource::Resource;
+use crate::state::Kind;
+use crate::wire::UuidFlags;
+
+/// What came of the wish to fence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Start {
+    /// The policy does not ask for it.
+    NotNeeded,
+    /// This node has no copy that would be worth it.
+    Impossible,
+    /// The handler was called, or had been called already, and will answer.
+    Called,
+}
+
+impl Resource {
+    /// The policy of the connection: the strictest of the volumes with a copy worth fencing for.
+    fn fencing_policy(&self) -> Option<Fencing> {
+        let worth = self.vols.iter().filter(|v| v.state.disk >= DiskState::Consistent);
+        worth.filter_map(|v| v.disk.as_ref()).map(|d| d.cfg.fencing).max()
+    }
+
+    /// The connection is gone. A Primary that goes on, or would like to, has the peer fenced.
+    pub(crate) fn fence_lost_peer(&mut self, out: &mut Actions) {
+        let unknown = self.vols.iter().any(|v| v.state.pdsk >= DiskState::DUnknown);
+        if self.role() == Role::Primary && unknown {
+            self.start_fencing(out);
+        }
+    }
+
+    pub(crate) fn start_fencing(&mut self, out: &mut Actions) -> Start {
+        match self.fencing_policy() {
+            Some(Fencing::DontCare) => Start::NotNeeded,
+            Some(Fencing::ResourceOnly | Fencing::ResourceAndStonith) => {
+                if !self.handler_runs_for(Handler::FencePeer, self.conn.generation) {
+                    self.call_handler(Handler::FencePeer, None, out);
+                }
+                Start::Called
+            }
+            None => {
+                let frozen = self.vols[0].state.susp_fen;
+                if frozen || self.vols.iter().any(|v| v.cfg_fencing() != Fencing::DontCare) {
+                    let text = "Not fencing peer, I'm not even Consistent myself.";
+                    out.log(LogLevel::Info, None, text.into());
+                }
+                if frozen {
+                    self.end_freeze(out);
+                }
+                Start::Impossible
+            }
+        }
+    }
+
+    /// The fence-peer handler has ended that was called at the time of `connection`.
+    pub(crate) fn fence_peer_answered(&mut self, exit_code: i32, connection: u32, out: &mut Actions) {
+        let any_good = self.vols.iter().any(|v| v.state.disk == DiskState::UpToDate);
+        let outdated = StateChange::NONE.pdsk(DiskState::Outdated);
+        let (meaning, change) = match exit_code {
+            3 => ("peer is inconsistent or worse", StateChange::NONE.pdsk(DiskState::Inconsistent)),
+            4 => ("peer was fenced", outdated),
+            5 if any_good => ("peer is unreachable, assumed to be dead", outdated),
+            5 => ("peer unreachable, doing nothing since disk != UpToDate", StateChange::NONE),
+            6 => ("peer is active", StateChange::NONE.disk(DiskState::Outdated)),
+            7 => ("peer was stonithed", outdated),
+            _ => {
+                let text = alloc::format!("fence-peer helper broken, returned {exit_code}");
+                out.log(LogLevel::Error, None, text);
+                self.fencing_ended(out);
+                return;
+            }
+        };
+        if exit_code == 6 {
+            out.log(LogLevel::Warn, None, "Peer is primary, outdating myself.".into());
+        }
+        if exit_code == 7 && self.fencing_policy() != Some(Fencing::ResourceAndStonith) {
+            let text = "fence-peer says the peer was stonithed, but the policy is not resource-and-stonith";
+            out.log(LogLevel::Error, None, text.into());
+        }
+        let text = alloc::format!("fence-peer helper returned {exit_code} ({meaning})");
+        out.log(LogLevel::Info, None, text);
+        let came_and_went = connection != self.conn.generation;
+        if came_and_went {
+            out.log(LogLevel::Info, None, "Ignoring fence-peer exit code".into());
+        } else if change != StateChange::NONE
+            && let Err(e) = self.change_connection(change, Kind::Soft, out)
+        {
+            self.log_refusal(0, change, e, out);
+        }
+        self.fencing_ended(out);
+    }
+
+    fn fencing_ended(&mut self, out: &mut Actions) {
+        let fenced = self.peer_is_fenced();
+        self.promotion_fenced(fenced, out);
+    }
+
+    /// Not connected, and no copy of the peer's can be taken for current.
+    pub(crate) fn peer_is_fenced(&self) -> bool {
+        let out_of_the_way =
+            |s: &VolumeState| s.conn < ConnState::WFReportParams && s.pdsk <= DiskState::Outdated;
+        self.vols.iter().all(|v| out_of_the_way(&v.state))
+    }
+
+    /// Clients go on with this copy alone.
+    pub(crate) fn begin_due_generations(&mut self, out: &mut Actions) {
+        for v in 0..self.vols.len() {
+            if self.vols[v].generation_due {
+                self.new_current_uuid(v, out);
+            }
+        }
+    }
+
+    /// The peer is back before it was fenced. With its copy nothing has happened; without one clients go on alone.
+    pub(crate) fn frozen_until_connected(&mut self, out: &mut Actions) {
+        for v in 0..self.vols.len() {
+            if self.vols[v].generation_due && self.vols[v].state.pdsk < DiskState::Inconsistent {
+                self.new_current_uuid(v, out);
+            }
+            self.vols[v].generation_due = false;
+        }
+    }
+
+    /// The peer is back with the common generation, and what was frozen is marked, or the peer does not know how good its
+    /// copy is. Writes that are answered now must not be in that generation alone: the next one begins first. The peer
+    /// finds in it that it is behind, compares again, and becomes target.
+    pub(crate) fn thaw_in_a_new_generation(
+        &mut self,
+        v: usize,
+        own: &VolumeState,
+        peer_disk: DiskState,
+        decision: Decision,
+        out: &mut Actions,
+    ) -> Decision {
+        let vol = &self.vols[v];
+        let goes_on = matches!(decision, Decision::Connected | Decision::Source { .. });
+        let open = vol.bitmap.count() > 0 || peer_disk == DiskState::Consistent;
+        if !vol.generation_due || own.conn >= ConnState::Connected || !goes_on || !open {
+            return decision;
+        }
+        self.new_current_uuid(v, out);
+        self.send_uuids(v, UuidFlags::NONE, out);
+        match decision {
+            Decision::Connected => Decision::Source { full: false },
+            other => other,
+        }
+    }
+
+    /// There is nothing to wait for.
+    fn end_freeze(&mut self, out: &mut Actions) {
+        self.begin_due_generations(out);
+        let clear = StateChange { mask: model::state_word::mask::SUSP_FEN, value: 0 };
+        let _ = self.change_connection(clear, Kind::Hard, out);
+        self.pump_all = true;
+    }
+}

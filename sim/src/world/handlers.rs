@@ -1,0 +1,107 @@
+//! Handler scripts of the nodes, as the hooks want them to behave.
+
+use model::config::settings::Handler;
+
+use super::*;
+use crate::hooks::FencePeer;
+
+/// What a script does when its time is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Means {
+    Answer(i32),
+    OutdatePeer,
+    StonithPeer,
+}
+
+/// Ordinary scripts end soon.
+const SOON: Duration = Duration::from_millis(1);
+
+impl World {
+    pub(super) fn run_handler(&mut self, n: usize, run: HandlerRun, handler: Handler, vol: Option<VolIdx>) {
+        self.tally.handlers += 1;
+        let script = &mut self.hooks.handlers[n];
+        script.calls.push((self.now, handler, vol));
+        let (after, means) = match script.fence_peer {
+            _ if handler != Handler::FencePeer => (SOON, Means::Answer(0)),
+            FencePeer::Answers { exit_code, after } => (after, Means::Answer(exit_code)),
+            FencePeer::Outdates { after } => (after, Means::OutdatePeer),
+            FencePeer::Stonith { after } => (after, Means::StonithPeer),
+        };
+        self.at(n, self.now + after, Later::Handler { run, means });
+    }
+
+    pub(super) fn handler_ends(&mut self, n: usize, run: HandlerRun, means: Means) {
+        let peer = 1 - n;
+        match means {
+            Means::Answer(code) => self.handler_answers(n, run, code),
+            Means::StonithPeer => {
+                self.crash(peer, true);
+                self.handler_answers(n, run, 7);
+            }
+            Means::OutdatePeer => match self.volume(peer).map(|s| s.role) {
+                // Without a process nobody writes; it starts with a copy that is at most Consistent.
+                None => self.handler_answers(n, run, 5),
+                Some(Role::Primary) => self.handler_answers(n, run, 6),
+                Some(_) => {
+                    for v in 0..self.nodes[peer].volumes {
+                        let id = self.command(peer, Command::Outdate(VolIdx(v)));
+                        self.fencing.push(Outdating {
+                            by: n,
+                            run,
+                            id,
+                            last: v + 1 == self.nodes[peer].volumes,
+                        });
+                        let its = |a: &Answer| matches!(a, Answer::Command(i, _) if *i == id);
+                        if let Some(Answer::Command(_, result)) = self.take_answer(its) {
+                            self.outdated_by_handler(id, result);
+                        }
+                    }
+                }
+            },
+        }
+    }
+
+    /// A command has ended: perhaps one by which a script outdates the peer.
+    pub(super) fn outdated_by_handler(&mut self, id: CommandId, result: CommandResult) {
+        let Some(i) = self.fencing.iter().position(|f| f.id == id) else { return };
+        let Outdating { by, run, last, .. } = self.fencing.remove(i);
+        if !last {
+            return;
+        }
+        let code = match result {
+            CommandResult::Ok => 4,
+            CommandResult::State(model::result_code::StateResult::LowerThanOutdated) => 3,
+            _ => 1,
+        };
+        self.at(by, self.now + SOON, Later::Handler { run, means: Means::Answer(code) });
+    }
+
+    /// A script that outdates it finds nobody there; one that ran on it is gone too.
+    pub(super) fn outdated_node_died(&mut self, n: usize) {
+        for Outdating { by, run, last, .. } in std::mem::take(&mut self.fencing) {
+            if by != n && last {
+                self.at(by, self.now + SOON, Later::Handler { run, means: Means::Answer(5) });
+            }
+        }
+    }
+
+    fn handler_answers(&mut self, n: usize, run: HandlerRun, exit_code: i32) {
+        self.note(n, || format!("handler {} ends with {exit_code}", run.0));
+        let now = self.clock(n);
+        let node = &mut self.nodes[n];
+        if let Some(core) = node.core.as_mut() {
+            core.handle(now, Event::HandlerDone { run, exit_code }, &mut node.out);
+        }
+        self.settle(n);
+    }
+}
+
+/// A peer that a script has told to outdate a volume.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outdating {
+    by: usize,
+    run: HandlerRun,
+    id: CommandId,
+    /// Its answer counts for all.
+    last: bool,
+}
