@@ -17,7 +17,9 @@ impl World {
             let primary = |s: &VolumeState| s.role == Role::Primary;
             let pair = primary(a) && primary(b) && linked(a) && linked(b);
             assert!(!(pair && self.same_connection()), "two connected Primaries");
-            let writes = |s: &VolumeState| primary(s) && !s.susp_fen && s.conn < ConnState::Connected;
+            let writes = |s: &VolumeState| {
+                primary(s) && !s.susp_fen && s.conn < ConnState::Connected && s.disk == DiskState::UpToDate
+            };
             assert!(!(self.one_writer && writes(a) && writes(b)), "two writers in spite of fencing");
         }
         let truth = self.truth.at(place(VolIdx(v), 0));
