@@ -120,6 +120,15 @@ impl Resource {
         }
     }
 
+    /// A Primary steps down before the peer was fenced. Answered writes that the peer may have lost are marked, and a mark is
+    /// worth nothing in a generation that both have.
+    pub(crate) fn settle_due_generation(&mut self, v: usize, out: &mut Actions) {
+        if self.vols[v].generation_due && self.vols[v].bitmap.count() > 0 {
+            self.new_current_uuid(v, out);
+        }
+        self.vols[v].generation_due = false;
+    }
+
     /// The peer is back before it was fenced. With its copy nothing has happened; without one clients go on alone.
     pub(crate) fn frozen_until_connected(&mut self, out: &mut Actions) {
         for v in 0..self.vols.len() {

@@ -228,6 +228,11 @@ impl Resource {
                 }
                 Ok(_) => {}
             }
+            if self.vols[v].state.any_susp() && !self.reqs.table.is_empty() {
+                // Whoever has frozen requests here has the device in use; commands that end the freeze must not wait for it.
+                self.log_refusal(v, change, StateResult::DeviceInUse, out);
+                return Attempt::Done(CommandResult::State(StateResult::DeviceInUse));
+            }
             if !self.reqs.table.is_empty() || !self.reqs.epochs.is_empty() {
                 // Everything accepted is finished first; the barrier of the last epoch goes out now.
                 self.close_epoch();
@@ -239,6 +244,7 @@ impl Resource {
             if let Err(e) = self.change_volume(v, change, Kind::Soft, out) {
                 return Attempt::Done(CommandResult::State(e));
             }
+            self.settle_due_generation(v, out);
             if let Some(disk) = self.vols[v].disk.as_mut() {
                 disk.sb.uuids.set_primary(false);
                 disk.md.mark_dirty();
