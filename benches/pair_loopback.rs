@@ -196,6 +196,7 @@ fn lockstep(base: &Path, job: &Job, seconds: u32) -> Figures {
         disk: "c-max-rate 4G; resync-rate 1G; c-fill-target 8M; c-plan-ahead 0;",
         addresses: ["127.0.0.1:17789".into(), "127.0.0.1:17790".into()],
         netns: [None, None],
+        sections: "",
         prewritten: true,
     };
     let mut p = Pair::create(Path::new(env!("CARGO_BIN_EXE_lockstep")), &dir, &options);

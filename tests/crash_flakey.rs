@@ -91,7 +91,15 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn options(disk: &str, addresses: [String; 2]) -> Options<'_> {
-    Options { disk_bytes: DISK_BYTES, net: NET, disk, addresses, netns: [None, None], prewritten: false }
+    Options {
+        disk_bytes: DISK_BYTES,
+        net: NET,
+        disk,
+        addresses,
+        netns: [None, None],
+        sections: "",
+        prewritten: false,
+    }
 }
 
 #[test]

@@ -62,6 +62,7 @@ fn synced(name: &str) -> Pair {
         disk: "c-plan-ahead 0; resync-rate 4M; c-min-rate 4M;",
         addresses: [free_address(), free_address()],
         netns: [None, None],
+        sections: "",
         prewritten: false,
     };
     let mut pair = Pair::create(&binary, &dir, &options);

@@ -105,6 +105,7 @@ impl KillLoop {
             disk: "c-plan-ahead 0; resync-rate 120M; c-min-rate 120M;",
             addresses: [free_address(), free_address()],
             netns: [None, None],
+            sections: "",
             prewritten: false,
         };
         let mut pair = Pair::create(&binary(), &dir, &options);

@@ -278,6 +278,7 @@ fn postgresql_survives_the_loss_of_secondary_link_and_primary() {
         disk: "c-max-rate 400M; c-min-rate 40M; resync-rate 100M;",
         addresses: ["10.77.0.1:7789".into(), "10.77.0.2:7789".into()],
         netns: NETNS.map(|n| Some(n.to_owned())),
+        sections: "",
         prewritten: false,
     };
     let mut p = Pair::create(&binary(), &dir, &options);

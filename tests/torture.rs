@@ -87,6 +87,7 @@ impl Torture {
             disk,
             addresses: [free_address(), free_address()],
             netns: [None, None],
+            sections: "",
             prewritten: false,
         };
         let mut pair = Pair::create(&binary(), &dir, &options);

@@ -8,6 +8,7 @@ use model::state_word::StateChange;
 
 use crate::action::{Actions, LogLevel};
 use crate::handshake::decide::Decision;
+use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::state::Kind;
 use crate::wire::UuidFlags;
@@ -114,6 +115,7 @@ impl Resource {
     /// Clients go on with this copy alone.
     pub(crate) fn begin_due_generations(&mut self, out: &mut Actions) {
         for v in 0..self.vols.len() {
+            self.vols[v].generation_due &= !planted::on(Planted::DueGenerationForgotten);
             if self.vols[v].generation_due {
                 self.new_current_uuid(v, out);
             }

@@ -73,11 +73,15 @@ pub enum Planted {
     RemoteReadForgotten,
     /// A node that crashed as Primary does not say so.
     CrashedPrimaryForgotten,
+    /// Requests are answered although the peer is not fenced.
+    AnsweredWhileFrozen,
+    /// The generation that is due when the peer is fenced does not begin.
+    DueGenerationForgotten,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 34] = [
+    pub const ALL: [Planted; 36] = [
         Planted::ExtentReleasedAtCompletion,
         Planted::ActivityLogSkipped,
         Planted::EvictedPagesNotWritten,
@@ -112,6 +116,8 @@ impl Planted {
         Planted::BadDiskCounts,
         Planted::RemoteReadForgotten,
         Planted::CrashedPrimaryForgotten,
+        Planted::AnsweredWhileFrozen,
+        Planted::DueGenerationForgotten,
     ];
 }
 

@@ -4,6 +4,7 @@
 pub mod commands;
 pub mod control;
 pub mod disk;
+mod handlers;
 pub mod resources;
 mod resync_after;
 mod server;
@@ -93,7 +94,8 @@ async fn serve(config: &DaemonConfig) -> anyhow::Result<()> {
         server::listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let resources = Rc::new(Resources::new(config.settings.clone(), &config.run_dir));
+    let resources =
+        Rc::new(Resources::new(config.settings.clone(), &config.site.config_file, &config.run_dir));
     let commands = Rc::new(Commands { site: config.site.clone(), resources: resources.clone() });
     tokio::task::spawn_local(server::serve(listener, commands));
     tokio::task::spawn_local(resync_after::keep(resources.clone()));

@@ -12,15 +12,16 @@ use model::result_code::{self, ConfigError, StateResult};
 use model::state::{ConnState, DiskState};
 use model::status::{ResourceSnapshot, VolumeSnapshot};
 use replicator::meta::superblock::MetaFlags;
-use replicator::{Command, CommandResult, VolIdx};
-use tokio::sync::{Mutex, watch};
+use replicator::{Command, CommandResult, HandlerRun, VolIdx};
+use tokio::sync::{Mutex, mpsc, watch};
 use tracing::{info, warn};
 
 use super::control::Outcome;
 use super::disk;
+use super::handlers;
 use super::settings::Settings;
 use super::translate::{self, Translated};
-use crate::dataplane::{WorkerConfig, WorkerHandle};
+use crate::dataplane::{HandlerCall, WorkerConfig, WorkerHandle};
 
 /// A resource with its data-plane thread.
 pub struct Running {
@@ -34,6 +35,7 @@ pub struct Running {
 /// Everything that is up on this node.
 pub struct Resources {
     settings: Settings,
+    config_file: String,
     run_dir: PathBuf,
     running: RefCell<BTreeMap<String, Rc<Running>>>,
     /// One lock per name: bringing up, taking down and adjusting exclude each other.
@@ -42,10 +44,11 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Nothing is up.
-    pub fn new(settings: Settings, run_dir: &Path) -> Resources {
+    /// Nothing is up. Handler scripts are told of `config_file`.
+    pub fn new(settings: Settings, config_file: &str, run_dir: &Path) -> Resources {
         Resources {
             settings,
+            config_file: config_file.to_owned(),
             run_dir: run_dir.to_path_buf(),
             running: RefCell::default(),
             locks: RefCell::default(),
@@ -82,7 +85,8 @@ impl Resources {
             return Ok(running);
         }
         let translated = translated(config)?;
-        let worker = self.worker_config(config, &translated)?;
+        let (handlers, calls) = mpsc::unbounded_channel();
+        let worker = self.worker_config(config, &translated, handlers)?;
         let handle = WorkerHandle::spawn(worker)
             .map_err(|e| Outcome::failed(20, format!("{}: cannot start the resource: {e:#}", config.name)))?;
         let running = Rc::new(Running {
@@ -93,6 +97,7 @@ impl Resources {
         self.running.borrow_mut().insert(config.name.clone(), running.clone());
         self.bump();
         tokio::task::spawn_local(forward_changes(Rc::downgrade(self), Rc::downgrade(&running)));
+        tokio::task::spawn_local(handlers::serve(calls, Rc::downgrade(&running), self.config_file.clone()));
         info!(resource = config.name, "created");
         Ok(running)
     }
@@ -115,6 +120,7 @@ impl Resources {
         &self,
         config: &ResourceConfig,
         translated: &Translated,
+        handlers: mpsc::UnboundedSender<HandlerCall>,
     ) -> Result<WorkerConfig, Outcome> {
         let name = &config.name;
         let lowest_minor = config.volumes.iter().map(|v| v.minor.0).min().unwrap_or(0);
@@ -132,6 +138,7 @@ impl Resources {
             nbd_tcp,
             pool_cap_bytes: self.settings.pool_bytes(),
             spin: self.settings.spin(),
+            handlers,
         })
     }
 }
@@ -188,6 +195,11 @@ impl Running {
     /// Its state as last published.
     pub fn snapshot(&self) -> Arc<ResourceSnapshot> {
         self.handle.snapshot()
+    }
+
+    /// A handler script has ended.
+    pub async fn handler_ended(&self, run: HandlerRun, exit_code: i32) {
+        self.handle.handler_ended(run, exit_code).await;
     }
 
     /// Bumped with every publication.

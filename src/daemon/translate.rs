@@ -1,7 +1,8 @@
 //! From the configuration of a resource to what the core runs, with a refusal for everything that this version
 //! cannot do: it is better not to start than to run differently than the file says.
 
-use model::config::settings::{DiskOptions, Fencing, NetOptions, OnCongestion, ResourceConfig, VolumeConfig};
+use model::config::settings::{DiskOptions, NetOptions, OnCongestion, ResourceConfig, VolumeConfig};
+use model::policy::{Fencing, Protocol};
 use replicator::activity_log::transaction::AL_SLOTS_MIN;
 use replicator::{Auth, HmacAlg};
 
@@ -63,6 +64,13 @@ pub fn translate(resource: &ResourceConfig) -> Result<Translated, Vec<Refusal>> 
     for volume in &resource.volumes {
         check_volume(volume, &mut refuse);
     }
+    let freezes = |v: &VolumeConfig| v.disk_options.fencing == Fencing::ResourceAndStonith;
+    if resource.net.protocol == Protocol::A && resource.volumes.iter().any(freezes) {
+        refuse(
+            "fencing policy resource-and-stonith only with protocol B or C allowed".into(),
+            "protocol A answers writes before anything could be frozen; write 'protocol C'",
+        );
+    }
     if resource.volumes.len() > VOLUMES_MAX {
         let problem = format!("{} volumes, more than {VOLUMES_MAX}", resource.volumes.len());
         refuse(problem, "spread them over several resources");
@@ -96,13 +104,6 @@ fn check_net(net: &NetOptions, refuse: &mut impl FnMut(String, &str)) {
 }
 
 fn check_volume(volume: &VolumeConfig, refuse: &mut impl FnMut(String, &str)) {
-    let fencing = volume.disk_options.fencing;
-    if fencing != Fencing::DontCare {
-        refuse(
-            format!("volume {}: 'fencing {fencing}' is not supported by this version", volume.volume),
-            "write 'fencing dont-care'; nothing then keeps an isolated node from being promoted by hand",
-        );
-    }
     if u16::try_from(volume.disk_options.al_extents).is_err() {
         refuse(
             format!("volume {}: al-extents {}", volume.volume, volume.disk_options.al_extents),
@@ -278,7 +279,7 @@ mod tests {
             ("net { data-integrity-alg sha1; }", "data-integrity-alg sha1"),
             ("net { allow-two-primaries; }", "allow-two-primaries"),
             ("net { protocol A; on-congestion pull-ahead; }", "on-congestion pull-ahead"),
-            ("disk { fencing resource-only; }", "fencing resource-only"),
+            ("net { protocol A; } disk { fencing resource-and-stonith; }", "resource-and-stonith"),
             ("net { cram-hmac-alg whirl; shared-secret s; }", "whirl"),
             ("net { cram-hmac-alg sha1; }", "shared-secret"),
         ] {
@@ -287,6 +288,7 @@ mod tests {
             assert!(found[0].starts_with("r0.res:1: resource r0: "), "{}", found[0]);
             assert!(found[0].contains(word) && found[0].contains("= help: "), "{}", found[0]);
         }
-        assert_eq!(problems("net { allow-two-primaries; } disk { fencing resource-and-stonith; }").len(), 2);
+        let two = "net { protocol A; allow-two-primaries; } disk { fencing resource-and-stonith; }";
+        assert_eq!(problems(two).len(), 2);
     }
 }

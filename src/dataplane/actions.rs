@@ -4,6 +4,7 @@ use blockdev::pool::BufSpan;
 use replicator::{Action, Actions, CommandResult, LogLevel, VolIdx};
 
 use super::worker::Worker;
+use super::worker_api::HandlerCall;
 
 impl Worker {
     /// Carries out everything the core asked for in this batch, in its order.
@@ -58,6 +59,7 @@ impl Worker {
                 self.nbd.export_changed(ring, &mut self.core, vol);
                 self.publisher.note_change();
             }
+            Action::RunHandler { run, handler, vol } => self.run_handler(HandlerCall { run, handler, vol }),
             Action::Log { level, vol, text } => self.log(level, vol, &out.texts[text as usize]),
         }
     }

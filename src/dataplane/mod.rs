@@ -25,4 +25,4 @@ mod token;
 mod worker;
 pub mod worker_api;
 
-pub use worker_api::{OpenedDisk, WorkerConfig, WorkerHandle};
+pub use worker_api::{HandlerCall, OpenedDisk, WorkerConfig, WorkerHandle};

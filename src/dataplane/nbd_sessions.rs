@@ -552,6 +552,7 @@ pub(super) mod tests {
             nbd_tcp: None,
             pool_cap_bytes: 8 << 20,
             spin: SPIN,
+            handlers: tokio::sync::mpsc::unbounded_channel().0,
         }
     }
 }

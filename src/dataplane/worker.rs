@@ -13,8 +13,8 @@ use model::result_code::ConfigError;
 use model::status::snapshot::ResourceSnapshot;
 use model::time::{Duration, Instant};
 use nix::sys::resource::{UsageWho, getrusage};
-use replicator::{Command, CommandId, CommandResult, Event, Resource, VolIdx};
-use tokio::sync::oneshot;
+use replicator::{Command, CommandId, CommandResult, Event, HandlerRun, Resource, VolIdx};
+use tokio::sync::{mpsc, oneshot};
 
 use super::core_side::Core;
 use super::disks::Disks;
@@ -23,7 +23,7 @@ use super::peer_sockets::PeerSockets;
 use super::snapshot::Publisher;
 use super::spin::SpinPolicy;
 use super::token::Token;
-use super::worker_api::{Message, OpenedDisk, Shared, WorkerConfig};
+use super::worker_api::{HandlerCall, Message, OpenedDisk, Shared, WorkerConfig};
 
 /// Everything the thread owns. The ring comes first: it is dropped first, and with it ends every operation on
 /// what the others own.
@@ -41,6 +41,9 @@ pub(super) struct Worker {
     mailbox: Mailbox<Message>,
     commands: Vec<(CommandId, oneshot::Sender<CommandResult>)>,
     commands_made: u64,
+    handlers: mpsc::UnboundedSender<HandlerCall>,
+    /// Handlers that nobody runs.
+    handlers_missing: Vec<HandlerRun>,
     spin: SpinPolicy,
     seen_data_events: u64,
     seen_state_changes: u64,
@@ -132,6 +135,8 @@ impl Worker {
             mailbox,
             commands: Vec::new(),
             commands_made: 0,
+            handlers: config.handlers.clone(),
+            handlers_missing: Vec::new(),
             spin: SpinPolicy::new(config.spin, processors),
             seen_data_events: 0,
             seen_state_changes: 0,
@@ -249,6 +254,9 @@ impl Worker {
             self.disks.resume(&mut self.ring);
             self.peers.resume(&mut self.ring, &mut self.core);
             self.nbd.resume(&mut self.ring, &mut self.core);
+            for run in self.handlers_missing.drain(..) {
+                self.core.event(Event::HandlerDone { run, exit_code: 0 });
+            }
             if !std::mem::take(&mut self.core.pending) {
                 break;
             }
@@ -279,6 +287,7 @@ impl Worker {
                 self.command(command, answer);
             }
             Message::Attach(vol, disk, answer) => self.attach(vol, *disk, answer),
+            Message::HandlerEnded(run, exit_code) => self.core.event(Event::HandlerDone { run, exit_code }),
             Message::Shutdown(answer) => self.stop(answer, false),
             Message::Kill(answer) => self.stop(answer, true),
             #[cfg(test)]
@@ -312,6 +321,13 @@ impl Worker {
         let attach = self.commands_made + 1;
         let attached = self.disks.open(&mut self.ring, vol, disk, attach);
         self.command(Command::Attach(vol, Box::new(attached)), answer);
+    }
+
+    /// `Action::RunHandler`.
+    pub(super) fn run_handler(&mut self, call: HandlerCall) {
+        if self.handlers.send(call).is_err() {
+            self.handlers_missing.push(call.run);
+        }
     }
 
     /// `Action::CommandDone`.

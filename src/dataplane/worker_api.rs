@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use blockdev::backing::Backing;
 use blockdev::ring::{Mailbox, Waker};
+use model::config::settings::Handler;
 use model::status::snapshot::ResourceSnapshot;
-use replicator::{AttachedDisk, Command, CommandResult, VolIdx};
-use tokio::sync::{oneshot, watch};
+use replicator::{AttachedDisk, Command, CommandResult, HandlerRun, VolIdx};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::snapshot::Board;
 use super::worker;
@@ -42,6 +43,19 @@ pub struct WorkerConfig {
     pub pool_cap_bytes: usize,
     /// Longest look for completions before sleeping, while requests are in flight.
     pub spin: Duration,
+    /// Who runs handler scripts. Where nobody listens, no handler is configured.
+    pub handlers: mpsc::UnboundedSender<HandlerCall>,
+}
+
+/// A handler script that the core wants run; [`WorkerHandle::handler_ended`] answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HandlerCall {
+    /// Key of the answer.
+    pub run: HandlerRun,
+    /// Which one.
+    pub handler: Handler,
+    /// The volume it is about; none: the connection.
+    pub vol: Option<VolIdx>,
 }
 
 /// Default of [`WorkerConfig::pool_cap_bytes`].
@@ -82,6 +96,7 @@ pub(super) struct Shared {
 pub(super) enum Message {
     Command(Command, oneshot::Sender<CommandResult>),
     Attach(VolIdx, Box<OpenedDisk>, oneshot::Sender<CommandResult>),
+    HandlerEnded(HandlerRun, i32),
     Shutdown(oneshot::Sender<()>),
     Kill(oneshot::Sender<()>),
     /// An invariant of the core turns out to be violated.
@@ -130,6 +145,11 @@ impl WorkerHandle {
         let (answer, answered) = oneshot::channel();
         self.post(Message::Attach(vol, Box::new(disk), answer)).await;
         answered.await.map_err(|_| self.gone())
+    }
+
+    /// A handler script has ended with this exit code.
+    pub async fn handler_ended(&self, run: HandlerRun, exit_code: i32) {
+        self.post(Message::HandlerEnded(run, exit_code)).await;
     }
 
     /// What was published last: at once after a state change, and every 200 ms while anything moves.

@@ -48,6 +48,7 @@ impl Export {
             disk: DISK,
             addresses: replication.map(|a| a.to_string()),
             netns: [None, None],
+            sections: "",
             prewritten: false,
         };
         let binary = PathBuf::from(env!("CARGO_BIN_EXE_lockstep"));

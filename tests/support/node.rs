@@ -53,6 +53,7 @@ impl Node {
             nbd_tcp: None,
             pool_cap_bytes: 64 << 20,
             spin: SPIN,
+            handlers: tokio::sync::mpsc::unbounded_channel().0,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut node = Node { image, socket, config, worker: None, runtime };

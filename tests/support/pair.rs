@@ -33,6 +33,8 @@ pub struct Options<'a> {
     /// Lines inside `net { }` and `disk { }`.
     pub net: &'a str,
     pub disk: &'a str,
+    /// Further sections of the resource.
+    pub sections: &'a str,
     /// Addresses of the two nodes.
     pub addresses: [String; 2],
     pub netns: [Option<String>; 2],
@@ -96,10 +98,11 @@ impl Pair {
         };
         let text = format!(
             "global {{ usage-count no; disable-ip-verification; }}\nresource r0 {{\n    net {{ protocol C; \
-             cram-hmac-alg sha1; shared-secret \"pair\"; {} }}\n    disk {{ {} }}\n    device /dev/drbd0;\n    \
+             cram-hmac-alg sha1; shared-secret \"pair\"; {} }}\n    disk {{ {} }}\n    {}\n    device /dev/drbd0;\n    \
              meta-disk internal;\n{}{}}}\n",
             options.net,
             options.disk,
+            options.sections,
             on(0),
             on(1)
         );

@@ -134,7 +134,8 @@ impl Resource {
             && s.conn >= ConnState::Connected
             && vol.exposed.is_own()
             && peer_will_say;
-        s.any_susp() || vol.completion_gate.is_some() || peer_may_not_know
+        let frozen = s.any_susp() && !(s.susp_fen && planted::on(Planted::AnsweredWhileFrozen));
+        frozen || vol.completion_gate.is_some() || peer_may_not_know
     }
 
     /// Answers what was held back, if the reason is gone.

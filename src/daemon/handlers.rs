@@ -1,0 +1,113 @@
+//! Runs the handler scripts of a resource (drbd-states 17): `/bin/sh -c COMMAND` with the environment that scripts made
+//! for DRBD expect. No script holds up the data plane, the control plane, or another script.
+
+use std::net::IpAddr;
+use std::process::{ExitStatus, Stdio};
+use std::rc::Weak;
+
+use model::config::settings::ResourceConfig;
+use tokio::process::Command;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::resources::Running;
+use crate::dataplane::HandlerCall;
+
+/// Runs what the core of a resource calls for, until the resource is gone.
+pub async fn serve(
+    mut calls: mpsc::UnboundedReceiver<HandlerCall>,
+    resource: Weak<Running>,
+    config_file: String,
+) {
+    while let Some(call) = calls.recv().await {
+        let Some(running) = resource.upgrade() else { return };
+        let config = running.config();
+        let resource = resource.clone();
+        let config_file = config_file.clone();
+        tokio::task::spawn_local(async move {
+            let exit_code = match config.handlers.get(&call.handler) {
+                Some(script) => run(script, &environment(&config, &call, &config_file), &config, &call).await,
+                None => 0,
+            };
+            if let Some(running) = resource.upgrade() {
+                running.handler_ended(call.run, exit_code).await;
+            }
+        });
+    }
+}
+
+/// The exit code; 0, which no handler may mean anything by, if there is none.
+async fn run(
+    script: &str,
+    environment: &[(&str, String)],
+    config: &ResourceConfig,
+    call: &HandlerCall,
+) -> i32 {
+    let (name, handler) = (config.name.as_str(), call.handler);
+    let mut command = Command::new("/bin/sh");
+    command.arg("-c").arg(script).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
+    command.envs(environment.iter().map(|(key, value)| (*key, value)));
+    match command.status().await {
+        Ok(status) => {
+            info!(resource = name, "handler {handler} ({script}): {status}");
+            exit_code(status)
+        }
+        Err(e) => {
+            warn!(resource = name, "resource {name}: handler {handler} ({script}) cannot be started: {e}");
+            0
+        }
+    }
+}
+
+fn exit_code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or(0)
+}
+
+// spec: drbd-states 17.1
+fn environment(
+    config: &ResourceConfig,
+    call: &HandlerCall,
+    config_file: &str,
+) -> Vec<(&'static str, String)> {
+    let family = if config.peer_address.is_ipv4() { "ipv4" } else { "ipv6" };
+    let minors: Vec<String> = config.volumes.iter().map(|v| v.minor.to_string()).collect();
+    let mut list = vec![
+        ("HOME", "/".to_owned()),
+        ("TERM", "linux".to_owned()),
+        ("PATH", "/sbin:/usr/sbin:/bin:/usr/bin".to_owned()),
+        ("DRBD_RESOURCE", config.name.clone()),
+        ("DRBD_CONF", config_file.to_owned()),
+        ("DRBD_PEER", config.peer_host.clone()),
+        ("DRBD_PEERS", config.peer_host.clone()),
+        ("DRBD_PEER_AF", family.to_owned()),
+        ("DRBD_PEER_ADDRESS", address_text(config.peer_address.ip())),
+        ("DRBD_MINOR", minors.join(" ")),
+    ];
+    if let Some(volume) = call.vol.and_then(|v| config.volumes.get(usize::from(v.0))) {
+        list.retain(|(key, _)| *key != "DRBD_MINOR");
+        list.push(("DRBD_MINOR", volume.minor.to_string()));
+        list.push(("DRBD_VOLUME", volume.volume.0.to_string()));
+        list.push(("DRBD_LL_DISK", volume.disk.clone().unwrap_or_else(|| "none".into())));
+    }
+    list
+}
+
+/// IPv6 addresses come with all their eight groups, as the kernel prints them.
+fn address_text(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => ip.segments().map(|s| format!("{s:04x}")).join(":"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_in_full() {
+        assert_eq!(address_text("10.1.2.3".parse().unwrap()), "10.1.2.3");
+        let full = "fe80:0000:0000:0000:0000:0000:0000:0001";
+        assert_eq!(address_text("fe80::1".parse().unwrap()), full);
+    }
+}
