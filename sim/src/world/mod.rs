@@ -125,6 +125,8 @@ pub struct World {
     armed: [Option<u64>; 2],
     /// Nodes go on alone only after the peer was fenced, as long as no operator says otherwise.
     pub one_writer: bool,
+    /// I/O is frozen until the peer is fenced, as seen after the last batch.
+    fence_frozen: [bool; 2],
     /// Peers that scripts are outdating.
     fencing: Vec<handlers::Outdating>,
     /// Primary, connected, without good data of its own; by volume and node.
@@ -192,6 +194,7 @@ impl World {
             open: BTreeMap::new(),
             commands: BTreeMap::new(),
             one_writer: false,
+            fence_frozen: [false; 2],
             fencing: Vec::new(),
             next_version: 1,
             armed: [None; 2],
