@@ -224,6 +224,9 @@ impl Resource {
                 if self.vols[v].state.disk > DiskState::Inconsistent {
                     let change = StateChange::NONE.disk(DiskState::Inconsistent);
                     let _ = self.change_volume(v, change, Kind::Hard, out);
+                    // The peer has what failed here. Answered for its sake before this disk says that it is not good, the
+                    // write would be overwritten by a crashed Primary that takes its old copy for the better one.
+                    self.hold_completions_until_stable(v, out);
                 }
             }
             OnIoError::PassOn | OnIoError::Detach | OnIoError::CallLocalIoError => {
@@ -239,7 +242,7 @@ impl Resource {
 
     /// The peer serves the clients on, with writes that this disk does not have. It must not call itself UpToDate when
     /// it is attached again after a restart, alone; as far as it can still be told.
-    fn outdate_failing_disk(&mut self, v: usize) {
+    pub(crate) fn outdate_failing_disk(&mut self, v: usize) {
         let vol = &mut self.vols[v];
         let s = vol.state;
         let peer_goes_on = s.conn >= ConnState::Connected && s.pdsk == DiskState::UpToDate;
@@ -315,6 +318,7 @@ impl Resource {
                 }
                 Then::ReplyTearDown => self.reply_tear_down(out),
                 Then::RunHandler(run) => self.handler_may_start(run, out),
+                Then::RefuseWrite { slot, generation } => self.refuse_peer_write(slot, generation, out),
                 Then::FullSyncWritten(_)
                 | Then::SendSyncUuid { .. }
                 | Then::SendState { .. }

@@ -21,6 +21,9 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 impl Resource {
     /// The disk goes now: Failed, and Diskless as soon as its metadata is written or is not going to be.
     pub(crate) fn give_up_disk(&mut self, v: usize, out: &mut Actions) {
+        if self.peer.writes.iter().any(|(_, w)| w.vol as usize == v && w.is_on_disk()) {
+            self.outdate_failing_disk(v);
+        }
         self.force_detach(v, out);
         if self.vols[v].state.disk != DiskState::Failed {
             return;
@@ -66,7 +69,9 @@ impl Resource {
         let written = self.peer.writes.iter().filter(|(_, w)| w.vol as usize == v && w.is_on_disk());
         let slots: Vec<u32> = written.map(|(slot, _)| slot).collect();
         for slot in slots {
-            self.finish_peer_write(slot, false, out);
+            // The disk may still end it.
+            self.peer.writes.renew(slot);
+            self.refuse_when_stable(slot, out);
         }
         let read = self.peer.reads.iter().filter(|(_, r)| r.vol as usize == v && !r.waiting);
         let slots: Vec<u32> = read.map(|(slot, _)| slot).collect();

@@ -51,6 +51,13 @@ pub(crate) enum Then {
     },
     /// A handler finds on disk what made it necessary.
     RunHandler(HandlerRun),
+    /// Tell the peer that its write failed.
+    RefuseWrite {
+        /// The write.
+        slot: u32,
+        /// Tells it from a later one in its place.
+        generation: u32,
+    },
     /// The target may overwrite blocks in this run.
     StartRequests {
         /// The run.
@@ -266,11 +273,7 @@ impl Resource {
         match then {
             Then::FullSyncWritten(step) => self.full_sync_written(v, step, out),
             Then::AnswerCommand(id) => self.finish_command(id, crate::command::CommandResult::Ok, out),
-            Then::OpenGate => {
-                self.vols[v].completion_gate = None;
-                self.release_held(v, out);
-                self.vols[v].pump = true;
-            }
+            Then::OpenGate => self.open_gate(v, out),
             Then::ReplyTearDown => self.reply_tear_down(out),
             Then::SendSyncUuid { uuid, generation } => {
                 if self.conn.generation == generation && self.vols[v].state.conn >= ConnState::Connected {
@@ -283,8 +286,29 @@ impl Resource {
                 }
             }
             Then::RunHandler(run) => self.handler_may_start(run, out),
+            Then::RefuseWrite { slot, generation } => self.refuse_peer_write(slot, generation, out),
             Then::StartRequests { generation } => self.start_requests(v, generation, out),
         }
+    }
+
+    /// Changes are answered again once the super block as it is now is stable.
+    pub(crate) fn hold_completions_until_stable(&mut self, v: usize, out: &mut Actions) {
+        let Some(disk) = self.vols[v].disk.as_ref() else { return };
+        let at = disk.md.sb_latest;
+        self.vols[v].completion_gate = Some(at).filter(|_| !planted::on(Planted::CompletionNotHeld));
+        self.when_super_block_stable(v, Then::OpenGate, out);
+    }
+
+    /// What the gate waits for is stable, unless it was closed again meanwhile.
+    fn open_gate(&mut self, v: usize, out: &mut Actions) {
+        let vol = &mut self.vols[v];
+        let stable = vol.disk.as_ref().map(|d| d.md.sb_stable);
+        if vol.completion_gate.zip(stable).is_some_and(|(at, stable)| stable < at) {
+            return;
+        }
+        vol.completion_gate = None;
+        self.release_held(v, out);
+        self.vols[v].pump = true;
     }
 
     /// Asks for all pages with changes. The copy of a sync target is made stable first: a cleared bit on its disk

@@ -239,6 +239,7 @@ impl Resource {
             discard_my_data: self.conn.discard_my_data,
             dry_run: net.tentative || self.conn.peer_tentative,
             can_demote: own.role == Role::Primary && self.open_volumes & (1 << v) == 0,
+            brings_leftovers: own.conn < ConnState::Connected && self.conn.peer_is_lockstep(),
         };
         let outcome = decide::decide(&input);
         let vol = &mut self.vols[v];
@@ -303,9 +304,8 @@ impl Resource {
         disk.md.mark_dirty();
         vol.exposed.shows_own(disk.sb.uuids.current);
         let line = format!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
-        vol.completion_gate = Some(disk.md.sb_latest).filter(|_| !planted::on(Planted::CompletionNotHeld));
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
-        self.when_super_block_stable(v, crate::meta_io::Then::OpenGate, out);
+        self.hold_completions_until_stable(v, out);
     }
 }
 

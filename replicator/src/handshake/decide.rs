@@ -49,6 +49,9 @@ pub struct Input {
     pub dry_run: bool,
     /// This node could become Secondary now.
     pub can_demote: bool,
+    /// Bits left on copies of the same generation start a resync; both nodes have to know of this, and have told the
+    /// numbers of their bits just before.
+    pub brings_leftovers: bool,
 }
 
 /// What becomes of the connection of this volume.
@@ -175,6 +178,13 @@ impl Deciding<'_> {
             self.log(Level::Info, &format!("Becoming sync {} due to disk states.", side(survivor)));
             return Ok(Wish::sync(survivor, full));
         }
+        if let Some(survivor) = self.primary_with_leftovers().filter(|_| relation == UuidRelation::Same) {
+            self.log(
+                Level::Info,
+                &format!("Becoming sync {} because of bits that were left.", side(survivor)),
+            );
+            return Ok(Wish::sync(survivor, false));
+        }
         match relation {
             UuidRelation::Source { full } => Ok(Wish::sync(Survivor::Own, full)),
             UuidRelation::Target { full } => Ok(Wish::sync(Survivor::Peer, full)),
@@ -189,6 +199,25 @@ impl Deciding<'_> {
         match (own, peer) {
             _ if own == bad && peer > bad => Some(Survivor::Peer),
             _ if peer == bad && own > bad => Some(Survivor::Own),
+            _ => None,
+        }
+    }
+
+    /// Equal generations and bits all the same: nothing says which copy lacks what is marked. But what clients see from
+    /// now on is the copy of their Primary. Without one neither copy may be overwritten.
+    fn primary_with_leftovers(&self) -> Option<Survivor> {
+        let i = self.input;
+        let bad = DiskState::Inconsistent;
+        if !i.brings_leftovers || i.own_changes + i.peer_changes == 0 {
+            return None;
+        }
+        match (self.role, i.uuids.peer_role) {
+            (Role::Primary, Role::Secondary) if i.disk == DiskState::UpToDate && i.peer_disk > bad => {
+                Some(Survivor::Own)
+            }
+            (Role::Secondary, Role::Primary) if i.peer_disk == DiskState::UpToDate && i.disk > bad => {
+                Some(Survivor::Peer)
+            }
             _ => None,
         }
     }

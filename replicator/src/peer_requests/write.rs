@@ -12,6 +12,7 @@ use crate::action::{Action, Actions};
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
+use crate::meta_io::Then;
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::wire::{BlockId, Command, DpFlags};
@@ -32,18 +33,12 @@ impl Resource {
     pub(crate) fn receive_write(&mut self, w: Incoming, out: &mut Actions) {
         let v = w.vol;
         let is_data = w.kind == PeerWriteKind::Data;
+        let range = SectorRange::new(w.sector, w.len_bytes);
         if self.vols[v].state.disk < DiskState::Inconsistent {
-            // spec: drbd-wire 4.4 step 1; the refused write counts in its epoch all the same
-            self.peer.open_epoch().size += 1;
-            if let Some(buf) = w.buf {
-                out.push(Action::Release { buf });
-            }
-            let size = if is_data { w.len_bytes } else { 0 };
-            self.send_ack(Command::NegAck, v, (w.sector, size, w.block_id), out);
+            self.receive_write_in_vain(w, range, out);
             return;
         }
         let limit = if is_data { MAX_BIO_BYTES } else { MAX_DISCARD_BYTES };
-        let range = SectorRange::new(w.sector, w.len_bytes);
         let ok = w.len_bytes > 0
             && w.len_bytes.is_multiple_of(SECTOR_BYTES)
             && w.len_bytes <= limit
@@ -96,6 +91,44 @@ impl Resource {
         if !(self.peer.waiting.is_empty() && self.try_submit_peer_write(slot, 0, out)) {
             self.peer.waiting.push(slot);
         }
+    }
+
+    /// A write for a disk that has failed or is gone. It counts in its epoch all the same.
+    // spec: drbd-wire 4.4 step 1
+    fn receive_write_in_vain(&mut self, w: Incoming, range: SectorRange, out: &mut Actions) {
+        let v = w.vol;
+        if let Some(buf) = w.buf {
+            out.push(Action::Release { buf });
+        }
+        let says_so_later = self.vols[v].disk.as_ref().is_some_and(|d| d.md.sb_stable < d.md.sb_latest);
+        let order = self.peer.arrival();
+        let epoch = self.peer.open_epoch();
+        epoch.size += 1;
+        if !says_so_later || !self.vols[v].range_is_inside(range) {
+            let size = if w.kind == PeerWriteKind::Data { w.len_bytes } else { 0 };
+            self.send_ack(Command::NegAck, v, (w.sector, size, w.block_id), out);
+            return;
+        }
+        epoch.active += 1;
+        let number = epoch.number;
+        let slot = self.peer.writes.insert(PeerWrite {
+            vol: v as u8,
+            kind: w.kind,
+            sector: w.sector,
+            len_bytes: w.len_bytes,
+            block_id: w.block_id,
+            dp: w.dp,
+            buf: None,
+            epoch: number,
+            order,
+            submitted: true,
+            orphan: false,
+            only_copy: false,
+            in_al: false,
+            waits_for_al: false,
+        });
+        self.peer.active.push((v as u8, range, slot));
+        self.refuse_when_stable(slot, out);
     }
 
     /// Submits what may be submitted among the waiting writes, in the order received.
@@ -219,7 +252,8 @@ impl Resource {
         let fua = w.dp.contains(DpFlags::FUA);
         let tag = pack(IoKind::PeerWrite, slot, generation);
         let Some(disk) = self.vols[v].disk.as_mut().filter(|d| d.given_up_at.is_none()) else {
-            self.finish_peer_write(slot, false, out);
+            self.peer.active.push((vol.0, range, slot));
+            self.refuse_when_stable(slot, out);
             return;
         };
         disk.io_pending += 1;
@@ -240,7 +274,31 @@ impl Resource {
     pub(crate) fn peer_write_done(&mut self, slot: u32, ok: bool, out: &mut Actions) {
         let v = self.peer.writes[slot].vol as usize;
         self.local_io_ended(v, out);
-        self.finish_peer_write(slot, ok, out);
+        if ok {
+            self.finish_peer_write(slot, true, out);
+            return;
+        }
+        self.local_io_failed(v, FailedIo::Write, out);
+        self.refuse_when_stable(slot, out);
+    }
+
+    /// The peer hears that a write failed when this disk says, as far as it can, that its copy is not good. The client is
+    /// answered then: a copy that came back UpToDate after a loss of power would be an old one in the same generation.
+    pub(crate) fn refuse_when_stable(&mut self, slot: u32, out: &mut Actions) {
+        let w = &self.peer.writes[slot];
+        let (v, range) = (w.vol as usize, w.range());
+        let generation = self.peer.writes.generation(slot);
+        if !planted::on(Planted::NegAckForgotten) {
+            self.vols[v].set_out_of_sync(range);
+        }
+        self.when_super_block_stable(v, Then::RefuseWrite { slot, generation }, out);
+    }
+
+    /// The disk knows that it lacks this write, or is gone.
+    pub(crate) fn refuse_peer_write(&mut self, slot: u32, generation: u32, out: &mut Actions) {
+        if self.peer.writes.is_live(slot, generation) {
+            self.finish_peer_write(slot, false, out);
+        }
     }
 
     pub(crate) fn finish_peer_write(&mut self, slot: u32, ok: bool, out: &mut Actions) {
@@ -273,9 +331,6 @@ impl Resource {
         {
             let (first, last) = w.range().al_extents();
             disk.al.put(first, last);
-        }
-        if !ok {
-            self.local_io_failed(v, FailedIo::Write, out);
         }
         self.epochs_advance(out);
         self.resync_conflicts_changed();

@@ -191,7 +191,6 @@ impl Resource {
             new.conn == ConnState::Ahead && old.conn != ConnState::Ahead,
             new.disk == DiskState::Failed && old.disk != DiskState::Failed,
             new.disk == DiskState::Diskless && old.disk != DiskState::Diskless,
-            old.disk == DiskState::UpToDate && new.disk == DiskState::Inconsistent,
         ];
         for _ in reasons.into_iter().filter(|r| *r) {
             self.send_state_as(v, new, out);
@@ -199,8 +198,10 @@ impl Resource {
         let target_finished = old.disk < DiskState::UpToDate
             && old.conn >= ConnState::SyncSource
             && new.conn == ConnState::Connected;
-        if target_finished {
-            // The source forgets what differs as soon as it hears of this.
+        // A peer that takes this copy for Inconsistent begins no new generation when it loses it.
+        let went_bad = old.disk == DiskState::UpToDate && new.disk == DiskState::Inconsistent;
+        // A source forgets what differs as soon as it hears that its target has finished.
+        if target_finished || went_bad {
             let generation = self.conn.generation;
             self.when_super_block_stable(v, Then::SendState { generation }, out);
         }

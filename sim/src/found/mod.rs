@@ -5,6 +5,8 @@ mod attach;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod failed_writes;
+#[cfg(test)]
 mod generations;
 #[cfg(test)]
 mod given_up;

@@ -37,6 +37,7 @@ fn input(own: UuidSet, peer: UuidSet) -> Input {
         discard_my_data: false,
         dry_run: false,
         can_demote: true,
+        brings_leftovers: true,
     }
 }
 
@@ -114,6 +115,40 @@ fn two_fresh_nodes() {
     let outcome = decide(&i);
     assert_eq!(outcome.decision, Decision::Connected);
     assert_eq!(script(&outcome)[3..], ["uuid_compare()=0 by rule 10", "No resync, but 4342 bits in bitmap!"]);
+}
+
+/// Bits on copies of the same generation: the Primary's copy is what clients see; without a Primary nobody knows.
+#[test]
+fn bits_left_on_equal_generations() {
+    let left = |role, peer_role, disk, peer_disk| {
+        let mut i =
+            Input { disk, attach_disk: disk, peer_disk, ..input(set(0xa0, 0, 0, 0), set(0xa0, 0, 0, 0)) };
+        (i.uuids.role, i.uuids.peer_role) = (role, peer_role);
+        i.peer_changes = 3;
+        assert_eq!(conn_of(&at_peer(&i)), mirrored(conn_of(&i)));
+        let unknown = Input { brings_leftovers: false, ..i };
+        assert_eq!(conn_of(&unknown), Decision::Connected);
+        assert_eq!(conn_of(&Input { peer_changes: 0, ..i }), Decision::Connected);
+        conn_of(&i)
+    };
+    let (p, s) = (Role::Primary, Role::Secondary);
+    let good = DiskState::UpToDate;
+    assert_eq!(left(p, s, good, good), Decision::Source { full: false });
+    assert_eq!(left(s, p, good, good), Decision::Target { full: false });
+    assert_eq!(left(p, s, good, DiskState::Outdated), Decision::Source { full: false });
+    assert_eq!(left(s, p, DiskState::Outdated, good), Decision::Target { full: false });
+    for (role, peer_role) in [(s, s), (p, p)] {
+        assert_eq!(left(role, peer_role, good, good), Decision::Connected);
+    }
+    assert_eq!(left(s, p, good, DiskState::Consistent), Decision::Connected, "it does not serve clients");
+}
+
+fn mirrored(d: Decision) -> Decision {
+    match d {
+        Decision::Source { full } => Decision::Target { full },
+        Decision::Target { full } => Decision::Source { full },
+        other => other,
+    }
 }
 
 #[test]

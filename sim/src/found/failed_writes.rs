@@ -1,0 +1,119 @@
+//! Writes that one of the two disks refuses: whoever hears of it may rely on that disk knowing it too.
+
+use std::boxed::Box;
+
+use model::policy::OnIoError;
+use model::state::DiskState;
+use replicator::meta::superblock::MetaFlags;
+use replicator::{ClientResult, ClientTag, Command, DiskConfig, VolIdx};
+
+use super::healing::both_again;
+use crate::hooks::DiskOp;
+use crate::scenarios::*;
+use crate::world::{SimOp, World};
+
+const VOL: VolIdx = VolIdx(0);
+const BLOCK: u64 = 40;
+
+fn begin(w: &mut World) -> ClientTag {
+    w.request(0, SimOp::Write { sector: BLOCK, count: 8, fua: false })
+}
+
+/// A pair with one write on both disks; the next one to the same block fails on node `n`, whose metadata does not get to
+/// its disk either.
+fn about_to_fail(seed: u64, n: usize, policy: OnIoError) -> World {
+    let d = DiskConfig { on_io_error: policy, ..DiskConfig::default() };
+    let mut w = pair_with(seed, SECTORS, &net(), [d.clone(), d]);
+    assert_eq!(write(&mut w, 0, BLOCK, 8), ClientResult::Ok);
+    w.run_for(ms(100));
+    w.hooks.break_disk(n, DiskOp::Write, BLOCK, 8);
+    w.hooks.slow_disk(n, DiskOp::Meta, 0, 0);
+    w
+}
+
+/// The peer was told that the write failed while the super block still said UpToDate: its client was answered, both nodes
+/// lost power, and the old copy was promoted as if nothing had been written since.
+#[test]
+fn the_peer_hears_of_a_failed_write_when_the_disk_says_so() {
+    for policy in [OnIoError::PassOn, OnIoError::Detach] {
+        let mut w = about_to_fail(1, 1, policy);
+        let tag = begin(&mut w);
+        w.run_for(ms(100));
+        assert_eq!(
+            answer(&mut w, tag),
+            None,
+            "{policy:?}: the peer's disk does not say that it lacks the write"
+        );
+        w.hooks.mend_disks();
+        w.let_go(false);
+        assert_eq!(wait(&mut w, tag).0, ClientResult::Ok);
+        w.crash(0, false);
+        w.crash(1, true);
+        w.start(1);
+        w.run_for(secs(1));
+        assert!(disk(&w, 1) < DiskState::UpToDate, "{policy:?}");
+        both_again(&mut w);
+    }
+}
+
+/// The copy that lacks the write comes back UpToDate, in the generation of the Primary that has gone on.
+#[test]
+fn power_fails_before_the_disk_says_so() {
+    for policy in [OnIoError::PassOn, OnIoError::Detach] {
+        let mut w = about_to_fail(2, 1, policy);
+        let tag = begin(&mut w);
+        w.run_for(ms(100));
+        let seen = w.volume(0).map(|s| s.pdsk);
+        // Nobody begins a new generation for the loss of a copy that is known to be bad.
+        assert_ne!(seen, Some(DiskState::Inconsistent), "not before the disk says so");
+        w.crash(1, true);
+        w.hooks.mend_disks();
+        w.let_go(false);
+        assert_eq!(wait(&mut w, tag).0, ClientResult::Ok, "it is answered when the peer is gone");
+        w.start(1);
+        w.connect(1, &net());
+        heals(&mut w);
+    }
+}
+
+/// The same with the Primary's own disk: it came back as that of a crashed Primary, and overwrote the peer's good copy.
+#[test]
+fn the_client_hears_of_a_write_that_only_the_peer_has_when_the_own_disk_says_so() {
+    let mut w = about_to_fail(3, 0, OnIoError::PassOn);
+    let tag = begin(&mut w);
+    w.run_for(ms(100));
+    let answered = answer(&mut w, tag).is_some();
+    w.crash(0, true);
+    w.hooks.mend_disks();
+    w.let_go(false);
+    w.start(0);
+    w.connect(0, &net());
+    heals(&mut w);
+    assert!(!answered, "the own disk does not say that it lacks the write");
+}
+
+/// A disk that forgets that it is bad, as that of a peer which says so before it is stable: it came back UpToDate in the
+/// common generation, the Primary's bits started nothing, and the two copies differed for ever.
+#[test]
+fn bits_left_beside_a_common_generation_are_brought_from_the_primary() {
+    let d = DiskConfig { on_io_error: OnIoError::PassOn, ..DiskConfig::default() };
+    let mut w = pair_with(4, SECTORS, &net(), [d.clone(), d]);
+    w.hooks.break_disk(1, DiskOp::Write, BLOCK, 8);
+    assert_eq!(write(&mut w, 0, BLOCK, 8), ClientResult::Ok);
+    w.run_for(ms(100));
+    assert_eq!(disk(&w, 1), DiskState::Inconsistent);
+    w.crash(1, false);
+    w.hooks.mend_disks();
+    w.run_for(secs(5));
+    w.nodes[1].start(1);
+    let mut forgetful = w.nodes[1].load(VOL);
+    let flags = &mut forgetful.super_block.flags;
+    *flags = flags.with(MetaFlags::CONSISTENT).with(MetaFlags::WAS_UP_TO_DATE);
+    w.nodes[1].attached |= 1;
+    w.command(1, Command::Attach(VOL, Box::new(forgetful)));
+    w.run_for(ms(100));
+    assert_eq!(disk(&w, 1), DiskState::UpToDate);
+    assert_eq!(uuids(&w, 0)[0].masked(), uuids(&w, 1)[0].masked());
+    w.connect(1, &net());
+    heals(&mut w);
+}
