@@ -15,7 +15,7 @@ use crate::action::{Actions, LogLevel};
 use crate::activity_log::extents::ActivityLog;
 use crate::bitmap::Bitmap;
 use crate::command::CommandResult;
-use crate::connection::params::{human_size, wanted_size};
+use crate::connection::sizes::{human_size, wanted_size};
 use crate::event::VolIdx;
 use crate::meta::superblock::MetaFlags;
 use crate::meta_io::{MetaIo, Then};
@@ -111,7 +111,7 @@ impl Resource {
         let slots = d.layout.ring().clamp_slots(u32::from(d.config.al_extents));
         sb.al_nr_extents = u32::from(slots);
         sb.uuids.set_primary(role == Role::Primary);
-        let mut md = MetaIo::default();
+        let mut md = MetaIo { size_on_disk_sectors: la, ..MetaIo::default() };
         md.mark_dirty();
         vol.bitmap = bitmap;
         vol.size_sectors = la;
@@ -138,6 +138,8 @@ impl Resource {
             let disk = self.vols[v].disk.as_mut().expect("just attached");
             disk.sb.flags = disk.sb.flags.with(MetaFlags::FULL_SYNC);
         }
+        self.vols[v].size_at_attach_sectors = if la == 0 { size } else { la };
+        self.vols[v].grown_before_handshake = la != 0 && la < size;
         if size != la {
             self.set_size(v, size, false, out);
         }

@@ -97,6 +97,9 @@ pub(crate) struct MetaIo {
     /// The super block being written, and the stable one, say that blocks may differ as the activity log tells.
     pub primary_writing: bool,
     pub primary_on_disk: bool,
+    /// Sizes of the device in the super block being written, and in the stable one.
+    pub size_writing_sectors: u64,
+    pub size_on_disk_sectors: u64,
     pub page_queue: VecDeque<u32>,
     pub pages_in_flight: Vec<u32>,
     pub whole_bitmap: bool,
@@ -209,6 +212,7 @@ impl Resource {
         md.sb_writing = Some(md.sb_latest);
         let sb = &disk.sb;
         md.primary_writing = sb.flags.has(MetaFlags::PRIMARY_IND);
+        md.size_writing_sectors = sb.la_size_sectors;
         let mut raw = [0u8; 4096];
         sb.encode(&mut raw);
         let block = out.write_bytes(|b| b.extend_from_slice(&raw));
@@ -511,6 +515,7 @@ impl Resource {
                 if ok {
                     md.sb_stable = written;
                     md.primary_on_disk = md.primary_writing;
+                    md.size_on_disk_sectors = md.size_writing_sectors;
                 }
                 md.primary_writing = false;
             }

@@ -77,11 +77,15 @@ pub enum Planted {
     AnsweredWhileFrozen,
     /// The generation that is due when the peer is fenced does not begin.
     DueGenerationForgotten,
+    /// The part by which a device grows is not marked.
+    GrownAreaNotMarked,
+    /// The new size is on disk before the bitmap of the new part is.
+    SizeBeforeBitmap,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 36] = [
+    pub const ALL: [Planted; 38] = [
         Planted::ExtentReleasedAtCompletion,
         Planted::ActivityLogSkipped,
         Planted::EvictedPagesNotWritten,
@@ -118,6 +122,8 @@ impl Planted {
         Planted::CrashedPrimaryForgotten,
         Planted::AnsweredWhileFrozen,
         Planted::DueGenerationForgotten,
+        Planted::GrownAreaNotMarked,
+        Planted::SizeBeforeBitmap,
     ];
 }
 

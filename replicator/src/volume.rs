@@ -147,6 +147,10 @@ pub(crate) struct Volume {
     /// Kept after a detach, like the size.
     pub bitmap: Bitmap,
     pub peer_uuids: Option<PeerUuids>,
+    /// Size as the own disk had it when it was attached, before it followed the peer's.
+    pub size_at_attach_sectors: u64,
+    /// Since the last handshake one of the copies has grown: what their new parts hold is to be made the same.
+    pub grown_before_handshake: bool,
     /// Capacity of the peer's disk as announced, 0: unknown or none.
     pub peer_capacity_sectors: u64,
     /// Generation of the data that clients see or saw.
@@ -200,6 +204,8 @@ impl Volume {
             size_sectors: 0,
             bitmap: Bitmap::new(0),
             peer_uuids: None,
+            size_at_attach_sectors: 0,
+            grown_before_handshake: false,
             peer_capacity_sectors: 0,
             exposed: Exposed::default(),
             uncorrected_uuids: None,

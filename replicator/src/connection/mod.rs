@@ -6,6 +6,7 @@ pub(crate) mod params;
 pub(crate) mod peer_state;
 pub(crate) mod ping;
 pub(crate) mod send;
+pub(crate) mod sizes;
 pub(crate) mod teardown;
 
 use alloc::string::String;

@@ -263,6 +263,12 @@ impl Resource {
             }
             other => other,
         };
+        let own_copy = if own.disk == DiskState::Negotiating { input.attach_disk } else { own.disk };
+        let both_good = own_copy > DiskState::Inconsistent && peer_disk > DiskState::Inconsistent;
+        let grown = core::mem::take(&mut self.vols[v].grown_before_handshake);
+        if decision == Decision::Connected && grown && both_good {
+            decision = self.bring_new_part(v, own, received, out);
+        }
         for step in outcome.steps {
             match step {
                 Step::Log(level, text) => {
@@ -289,6 +295,31 @@ impl Resource {
         decision
     }
 
+    /// The copies are of the same generation, but grew while they were apart: what the new part holds is one node's to
+    /// say (drbd-wire 3.6).
+    fn bring_new_part(
+        &mut self,
+        v: usize,
+        own: &VolumeState,
+        received: &VolumeState,
+        out: &mut Actions,
+    ) -> Decision {
+        let at = Some(VolIdx(v as u8));
+        if !self.conn.peer_is_lockstep() {
+            // It would stay Connected, whatever is decided here.
+            let text =
+                "The device has grown: its new part may differ on the peer until one copy is invalidated";
+            out.log(LogLevel::Warn, at, text.into());
+            return Decision::Connected;
+        }
+        out.log(LogLevel::Info, at, "Resync of the part by which the device has grown".into());
+        if source_of_new_part(own.role, received.role, self.conn.conflict_flag) {
+            Decision::Source { full: false }
+        } else {
+            Decision::Target { full: false }
+        }
+    }
+
     /// Starts a new data generation and holds back completions until it is stable: a write that is acknowledged
     /// after the peer was lost must not disappear into the generation that the peer also has.
     pub(crate) fn new_current_uuid(&mut self, v: usize, out: &mut Actions) {
@@ -307,6 +338,11 @@ impl Resource {
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
         self.hold_completions_until_stable(v, out);
     }
+}
+
+/// This node's new part counts: a Primary's, or that of the node with the conflict flag (drbd-wire 3.6).
+pub(crate) fn source_of_new_part(own: Role, peer: Role, conflict_flag: bool) -> bool {
+    if own == peer { conflict_flag } else { own == Role::Primary }
 }
 
 fn refusal_text(r: decide::Refusal) -> &'static str {

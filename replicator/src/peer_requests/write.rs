@@ -175,6 +175,11 @@ impl Resource {
         if busy {
             return false;
         }
+        // After a crash the device would end before what was written.
+        let too_early = |d: &crate::volume::LocalDisk| range.end > d.md.size_on_disk_sectors && !d.md.failed;
+        if self.vols[v].disk.as_ref().is_some_and(too_early) {
+            return false;
+        }
         let only_copy =
             self.peer.writes[slot].only_copy || !orphan && self.vols[v].state.pdsk < DiskState::Inconsistent;
         if only_copy && !self.peer.writes[slot].in_al {

@@ -147,6 +147,10 @@ impl Resource {
                 // A crash would not be seen as that of a Primary, and the activity log would not be looked at.
                 return false;
             }
+            if range.end > disk.md.size_on_disk_sectors {
+                // After a crash the device would end before what was written.
+                return false;
+            }
             if disk.cfg.al_updates {
                 let (first, last) = range.al_extents();
                 if !disk.al.try_get_hot(first, last) {

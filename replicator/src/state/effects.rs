@@ -180,7 +180,9 @@ impl Resource {
             return;
         }
         if old.disk == DiskState::Attaching && new.disk == DiskState::Negotiating {
-            self.send_sizes(v, DdsFlags::NONE, false, out);
+            // As of before the attach: a peer with the new size already has to know that the disk grew for it.
+            let current = self.vols[v].size_at_attach_sectors;
+            self.send_sizes(v, DdsFlags::NONE, current, out);
             self.send_uuids(v, UuidFlags::NONE, out);
             self.send_state_as(v, new, out);
         }

@@ -378,3 +378,38 @@ pub(super) fn connect_differing_sizes() {
     assert_eq!(refused, CommandResult::Config(ConfigError::DiskTooSmall), "a Primary never shrinks");
     ends_as_usual(&mut w);
 }
+
+/// Both backing disks have grown, while both nodes were down or while each was detached: the nodes agree on the size, and
+/// the new part is the same on both.
+#[test]
+pub(super) fn grown_while_apart() {
+    for last in 0..2 {
+        for down in [false, true] {
+            let mut w = pair(3);
+            scribble(&mut w, 0, 50, SECTORS);
+            assert_eq!(secondary(&mut w, 0), OK);
+            w.run_for(secs(1));
+            for n in [1 - last, last] {
+                if down {
+                    w.crash(n, false);
+                } else {
+                    detach(&mut w, n);
+                }
+                w.nodes[n].disk.sectors = LARGE;
+                // Whatever the disk held there; the source's is the truth.
+                w.nodes[n].disk.write(SECTORS + 64, &[7 + n as u64; 8], true);
+                if !down {
+                    w.attach(n);
+                    assert!(w.run_until(secs(60), all_current), "{:?}", states(&w));
+                }
+            }
+            w.hooks.packets.clear();
+            settle(&mut w, &net());
+            w.run_for(secs(5));
+            assert_eq!([size(&w, 0), size(&w, 1)], [LARGE; 2]);
+            assert_eq!((marked(&w, 0), marked(&w, 1)), (0, 0), "down {down}: what is marked is brought");
+            let held = [0, 1].map(|n: usize| w.nodes[n].disk.read(SECTORS + 64));
+            assert_eq!(held[0], held[1], "down {down}");
+        }
+    }
+}
