@@ -12,7 +12,7 @@ use replicator::meta::superblock::{MetaFlags, SuperBlock};
 use replicator::wire::{Features, FrameShape, Header, HeaderForm, Packet, Sock, frame_shape, parse_header};
 use replicator::{
     Action, Actions, AttachedDisk, ClientOp, ClientRequest, ClientTag, Command, CommandId, Config,
-    DiskConfig, DownCause, Event, IoResult, IoTag, Resource, SockId, VolIdx,
+    DiskConfig, DownCause, Event, HandlerRun, IoResult, IoTag, Resource, SockId, VolIdx,
 };
 
 /// Metadata device: room for a bitmap of 32 GiB.
@@ -48,6 +48,7 @@ enum Io {
     Read,
     Data { buf: Option<BufId> },
     Meta { vol: VolIdx, sector: u64, block: Vec<u8> },
+    Handler(HandlerRun),
 }
 
 struct Pending {
@@ -264,6 +265,11 @@ impl Driver {
                 }
                 self.event(Event::MetaDone { tag, result });
             }
+            // Every exit code that means something, and some that do not.
+            Io::Handler(run) => {
+                let exit_code = if ok { (run.0 % 9) as i32 } else { 127 };
+                self.event(Event::HandlerDone { run, exit_code });
+            }
         }
     }
 
@@ -417,6 +423,9 @@ impl Driver {
             }
             Action::CommandDone { id, .. } => {
                 assert!(self.open_commands.remove(&id.0), "a command is answered once");
+            }
+            Action::RunHandler { run, .. } => {
+                self.pending.push(Pending { tag: IoTag(0), io: Io::Handler(run) });
             }
             Action::Log { text, .. } => assert!((text as usize) < batch.texts.len()),
             Action::Listen | Action::Unlisten | Action::CloseDisk { .. } | Action::ExportChanged { .. } => {}

@@ -39,13 +39,14 @@ fn split_brain_is_seen(w: &mut World) {
 #[test]
 fn an_agreed_invalidate_that_the_asker_never_heard_of() {
     let mut w = fresh_pair(600, SECTORS);
-    w.weather.net_us = 2000;
+    // The answer travels on this one.
+    w.block(0, Blocked::Meta);
     w.command(1, Command::Invalidate(VOL));
     let agreed = |w: &World| w.state(0).0 == ConnState::SyncSource;
     assert!(w.run_until(Duration::from_secs(5), agreed));
     assert_eq!(w.state(1), (ConnState::Connected, DiskState::UpToDate));
     apart(&mut w);
-    w.weather.net_us = 50;
+    w.block(0, Blocked::No);
     write(&mut w, 0, 64);
     assert_eq!(w.command_and_wait(1, PROMOTE), CommandResult::Ok);
     write(&mut w, 1, 64);

@@ -90,7 +90,10 @@ impl World {
             let (vol, _) = volume_and_sector(sector);
             let lonely = !mirrored && self.volume_of(n, vol.0).is_some_and(lonely);
             let frozen = self.volume_of(n, vol.0).is_some_and(|s| s.susp_fen);
-            assert!(!(ok && frozen && self.fence_frozen[n]), "a write was answered before the peer was fenced");
+            assert!(
+                !(ok && frozen && self.fence_frozen[n]),
+                "a write was answered before the peer was fenced"
+            );
             let truth = self.truth.at(sector);
             truth.ended(n, version, ok, lonely);
             if ok && truth.protocol_c {
