@@ -204,6 +204,7 @@ impl Resource {
             len_bytes,
             block_id: d.block_id,
             dp: d.dp_flags,
+            seq: d.seq_num,
             buf,
         };
         self.receive_write(w, out);
@@ -218,6 +219,7 @@ impl Resource {
             len_bytes: t.size_bytes,
             block_id: t.block_id,
             dp: t.dp_flags,
+            seq: t.seq_num,
             buf: None,
         };
         self.receive_write(w, out);
@@ -247,7 +249,7 @@ impl Resource {
     }
 
     /// The live request that an echoed id and sector name.
-    fn request_of(&self, v: usize, sector: u64, id: BlockId) -> Option<u32> {
+    pub(crate) fn request_of(&self, v: usize, sector: u64, id: BlockId) -> Option<u32> {
         let (slot, generation) = (id.0 as u32, (id.0 >> 32) as u32);
         if !self.reqs.table.is_live(slot, generation) {
             return None;
@@ -297,14 +299,29 @@ impl Resource {
                 }
             },
         };
+        if let Packet::RecvAck(a)
+        | Packet::WriteAck(a)
+        | Packet::RsWriteAck(a)
+        | Packet::Superseded(a)
+        | Packet::RetryWrite(a)
+        | Packet::NegAck(a)
+        | Packet::NegDreply(a)
+        | Packet::NegRsDreply(a)
+        | Packet::RsIsInSync(a)
+        | Packet::RsCancel(a) = &packet
+        {
+            self.peer_said(v, a.seq_num);
+        }
         match packet {
             Packet::Ping => {
                 self.send_on(Sock::Meta, 0, &Packet::PingAck, None, out);
             }
             Packet::PingAck => self.receive_ping_ack(out),
-            Packet::RecvAck(a) | Packet::WriteAck(a) | Packet::RsWriteAck(a) => {
+            // What is overwritten by a write that this node has sent counts as written.
+            Packet::RecvAck(a) | Packet::WriteAck(a) | Packet::RsWriteAck(a) | Packet::Superseded(a) => {
                 self.receive_ack(v, header.command, &a, out);
             }
+            Packet::RetryWrite(a) => self.receive_retry(v, &a, out),
             Packet::NegAck(a) => self.receive_neg_ack(v, &a, out),
             Packet::NegDreply(a) => self.receive_neg_dreply(v, &a, out),
             Packet::NegRsDreply(a) => {
@@ -362,6 +379,7 @@ impl Resource {
         }
         if written {
             self.resync_conflicts_changed();
+            self.peer_pump |= !self.peer.waiting.is_empty();
         }
         self.try_complete(slot, out);
     }
@@ -408,15 +426,15 @@ impl Resource {
             self.protocol_error("P_PROTOCOL_UPDATE with unknown settings", out);
             return;
         };
-        if !p.integrity_alg.is_empty() || p.two_primaries != 0 {
-            let why =
-                "the peer switched on data-integrity-alg or allow-two-primaries, which this version lacks";
+        if !p.integrity_alg.is_empty() {
+            let why = "the peer switched on data-integrity-alg, which this version lacks";
             self.end_in_standalone(why, out);
             return;
         }
         self.close_epoch();
         let net = self.conn.net.as_mut().expect("connected");
         net.protocol = protocol;
+        net.allow_two_primaries = p.two_primaries != 0;
         net.after_sb_0pri = sb0.mirrored();
         net.after_sb_1pri = sb1;
         net.after_sb_2pri = sb2;

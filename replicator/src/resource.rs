@@ -359,7 +359,7 @@ impl Resource {
             let r = &self.reqs.table[*slot];
             assert!(r.has(crate::requests::flag::IN_LOG), "the log holds logged writes only");
         }
-        let logged: u32 = self.reqs.epochs.iter().map(|e| e.writes).sum();
+        let logged: u32 = self.reqs.epochs.iter().map(|e| e.writes - e.postponed).sum();
         assert_eq!(logged as usize, self.reqs.log.len(), "epochs count the writes of the log");
         let counted: u32 = self.peer.epochs.iter().map(|e| e.active).sum();
         let held = self.peer.writes.iter().filter(|(_, w)| !w.orphan).count();

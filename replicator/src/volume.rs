@@ -173,6 +173,8 @@ pub(crate) struct Volume {
     pub al_suspended: bool,
     /// Own sequence counter (drbd-wire 4.3).
     pub seq: u32,
+    /// The peer's, as far as it is known to have come.
+    pub peer_seq: u32,
     pub resync: ResyncRun,
     pub counters: Counters,
     /// Sectors moved for the application here, for the resync's throttle.
@@ -217,6 +219,7 @@ impl Volume {
             invalidated: false,
             al_suspended: false,
             seq: 0,
+            peer_seq: 0,
             resync: ResyncRun::default(),
             counters: Counters::default(),
             app_sectors: 0,

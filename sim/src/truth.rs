@@ -117,6 +117,18 @@ impl Truth {
         self.owner = n;
     }
 
+    /// Two Primaries lose each other: each goes on from what both had.
+    pub fn two_go_on(&mut self) {
+        if self.split {
+            return;
+        }
+        self.separated();
+        self.ledgers[1] = self.ledgers[0].clone();
+        self.split = true;
+        self.splits += 1;
+        self.since = [0; 2];
+    }
+
     /// A copy was promoted without the other one; `read` gives what its disk holds.
     pub fn promoted_alone(&mut self, n: usize, read: impl Fn(u64) -> u64) {
         if self.split {

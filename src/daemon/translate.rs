@@ -89,11 +89,8 @@ fn check_net(net: &NetOptions, refuse: &mut impl FnMut(String, &str)) {
             "remove it on both nodes",
         );
     }
-    if net.allow_two_primaries {
-        refuse(
-            "'allow-two-primaries' is not supported by this version".into(),
-            "remove it on both nodes and mount the device on one node at a time",
-        );
+    if net.allow_two_primaries && net.protocol != Protocol::C {
+        refuse("'allow-two-primaries' without protocol C".into(), "write 'protocol C'");
     }
     if net.on_congestion != OnCongestion::Block {
         refuse(
@@ -277,7 +274,7 @@ mod tests {
     fn what_cannot_run_is_refused_with_place_and_remedy() {
         for (sections, word) in [
             ("net { data-integrity-alg sha1; }", "data-integrity-alg sha1"),
-            ("net { allow-two-primaries; }", "allow-two-primaries"),
+            ("net { allow-two-primaries; protocol B; }", "allow-two-primaries"),
             ("net { protocol A; on-congestion pull-ahead; }", "on-congestion pull-ahead"),
             ("net { protocol A; } disk { fencing resource-and-stonith; }", "resource-and-stonith"),
             ("net { cram-hmac-alg whirl; shared-secret s; }", "whirl"),

@@ -1,5 +1,7 @@
 //! Commands that are carried out here and at once: options, connect, invalidate alone, a new generation.
 
+use model::policy::Protocol;
+
 use super::*;
 
 impl Resource {
@@ -13,6 +15,9 @@ impl Resource {
         }
         if net.discard_my_data && self.role() == Role::Primary {
             return CommandResult::Config(ConfigError::DiscardImpossible);
+        }
+        if net.allow_two_primaries && net.protocol != Protocol::C {
+            return CommandResult::Config(ConfigError::NotProtoC);
         }
         self.conn.net = Some(net);
         self.conn.standalone_reason = None;
@@ -34,7 +39,15 @@ impl Resource {
         let Some(old) = self.conn.net.as_ref() else {
             return CommandResult::Config(ConfigError::InvalidRequest);
         };
+        if net.allow_two_primaries && net.protocol != Protocol::C {
+            return CommandResult::Config(ConfigError::NotProtoC);
+        }
+        let both = |v: &crate::volume::Volume| (v.state.role, v.state.peer) == (Role::Primary, Role::Primary);
+        if !net.allow_two_primaries && self.vols.iter().any(both) {
+            return CommandResult::Config(ConfigError::NeedAllowTwoPri);
+        }
         let told = old.protocol != net.protocol
+            || old.allow_two_primaries != net.allow_two_primaries
             || old.after_sb_0pri != net.after_sb_0pri
             || old.after_sb_1pri != net.after_sb_1pri
             || old.after_sb_2pri != net.after_sb_2pri;

@@ -1,5 +1,6 @@
 //! What the receiving side does: the peer's writes and reads, and the epochs its barriers divide them into.
 
+pub(crate) mod conflict;
 pub(crate) mod epoch;
 pub(crate) mod read;
 pub(crate) mod write;
@@ -37,6 +38,10 @@ pub(crate) struct PeerWrite {
     pub epoch: u64,
     /// Place in the order of arrival, see [`PeerSide::arrived`].
     pub order: u64,
+    /// The peer's sequence number of it.
+    pub seq: u32,
+    /// Both nodes may be Primary: it is not known yet whether it comes before own writes or after them.
+    pub undecided: bool,
     pub submitted: bool,
     /// The connection it came on is gone: nothing is acknowledged.
     pub orphan: bool,

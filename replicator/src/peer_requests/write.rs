@@ -7,6 +7,7 @@ use model::ids::BufId;
 use model::state::DiskState;
 use model::units::{MAX_BIO_BYTES, MAX_DISCARD_BYTES, SECTOR_BYTES, SectorRange};
 
+use super::conflict::Verdict;
 use super::{PeerWrite, PeerWriteKind};
 use crate::action::{Action, Actions};
 use crate::disks::FailedIo;
@@ -25,6 +26,7 @@ pub(crate) struct Incoming {
     pub len_bytes: u32,
     pub block_id: BlockId,
     pub dp: DpFlags,
+    pub seq: u32,
     pub buf: Option<BufId>,
 }
 
@@ -82,6 +84,8 @@ impl Resource {
             buf: w.buf,
             epoch: number,
             order,
+            seq: w.seq,
+            undecided: self.may_both_be_primary(),
             submitted: false,
             orphan: false,
             only_copy,
@@ -121,6 +125,8 @@ impl Resource {
             buf: None,
             epoch: number,
             order,
+            seq: w.seq,
+            undecided: false,
             submitted: true,
             orphan: false,
             only_copy: false,
@@ -163,6 +169,16 @@ impl Resource {
         let strict = !orphan && !self.conn.peer_is_lockstep();
         if (strict || dp.contains(DpFlags::FLUSH)) && !self.earlier_epochs_flushed(epoch) {
             self.flush_now = true;
+            return false;
+        }
+        if self.peer.writes[slot].undecided && !orphan {
+            match self.decide_conflict(slot, out) {
+                Verdict::Unknown => return false,
+                Verdict::Refused => return true,
+                Verdict::Written => {}
+            }
+        }
+        if self.overlaps_own_write(v, range) {
             return false;
         }
         if dp.contains(DpFlags::FLUSH) && (earlier_waiting > 0 || self.active_in_epoch(epoch, slot)) {
@@ -342,7 +358,7 @@ impl Resource {
         if w.only_copy && w.orphan {
             self.recompute_md_flags(v);
         }
-        self.vols[v].pump |= w.orphan;
+        self.vols[v].pump |= w.orphan || self.may_both_be_primary();
         if w.orphan && self.peer.writes.is_empty() {
             self.reconnect_if_clean(out);
         }

@@ -130,6 +130,9 @@ impl Resource {
                         return false;
                     }
                 }
+                if self.overlaps_peer_write(v, range) {
+                    return false;
+                }
                 self.start_change(slot, out)
             }
         }
@@ -188,7 +191,7 @@ impl Resource {
             };
             if !hot {
                 kept.push(slot);
-            } else if self.admits(v) {
+            } else if self.admits(v) && !self.overlaps_peer_write(v, self.reqs.table[slot].range()) {
                 self.route_write(slot, out);
             } else {
                 self.reqs.table[slot].set(flag::WAITING);

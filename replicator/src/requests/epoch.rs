@@ -20,7 +20,7 @@ impl Resource {
             return;
         }
         self.send_closed_barrier(out);
-        self.reqs.epochs.push_back(SentEpoch { number, writes: 0, barrier_sent_at: None });
+        self.reqs.epochs.push_back(SentEpoch { number, writes: 0, postponed: 0, barrier_sent_at: None });
     }
 
     /// The next write belongs to a new epoch, if the current one has writes.
@@ -57,8 +57,8 @@ impl Resource {
         if front.barrier_sent_at.is_none() || front.number != number || front.writes != set_size {
             return false;
         }
+        let mut left = set_size - front.postponed;
         self.reqs.epochs.pop_front();
-        let mut left = set_size;
         while let Some(slot) = self.reqs.log.front().copied() {
             let r = &mut self.reqs.table[slot];
             if r.epoch != number {

@@ -67,6 +67,8 @@ pub(crate) mod flag {
     pub const HELD: u32 = 1 << 14;
     /// Its epoch was closed by a flush that waits for it.
     pub const FUA: u32 = 1 << 15;
+    /// The peer wants it sent again, behind a write of its own; the own disk has not finished it.
+    pub const POSTPONED: u32 = 1 << 16;
 }
 
 /// An application request.
@@ -117,6 +119,8 @@ impl Request {
 pub(crate) struct SentEpoch {
     pub number: u32,
     pub writes: u32,
+    /// Of them: those that are to be sent again, in another epoch.
+    pub postponed: u32,
     pub barrier_sent_at: Option<Instant>,
 }
 

@@ -151,6 +151,11 @@ impl Resource {
         if !ok {
             self.local_io_failed(v, FailedIo::Write, out);
         }
+        self.peer_pump |= !self.peer.waiting.is_empty();
+        if self.reqs.table[slot].has(flag::POSTPONED) {
+            self.restart(slot);
+            return;
+        }
         self.try_complete(slot, out);
     }
 }

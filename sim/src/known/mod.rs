@@ -11,6 +11,7 @@ mod freezes;
 mod handshake;
 mod resync;
 mod split_brain;
+mod two_primaries;
 mod writes;
 
 use crate::hooks::Blocked;

@@ -123,6 +123,8 @@ pub struct World {
     commands: BTreeMap<u64, (usize, Promotion)>,
     next_version: u64,
     armed: [Option<u64>; 2],
+    /// Both nodes may be Primary.
+    pub two_primaries: bool,
     /// Nodes go on alone only after the peer was fenced, as long as no operator says otherwise.
     pub one_writer: bool,
     /// I/O is frozen until the peer is fenced, as seen after the last batch.
@@ -193,6 +195,7 @@ impl World {
             writes: BTreeMap::new(),
             open: BTreeMap::new(),
             commands: BTreeMap::new(),
+            two_primaries: false,
             one_writer: false,
             fence_frozen: [false; 2],
             fencing: Vec::new(),
