@@ -94,7 +94,8 @@ impl Resource {
     /// P_RETRY_WRITE: the write leaves the transfer log, and is begun anew when the own disk has finished it.
     pub(crate) fn receive_retry(&mut self, v: usize, a: &Ack, out: &mut Actions) {
         let found = self.request_of(v, a.sector, a.block_id);
-        let crossed = |s: &u32| self.reqs.table[*s].has(flag::IN_LOG) && self.reqs.table[*s].has(flag::NET_PENDING);
+        let crossed =
+            |s: &u32| self.reqs.table[*s].has(flag::IN_LOG) && self.reqs.table[*s].has(flag::NET_PENDING);
         let Some(slot) = found.filter(|s| self.may_both_be_primary() && crossed(s)) else {
             self.protocol_error("P_RETRY_WRITE for no known request", out);
             return;

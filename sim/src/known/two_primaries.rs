@@ -33,7 +33,9 @@ fn crossing_writes() {
             let mut tags = Vec::new();
             for _ in 0..12 {
                 let (sector, count) = (rng.below(6), 1 + rng.below(8));
-                tags.push(w.request(rng.below(2) as usize, SimOp::Write { sector, count, fua: rng.one_in(5) }));
+                tags.push(
+                    w.request(rng.below(2) as usize, SimOp::Write { sector, count, fua: rng.one_in(5) }),
+                );
                 if rng.one_in(3) {
                     events(&mut w, rng.below(20));
                 }
