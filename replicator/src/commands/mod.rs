@@ -31,6 +31,8 @@ use crate::wire::UuidFlags;
 struct Asked {
     vol: Option<usize>,
     change: StateChange,
+    /// One of the disks has gone since, and maybe come back.
+    disk_went: bool,
 }
 
 /// The command being worked on.
@@ -92,6 +94,20 @@ enum Farewell {
     OutdatesItself,
 }
 
+impl Asked {
+    fn now(vol: Option<usize>, change: StateChange) -> Asked {
+        Asked { vol, change, disk_went: false }
+    }
+
+    /// A full sync, which ends before it begins if a disk goes. The peer hears of it behind the question, or had heard of
+    /// it before, and is not waiting for a resync whatever it answers.
+    fn is_void(&self) -> bool {
+        let conn = ConnState::from_number((self.change.value & mask::CONN) >> 4);
+        let full_sync = matches!(conn, Some(ConnState::StartingSyncS | ConnState::StartingSyncT));
+        self.disk_went && full_sync && self.change.mask & mask::CONN != 0
+    }
+}
+
 /// Commands of this node.
 #[derive(Default)]
 pub(crate) struct Commands {
@@ -99,6 +115,8 @@ pub(crate) struct Commands {
     queue: VecDeque<(CommandId, Command)>,
     /// Suspend-io that waits for the writes under way.
     suspending: Vec<CommandId>,
+    /// Questions of the peer that wait for its answer to ours.
+    delayed: VecDeque<(Option<usize>, StateChange)>,
 }
 
 /// How one attempt ended.
@@ -317,7 +335,7 @@ impl Resource {
                         Attempt::Later
                     }
                     Attempt::Asked => {
-                        active.asked = Some(Asked { vol: Some(vol), change });
+                        active.asked = Some(Asked::now(Some(vol), change));
                         Attempt::Asked
                     }
                     other => other,
@@ -330,7 +348,7 @@ impl Resource {
                 let (vol, change) = (*vol, *change);
                 match self.request(Some(vol), change, out) {
                     Attempt::Asked => {
-                        active.asked = Some(Asked { vol: Some(vol), change });
+                        active.asked = Some(Asked::now(Some(vol), change));
                         Attempt::Asked
                     }
                     // Whoever had the copy outdated relies on it from now on, also after a crash of this node.
@@ -355,8 +373,10 @@ impl Resource {
             Err(StateResult::InTransientState) => return Attempt::Later,
             Err(e) => return Attempt::Done(CommandResult::State(e)),
         };
-        if starts_from_bad_data(&old, &wanted.new) {
-            return Attempt::Done(CommandResult::State(StateResult::NoUpToDateDisk));
+        match full_sync_refused(&old, &wanted.new) {
+            Some(StateResult::InTransientState) => return Attempt::Later,
+            Some(e) => return Attempt::Done(CommandResult::State(e)),
+            None => {}
         }
         if wanted.result == StateResult::NothingToDo {
             return Attempt::Done(CommandResult::Ok);
@@ -387,13 +407,19 @@ impl Resource {
     }
 }
 
-/// A full sync is asked for whose source is not UpToDate. Entering StartingSyncS would call it so, and the good copy
-/// would be overwritten.
-fn starts_from_bad_data(old: &VolumeState, new: &VolumeState) -> bool {
-    match new.conn {
-        ConnState::StartingSyncS => old.disk != DiskState::UpToDate,
-        ConnState::StartingSyncT => old.pdsk != DiskState::UpToDate,
-        _ => false,
+/// Why a full sync by command cannot begin now. From a source that is not UpToDate: entering StartingSyncS would call it
+/// so, and the good copy would be overwritten. To a disk that is being attached: its handshake decides first.
+fn full_sync_refused(old: &VolumeState, new: &VolumeState) -> Option<StateResult> {
+    let source = match new.conn {
+        ConnState::StartingSyncS => old.disk,
+        ConnState::StartingSyncT => old.pdsk,
+        _ => return None,
+    };
+    let attaching = matches!(old.disk, DiskState::Attaching | DiskState::Negotiating);
+    match source {
+        _ if attaching => Some(StateResult::InTransientState),
+        DiskState::UpToDate => None,
+        _ => Some(StateResult::NoUpToDateDisk),
     }
 }
 

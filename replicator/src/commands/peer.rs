@@ -44,7 +44,7 @@ impl Resource {
             }
         }
         self.send_change_request(None, change, out);
-        active.asked = Some(Asked { vol: None, change });
+        active.asked = Some(Asked::now(None, change));
         Attempt::Asked
     }
 
@@ -58,6 +58,16 @@ impl Resource {
 
     /// P_STATE_CHG_REPLY or P_CONN_ST_CHG_REPLY.
     pub(crate) fn receive_change_reply(&mut self, code: i32, out: &mut Actions) {
+        self.take_change_reply(code, out);
+        while self.asked().is_none()
+            && let Some((v, change)) = self.cmds.delayed.pop_front()
+        {
+            self.answer_change_request(v, change, out);
+        }
+        self.drive_commands(out);
+    }
+
+    fn take_change_reply(&mut self, code: i32, out: &mut Actions) {
         let Some(active) = self.cmds.active.as_mut() else {
             self.stale_events += 1;
             return;
@@ -78,7 +88,6 @@ impl Resource {
                 let result = CommandResult::State(StateResult::CwFailedByPeer);
                 out.push(Action::CommandDone { id, result });
             }
-            self.drive_commands(out);
             return;
         }
         match asked.vol {
@@ -87,13 +96,28 @@ impl Resource {
                 self.finish_disconnect(asked.change, out);
                 out.push(Action::CommandDone { id, result: CommandResult::Ok });
             }
+            Some(_) if asked.is_void() => {
+                self.cmds.active = None;
+                let result = CommandResult::Config(ConfigError::NoDisk);
+                out.push(Action::CommandDone { id, result });
+            }
             Some(v) => self.peer_agreed(v, asked.change, out),
         }
-        self.drive_commands(out);
+    }
+
+    /// A disk has gone, here or there.
+    pub(crate) fn disk_went_while_asking(&mut self, v: usize) {
+        if let Some(asked) = self.cmds.active.as_mut().and_then(|a| a.asked.as_mut())
+            && asked.vol == Some(v)
+        {
+            asked.disk_went = true;
+        }
     }
 
     pub(super) fn peer_agreed(&mut self, v: usize, change: StateChange, out: &mut Actions) {
-        let result = self.change_volume(v, change, Kind::Soft, out);
+        let old = self.vols[v].state;
+        let refused = change.apply(&old).and_then(|new| full_sync_refused(&old, &new));
+        let result = refused.map_or_else(|| self.change_volume(v, change, Kind::Soft, out), Err);
         let Some(mut active) = self.cmds.active.take() else { return };
         let id = active.id;
         let failed = match result {
@@ -113,6 +137,7 @@ impl Resource {
         }
         if let Some(result) = failed {
             out.push(Action::CommandDone { id, result });
+            self.peer_went_ahead(v, &active.work, out);
             return;
         }
         match &mut active.work {
@@ -129,19 +154,59 @@ impl Resource {
         }
     }
 
+    /// The peer has made a change that it was asked for, and this node cannot follow any more. What each takes the other
+    /// for is told by the disk that went meanwhile, or else by a new handshake.
+    fn peer_went_ahead(&mut self, v: usize, work: &Work, out: &mut Actions) {
+        let s = self.vols[v].state;
+        let apart = match work {
+            Work::Promote { .. } => {
+                self.send_state(v, out);
+                false
+            }
+            Work::Detach { .. } => s.disk > DiskState::Failed,
+            _ => s.disk > DiskState::Failed && s.pdsk > DiskState::Failed,
+        };
+        if apart && s.conn >= ConnState::Connected {
+            let text = "the state has changed while the peer was asked; connecting anew";
+            out.log(LogLevel::Error, Some(VolIdx(v as u8)), text.into());
+            self.lose_connection(ConnState::NetworkFailure, out);
+        }
+    }
+
+    /// The question that the peer has not answered.
+    fn asked(&self) -> Option<Asked> {
+        self.cmds.active.as_ref().and_then(|a| a.asked)
+    }
+
     /// P_STATE_CHG_REQ (one volume) or P_CONN_ST_CHG_REQ (None).
+    ///
+    /// Each node asks in its own state; a change that the other one makes meanwhile at our word makes the question void. So
+    /// one question is decided at a time: the node with the conflict flag refuses those that cross its own (drbd-wire 9.6),
+    /// the other one lets them wait for its own answer, which is that refusal unless the peer was asked first.
     pub(crate) fn receive_change_request(
         &mut self,
         v: Option<usize>,
         change: StateChange,
         out: &mut Actions,
     ) {
-        let crossing =
-            self.cmds.active.as_ref().and_then(|a| a.asked).is_some_and(|a| a.vol.is_none() == v.is_none());
-        if crossing && self.conn.conflict_flag {
-            self.send_change_reply(v, StateResult::ConcurrentStateChange.number(), out);
-            return;
+        match self.asked() {
+            Some(a) if self.conn.conflict_flag => {
+                if a.vol.is_none() == v.is_none() {
+                    self.send_change_reply(v, StateResult::ConcurrentStateChange.number(), out);
+                } else {
+                    self.answer_change_request(v, change, out);
+                }
+            }
+            // One for each volume and one for the connection: a peer asks nothing twice.
+            Some(_) if self.cmds.delayed.len() > self.vols.len() => {
+                self.protocol_error("more questions than a peer can have", out);
+            }
+            Some(_) => self.cmds.delayed.push_back((v, change)),
+            None => self.answer_change_request(v, change, out),
         }
+    }
+
+    fn answer_change_request(&mut self, v: Option<usize>, change: StateChange, out: &mut Actions) {
         let change = translate(change);
         let conn = change.value & change.mask & mask::CONN;
         let wants_verify = change.mask & mask::CONN != 0 && conn == (ConnState::VerifyT as u32) << 4;
@@ -153,8 +218,8 @@ impl Resource {
             Some(v) => {
                 let own = translate::for_volume(change, &self.vols[v].state);
                 let old = self.vols[v].state;
-                if own.apply(&old).is_some_and(|new| starts_from_bad_data(&old, &new)) {
-                    self.send_change_reply(Some(v), StateResult::NoUpToDateDisk.number(), out);
+                if let Some(e) = own.apply(&old).and_then(|new| full_sync_refused(&old, &new)) {
+                    self.send_change_reply(Some(v), e.number(), out);
                     return;
                 }
                 let code = match self.change_volume_verbose(v, own, out) {
@@ -189,16 +254,19 @@ impl Resource {
 
     /// The peer was asked to become source of a full sync, and has not answered.
     pub(crate) fn asks_for_full_sync(&self, v: usize) -> bool {
-        let asked = self.cmds.active.as_ref().and_then(|a| a.asked);
+        let asked = self.asked();
         let conn = (ConnState::StartingSyncT as u32) << 4;
         asked.is_some_and(|a| {
-            a.vol == Some(v) && a.change.mask & mask::CONN != 0 && a.change.value & mask::CONN == conn
+            a.vol == Some(v)
+                && !a.is_void()
+                && a.change.mask & mask::CONN != 0
+                && a.change.value & mask::CONN == conn
         })
     }
 
     /// A disconnect was asked for: the peer may close before its reply is seen.
     pub(crate) fn graceful_close_expected(&self) -> bool {
-        let asked = self.cmds.active.as_ref().and_then(|a| a.asked);
+        let asked = self.asked();
         asked.is_some_and(|a| a.vol.is_none()) || self.conn.state == ConnState::TearDown
     }
 
@@ -216,6 +284,7 @@ impl Resource {
 
     /// The connection is gone: questions to the peer have become unnecessary, the command goes on without.
     pub(crate) fn commands_connection_lost(&mut self, _out: &mut Actions) {
+        self.cmds.delayed.clear();
         if let Some(active) = self.cmds.active.as_mut() {
             active.asked = None;
             self.something_changed = true;

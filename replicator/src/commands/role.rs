@@ -39,7 +39,7 @@ impl Resource {
         }
         match self.request(Some(v), change, out) {
             Attempt::Asked => {
-                active.asked = Some(Asked { vol: Some(v), change });
+                active.asked = Some(Asked::now(Some(v), change));
                 Attempt::Asked
             }
             Attempt::Done(CommandResult::Ok) => self.promoted(active, out),

@@ -190,6 +190,9 @@ impl Resource {
         if old.disk >= DiskState::Inconsistent && new.disk < DiskState::Inconsistent {
             self.expose_what_peer_went_on_with(v, old.disk);
         }
+        if new.disk <= DiskState::Failed || new.pdsk <= DiskState::Failed {
+            self.disk_went_while_asking(v);
+        }
         if forced_primary(&old, &new) {
             self.vols[v].consider_resync = true;
         }

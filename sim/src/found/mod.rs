@@ -5,6 +5,8 @@ mod attach;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
+mod crossing;
+#[cfg(test)]
 mod failed_writes;
 #[cfg(test)]
 mod generations;
