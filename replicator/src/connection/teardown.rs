@@ -10,6 +10,7 @@ use crate::event::SockId;
 use crate::resource::Resource;
 use crate::state::Kind;
 use crate::timers::Timer;
+use crate::volume::{LocalDisk, Volume};
 
 const CONNECTION_TIMERS: [Timer; 12] = [
     Timer::Connect,
@@ -108,12 +109,23 @@ impl Resource {
         self.timers.set(Timer::Connect, self.now + pause);
     }
 
-    /// Connects again once writes received on the old connection are on disk.
+    /// Connects again once writes received on the old connection are on disk, and so are the data generations: the peer
+    /// forgets those that this node has left behind.
     pub(crate) fn reconnect_if_clean(&mut self, out: &mut Actions) {
         if self.conn.phase != Phase::Pausing || self.timers.is_set(Timer::Connect) {
             return;
         }
-        if self.conn.state == ConnState::Unconnected && self.peer.writes.is_empty() {
+        if self.conn.state != ConnState::Unconnected || !self.peer.writes.is_empty() {
+            return;
+        }
+        for v in 0..self.vols.len() {
+            self.md_sync(v, out);
+        }
+        let is_stored = |v: &Volume| {
+            let stored = |d: &LocalDisk| d.md.failed || d.md.sb_stable >= d.md.sb_latest;
+            !v.has_usable_disk() || v.disk.as_ref().is_none_or(stored)
+        };
+        if self.vols.iter().all(is_stored) {
             self.start_connecting(out);
         }
     }
