@@ -102,9 +102,12 @@ impl Asked {
     /// A full sync, which ends before it begins if a disk goes. The peer hears of it behind the question, or had heard of
     /// it before, and is not waiting for a resync whatever it answers.
     fn is_void(&self) -> bool {
-        let conn = ConnState::from_number((self.change.value & mask::CONN) >> 4);
-        let full_sync = matches!(conn, Some(ConnState::StartingSyncS | ConnState::StartingSyncT));
-        self.disk_went && full_sync && self.change.mask & mask::CONN != 0
+        let full_sync = self.starts(ConnState::StartingSyncS) || self.starts(ConnState::StartingSyncT);
+        self.disk_went && full_sync
+    }
+
+    fn starts(&self, conn: ConnState) -> bool {
+        self.change.mask & mask::CONN != 0 && self.change.value & mask::CONN == (conn as u32) << 4
     }
 }
 

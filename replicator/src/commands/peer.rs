@@ -96,13 +96,30 @@ impl Resource {
                 self.finish_disconnect(asked.change, out);
                 out.push(Action::CommandDone { id, result: CommandResult::Ok });
             }
-            Some(_) if asked.is_void() => {
+            Some(v) if asked.is_void() => {
                 self.cmds.active = None;
+                if asked.starts(ConnState::StartingSyncS) {
+                    self.peer_gave_up_its_copy(v, out);
+                }
                 let result = CommandResult::Config(ConfigError::NoDisk);
                 out.push(Action::CommandDone { id, result });
             }
             Some(v) => self.peer_agreed(v, asked.change, out),
         }
+    }
+
+    /// The peer has called its copy Inconsistent at our word; it does not take that back when our disk goes.
+    fn peer_gave_up_its_copy(&mut self, v: usize, out: &mut Actions) {
+        let s = self.vols[v].state;
+        if s.disk < DiskState::Inconsistent && s.pdsk > DiskState::Inconsistent {
+            let _ = self.change_volume(v, StateChange::NONE.pdsk(DiskState::Inconsistent), Kind::Hard, out);
+        }
+    }
+
+    /// Own disk gone, and the peer may be about to give up its copy at our word: nobody knows what that one is worth.
+    pub(crate) fn peer_may_give_up_its_copy(&self, v: usize) -> bool {
+        let asked = self.asked().filter(|a| a.vol == Some(v) && a.starts(ConnState::StartingSyncS));
+        asked.is_some() && self.vols[v].state.disk < DiskState::Inconsistent
     }
 
     /// A disk has gone, here or there.
@@ -255,13 +272,7 @@ impl Resource {
     /// The peer was asked to become source of a full sync, and has not answered.
     pub(crate) fn asks_for_full_sync(&self, v: usize) -> bool {
         let asked = self.asked();
-        let conn = (ConnState::StartingSyncT as u32) << 4;
-        asked.is_some_and(|a| {
-            a.vol == Some(v)
-                && !a.is_void()
-                && a.change.mask & mask::CONN != 0
-                && a.change.value & mask::CONN == conn
-        })
+        asked.is_some_and(|a| a.vol == Some(v) && !a.is_void() && a.starts(ConnState::StartingSyncT))
     }
 
     /// A disconnect was asked for: the peer may close before its reply is seen.

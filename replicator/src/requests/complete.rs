@@ -135,7 +135,7 @@ impl Resource {
             && vol.exposed.is_own()
             && peer_will_say;
         let frozen = s.any_susp() && !(s.susp_fen && planted::on(Planted::AnsweredWhileFrozen));
-        frozen || vol.completion_gate.is_some() || peer_may_not_know
+        frozen || vol.completion_gate.is_some() || peer_may_not_know || self.peer_may_give_up_its_copy(v)
     }
 
     /// Answers what was held back, if the reason is gone.

@@ -5,8 +5,9 @@ use model::state::{ConnState, DiskState};
 use model::time::Duration;
 use replicator::{Command, VolIdx};
 
+use crate::hooks::DiskOp;
 use crate::scenarios::*;
-use crate::world::World;
+use crate::world::{SimOp, World};
 
 const VOL: VolIdx = VolIdx(0);
 const DETACH: Command = Command::Detach { vol: VOL, force: false };
@@ -101,6 +102,33 @@ fn a_full_sync_is_asked_for_while_the_disk_is_attached_again() {
             w.run_for(secs(5));
             agree(&mut w, &format!("invalidate here: {invalidates}, k = {k}"));
             mend(&mut w);
+        }
+    }
+}
+
+/// The Primary's disk failed while its peer was agreeing to give up its own copy: writes that only that copy took were
+/// answered, and the copy was Inconsistent. The failed disk, older, was the better one when it came back.
+#[test]
+fn the_source_of_a_full_sync_fails_while_the_peer_gives_up_its_copy() {
+    for k in 0..120 {
+        let mut w = pair(k);
+        (w.weather.net_us, w.weather.disk_us) = (1000, 300);
+        let tag = w.command(0, Command::InvalidateRemote(VOL));
+        w.hooks.break_disk(0, DiskOp::Write, 0, 8);
+        let mut writes = Vec::new();
+        for block in 0..6 {
+            writes.push(w.request(0, SimOp::Write { sector: block * 8, count: 8, fua: false }));
+            let until = w.steps + k % 12;
+            w.run_until(secs(1), |w| w.steps >= until);
+        }
+        let ended = |w: &World| w.is_idle() && w.state(0).1 == DiskState::Diskless;
+        assert!(w.run_until(secs(20), ended), "{tag:?} {:?} {}", w.volume(0), w.under_way());
+        w.hooks.mend_disks();
+        w.attach(0);
+        let settled = w.run_until(secs(20), |w| w.in_sync() && w.is_idle());
+        if settled {
+            // Whatever was answered is there, on both.
+            w.check_disks();
         }
     }
 }
