@@ -84,6 +84,7 @@ impl Resource {
         self.peer_requests_orphaned(out);
         for v in 0..self.vols.len() {
             self.cancel_resync(v, out);
+            self.vols[v].resync.forget_unanswered();
             self.vols[v].peer_uuids = None;
             self.vols[v].peer_capacity_sectors = 0;
             self.vols[v].consider_resync = false;

@@ -27,6 +27,7 @@ pub(crate) struct RsRequest {
     pub range: SectorRange,
     /// The data arrived and is being written.
     pub writing: bool,
+    /// Its run has ended: what comes is dropped.
     pub orphan: bool,
 }
 
@@ -137,6 +138,20 @@ impl ResyncRun {
     /// A resync write to the range is in progress; writes of the peer go behind it.
     pub(crate) fn writing_overlaps(&self, range: SectorRange) -> bool {
         self.requests.iter().any(|(_, r)| r.writing && r.range.overlaps(range))
+    }
+
+    /// Requests of a run that has ended were not answered.
+    pub(crate) fn has_unanswered(&self) -> bool {
+        self.requests.iter().any(|(_, r)| r.orphan && !r.writing)
+    }
+
+    /// They are not going to be.
+    pub(crate) fn forget_unanswered(&mut self) {
+        let slots: Vec<u32> =
+            self.requests.iter().filter(|(_, r)| r.orphan && !r.writing).map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.requests.remove(slot);
+        }
     }
 
     /// Pause included, in nanoseconds up to `now`.

@@ -48,6 +48,14 @@ impl Resource {
             }
             return;
         }
+        if self.vols[v].resync.has_unanswered() && !self.conn.peer_is_lockstep() {
+            // A kernel may still send what was asked for in the last run, or not, and its blocks do not say for which run
+            // they are.
+            self.lose_connection(ConnState::NetworkFailure, out);
+            return;
+        }
+        // A source that has ended a run sends nothing for it any more, and this is a packet of the next one.
+        self.vols[v].resync.forget_unanswered();
         let primary = self.vols[v].state.role == Role::Primary;
         let Some(disk) = self.vols[v].disk.as_mut() else { return };
         disk.sb.uuids.begin_sync_target(uuid, primary);
@@ -266,14 +274,26 @@ impl Resource {
         out: &mut Actions,
     ) {
         let run = &mut self.vols[v].resync;
-        let found = run.requests.iter().find(|(_, r)| r.range == range && !r.writing && !r.orphan);
-        let Some(slot) = found.map(|(slot, _)| slot) else {
+        let found = run.requests.iter().find(|(_, r)| r.range == range && !r.writing);
+        let Some((slot, orphan)) = found.map(|(slot, r)| (slot, r.orphan)) else {
             if let Some(buf) = buf {
                 out.push(Action::Release { buf });
             }
             self.protocol_error("resync data that was not requested", out);
             return;
         };
+        if orphan {
+            run.requests.remove(slot);
+            if let Some(buf) = buf {
+                out.push(Action::Release { buf });
+            }
+            if !self.conn.peer_is_lockstep() {
+                // A kernel counts the blocks that it has sent.
+                let id = (range.start, (range.len_sectors() * 512) as u32, BlockId::RESYNC);
+                self.send_ack(Command::NegAck, v, id, out);
+            }
+            return;
+        }
         run.received_sectors += range.len_sectors();
         run.in_flight_sectors -= range.len_sectors();
         run.requests[slot].writing = true;
@@ -341,9 +361,12 @@ impl Resource {
         out: &mut Actions,
     ) {
         let run = &mut self.vols[v].resync;
-        let found = run.requests.iter().find(|(_, r)| r.range == range && !r.writing && !r.orphan);
-        let Some(slot) = found.map(|(slot, _)| slot) else { return };
+        let found = run.requests.iter().find(|(_, r)| r.range == range && !r.writing);
+        let Some((slot, orphan)) = found.map(|(slot, r)| (slot, r.orphan)) else { return };
         run.requests.remove(slot);
+        if orphan {
+            return;
+        }
         run.in_flight_sectors -= range.len_sectors();
         // Refused blocks count as answered, or the controller would wait for them for ever.
         run.received_sectors += range.len_sectors();
@@ -464,13 +487,10 @@ impl Resource {
         for slot in unsent {
             run.reads.remove(slot);
         }
-        let slots: alloc::vec::Vec<(u32, bool)> = run.requests.iter().map(|(s, r)| (s, r.writing)).collect();
-        for (slot, writing) in slots {
-            if writing {
-                run.requests[slot].orphan = true;
-            } else {
-                run.requests.remove(slot);
-            }
+        // What is being written ends, and what was asked for may be on its way: both are waited for.
+        let slots: alloc::vec::Vec<u32> = run.requests.iter().map(|(s, _)| s).collect();
+        for slot in slots {
+            run.requests[slot].orphan = true;
         }
         let reads: alloc::vec::Vec<u32> = run.reads.iter().map(|(s, _)| s).collect();
         for slot in reads {

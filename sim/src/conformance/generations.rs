@@ -318,9 +318,6 @@ fn leaves_in_mid_resync(leaves: Leaves) {
             assert_eq!(back, 0, "{leaves:?} {n}");
             // The hot extent of a detached Primary counts as changed; it is the whole device here.
             assert!(forth < 2 * 201 * 4096 || lost_all, "{leaves:?} {n}: by bitmap, not {forth} bytes");
-            // Replies that are under way when the target detaches cost the connection today.
-            let late = n == 1 && matches!(leaves, Leaves::Detaches);
-            w.trace = w.trace.take().filter(|_| !late).or(Some(Vec::new()));
             ends_as_usual(&mut w);
         }
     }

@@ -12,6 +12,8 @@ mod failed_writes;
 mod generations;
 #[cfg(test)]
 mod given_up;
+#[cfg(test)]
+mod late_replies;
 
 #[cfg(test)]
 mod healing {
