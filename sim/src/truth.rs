@@ -28,6 +28,8 @@ pub struct Truth {
     pub word: [bool; 2],
     /// The node last seen as source since the nodes met.
     source: Option<usize>,
+    /// This node's disk lost its cache while the other copy counted, and has not been brought up to date since.
+    cache_lost: [bool; 2],
     /// Every answered write is on the peer's disk if it is connected.
     pub protocol_c: bool,
     /// A disk that passes on errors lost something: what is in the end on both is the truth.
@@ -104,6 +106,54 @@ impl Truth {
         {
             at.rollback();
         }
+        self.cache_lost[n] |= other_is_current;
+    }
+
+    /// A node's own disk has gone, and its clients work on the peer's copy from now on. Both copies may have failed at
+    /// once: the peer lost its cache, and this disk went before the loss of the peer made it the only good one. What is
+    /// left then is what flushes promise, and not less.
+    pub fn falls_back_on_peer(&mut self, n: usize, read: impl Fn(u64) -> u64) {
+        let both_failed = self.cache_lost[1 - n] && self.since[n] == 0 && !self.split;
+        if self.protocol_c && !both_failed {
+            return;
+        }
+        if self.protocol_c {
+            self.assert_not_stale(1 - n, &read);
+        }
+        // Protocols A and B: what the own disk answered for need not have arrived on the other one.
+        self.of(n).rebase(read);
+    }
+
+    /// A Primary that was served by the peer goes on alone with its own disk. Its clients are the same as before, so the
+    /// disk holds what they have seen; unless some of it was the other node's, promoted behind its back.
+    pub fn takes_up_own_disk(&mut self, n: usize, other_is_primary: bool, read: impl Fn(u64) -> u64) {
+        let main = &self.ledgers[0];
+        if !self.split
+            && !self.spoiled
+            && !other_is_primary
+            && let Some(s) = main.written().find(|s| !main.allows(*s, read(*s)))
+        {
+            let (v, possible) = (read(s), main.possible(s));
+            panic!("node {} goes on with {v} in sector {s}, its clients know of {possible:?}", n + 1);
+        }
+        self.promoted_alone(n, read);
+    }
+
+    /// A target has finished while its source is there: it holds what clients know, whether the source hears of it or not.
+    pub fn target_finished(&mut self, n: usize, read: impl Fn(u64) -> u64) {
+        if self.split || self.at_split.is_none() {
+            return;
+        }
+        if self.protocol_c && !self.spoiled {
+            let main = &self.ledgers[0];
+            if let Some(s) = main.written().find(|s| !main.allows(*s, read(*s))) {
+                let (v, possible) = (read(s), main.possible(s));
+                panic!("node {} is synced, but sector {s} holds {v}, clients know of {possible:?}", n + 1);
+            }
+        }
+        self.at_split = None;
+        self.cache_lost = [false; 2];
+        self.separated();
     }
 
     /// An operator has said that this copy is the truth, with what was written to it alone.
@@ -114,6 +164,7 @@ impl Truth {
         self.ledgers[0].rebase(&read);
         self.split = false;
         self.at_split = None;
+        self.cache_lost = [false; 2];
         self.owner = n;
     }
 
@@ -144,26 +195,30 @@ impl Truth {
         if n == self.owner && fits {
             return;
         }
-        if n != self.owner
-            && self.protocol_c
-            && let Some(at) = &self.at_split
-        {
-            for s in main.written() {
-                let v = read(s);
-                let newer = main.possible(s).contains(&v) || main.allows_since(s, v, self.split_at);
-                assert!(
-                    at.allows(s, v) || newer,
-                    "stale promotion: node {} holds version {v} in sector {s}, allowed are {:?}",
-                    n + 1,
-                    at.possible(s)
-                );
-            }
+        if n != self.owner && self.protocol_c {
+            self.assert_not_stale(n, &read);
         }
         self.ledgers[1] = self.ledgers[0].clone();
         self.ledgers[n].rebase(&read);
         self.split = true;
         self.splits += 1;
         self.since[n] = 0;
+    }
+
+    /// A copy holds at least what both had when they were last in sync, as far as that outlived its cache.
+    fn assert_not_stale(&self, n: usize, read: impl Fn(u64) -> u64) {
+        let Some(at) = &self.at_split else { return };
+        let main = &self.ledgers[0];
+        for s in main.written() {
+            let v = read(s);
+            let newer = main.possible(s).contains(&v) || main.allows_since(s, v, self.split_at);
+            assert!(
+                at.allows(s, v) || newer,
+                "stale promotion: node {} holds version {v} in sector {s}, allowed are {:?}",
+                n + 1,
+                at.possible(s)
+            );
+        }
     }
 
     /// Notes which copy the clients of each node work on.
@@ -216,6 +271,7 @@ impl Truth {
             }
             self.at_split = None;
             self.word = [false; 2];
+            self.cache_lost = [false; 2];
         } else {
             self.separated();
         }

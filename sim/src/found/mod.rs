@@ -14,6 +14,8 @@ mod generations;
 mod given_up;
 #[cfg(test)]
 mod late_replies;
+#[cfg(test)]
+mod lives;
 
 #[cfg(test)]
 mod healing {

@@ -72,11 +72,15 @@ impl World {
         self.tally.half_open += u64::from(which != Blocked::No);
         self.note(n, || format!("sockets that take nothing: {which:?}"));
         self.hooks.blocked[n] = which;
-        if which == Blocked::No && !self.weather.cut {
-            let socks: Vec<SockId> =
-                self.ends.iter().filter(|(_, e)| e.node == 1 - n).map(|(s, _)| *s).collect();
-            for sock in socks {
-                self.deliver_held(sock);
+        if self.weather.cut {
+            return;
+        }
+        let mine: Vec<(SockId, SockId)> =
+            self.ends.iter().filter(|(_, e)| e.node == n).map(|(s, e)| (*s, e.peer)).collect();
+        for (sock, peer) in mine {
+            // A stream has no holes: what waited goes before anything that is sent from now on.
+            if !self.is_blocked(n, sock) {
+                self.deliver_held(peer);
             }
         }
     }

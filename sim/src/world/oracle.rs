@@ -13,12 +13,13 @@ impl World {
 
     fn check_volume(&mut self, v: u8) {
         let states = [self.volume_of(0, v), self.volume_of(1, v)];
+        let met = self.same_connection();
         if let [Some(a), Some(b)] = &states {
             let linked = |s: &VolumeState| s.conn >= ConnState::Connected;
             let primary = |s: &VolumeState| s.role == Role::Primary;
             let pair = primary(a) && primary(b) && linked(a) && linked(b);
             let allowed = self.two_primaries;
-            assert!(allowed || !(pair && self.same_connection()), "two connected Primaries");
+            assert!(allowed || !(pair && met), "two connected Primaries");
             let writes = |s: &VolumeState| {
                 primary(s) && !s.susp_fen && s.conn < ConnState::Connected && s.disk == DiskState::UpToDate
             };
@@ -42,16 +43,29 @@ impl World {
         let homes = [0, 1].map(|n| truth.home(n));
         truth.note_homes(&states);
         for (n, before) in homes.into_iter().enumerate() {
-            if truth.home(n) != before && before == n && !truth.protocol_c {
-                // What the own disk answered for need not have arrived on the other one.
-                let disk = &self.nodes[1 - n].disk;
-                truth.of(n).rebase(|s| disk.read(s));
+            let alone = |s: &VolumeState| {
+                let good = s.disk == DiskState::UpToDate;
+                s.role == Role::Primary && s.conn < ConnState::Connected && good
+            };
+            let disk = &self.nodes[truth.home(n)].disk;
+            if truth.home(n) == before {
+                continue;
+            } else if before == n {
+                truth.falls_back_on_peer(n, |s| disk.read(s));
+            } else if self.primary[usize::from(v)][n] && states[n].is_some_and(|s| alone(&s)) {
+                let other_is_primary = states[1 - n].is_some_and(|s| s.role == Role::Primary);
+                truth.takes_up_own_disk(n, other_is_primary, |s| disk.read(s));
             }
         }
         for (n, state) in states.iter().enumerate() {
             let target = state.is_some_and(|s| s.conn == ConnState::SyncTarget);
             let was_target = std::mem::replace(&mut self.syncing[usize::from(v)][n], target);
             self.tally.resyncs += u64::from(target && !was_target);
+            let source_is_there = states[1 - n].is_some_and(|s| s.conn == ConnState::SyncSource);
+            if was_target && source_is_there && met && state.as_ref().is_some_and(is_current) {
+                let disk = &self.nodes[n].disk;
+                truth.target_finished(n, |s| disk.read(s));
+            }
             let is = state.is_some_and(|s| s.role == Role::Primary);
             let forced = |p: &Promotion| matches!(p, Promotion::Yes { forced: true });
             let by_force = self.commands.values().any(|(m, p)| *m == n && forced(p));

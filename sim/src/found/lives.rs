@@ -1,0 +1,109 @@
+//! Where several failures meet, as in a whole life: a second one before the first is noticed, or answers that come after
+//! what they answer is over.
+
+use model::state::{ConnState, DiskState};
+use model::time::Duration;
+use replicator::{Command, CommandResult, VolIdx};
+
+use super::healing::{both_again, outcome, peer_missed, target_finishes, write};
+use crate::hooks::Blocked;
+use crate::scenario::{fresh_pair, net};
+use crate::world::{SimOp, World};
+
+const SECTORS: u64 = 4_000;
+const VOL: VolIdx = VolIdx(0);
+const TEAR_OFF: Command = Command::Detach { vol: VOL, force: true };
+const PROMOTE: Command = Command::Primary { force: false };
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// Two pasts, and nobody has said which counts.
+fn nothing_is_overwritten(w: &mut World) {
+    w.run_for(Duration::from_secs(20));
+    let resyncs = (0..2).any(|n| w.state(n).0 > ConnState::Connected);
+    assert!(!w.in_sync() && !resyncs, "{:?} {:?}", w.state(0), w.state(1));
+}
+
+/// Not the core: what waited on a stopped socket stayed behind when another one was stopped instead, and later packets
+/// overtook it. Nodes missed state packets that TCP would have brought.
+#[test]
+fn a_stream_has_no_holes() {
+    let mut w = fresh_pair(700, SECTORS);
+    w.block(0, Blocked::Data);
+    w.request(0, SimOp::Write { sector: 64, count: 8, fua: false });
+    w.run_for(ms(10));
+    assert_eq!(w.nodes[1].disk.read(64), 0);
+    w.block(0, Blocked::Meta);
+    w.run_for(ms(10));
+    assert_ne!(w.nodes[1].disk.read(64), 0);
+    w.block(0, Blocked::No);
+    both_again(&mut w);
+}
+
+/// Not the core: the target had finished, its source died without hearing of it, and what the source had answered alone
+/// before the resync counted as overwritten when the other one went on.
+#[test]
+fn a_finished_target_goes_on_for_a_source_that_did_not_hear() {
+    let mut w = fresh_pair(701, SECTORS);
+    peer_missed(&mut w, 3);
+    target_finishes(&mut w);
+    w.crash(0, false);
+    w.run_for(Duration::from_secs(3));
+    assert_eq!(w.command_and_wait(1, PROMOTE), CommandResult::Ok);
+    write(&mut w, 1, 640);
+    w.start(0);
+    w.connect(0, &net());
+    both_again(&mut w);
+}
+
+/// Not the core: the peer lost its cache, and the own disk went before anybody knew. What is left is what was flushed, as
+/// after a loss of power on both nodes.
+#[test]
+fn both_copies_fail_at_once() {
+    for seed in 710..720 {
+        let mut w = fresh_pair(seed, SECTORS);
+        write(&mut w, 0, 64);
+        for i in 0..20 {
+            outcome(&mut w, 0, SimOp::Write { sector: 128 + 8 * i, count: 8, fua: false });
+        }
+        w.crash(1, true);
+        w.command(0, TEAR_OFF);
+        w.start(1);
+        w.connect(1, &net());
+        w.run_for(Duration::from_secs(10));
+        assert_eq!(w.state(0), (ConnState::Connected, DiskState::Diskless));
+        outcome(&mut w, 0, SimOp::Read { sector: 64, count: 300 });
+        both_again(&mut w);
+    }
+}
+
+/// Not the core: a Primary that was served by its peer took up its own disk again, after the peer had been promoted behind
+/// its back. Both were held to what either wrote.
+#[test]
+fn a_primary_takes_up_its_own_disk_beside_another_primary() {
+    let mut w = fresh_pair(702, SECTORS);
+    w.run_for(ms(100));
+    w.freeze(0, ms(500));
+    w.command(0, TEAR_OFF);
+    assert_eq!(w.state(0).1, DiskState::Diskless);
+    w.request(0, SimOp::Write { sector: 64, count: 8, fua: false });
+    w.run_for(ms(1));
+    w.reset();
+    w.run_for(ms(50));
+    w.attach(0);
+    assert_eq!(w.command_and_wait(1, PROMOTE), CommandResult::Ok);
+    w.cut(true);
+    w.run_for(Duration::from_secs(2));
+    assert_eq!(w.state(0).1, DiskState::UpToDate, "its clients have had no answer from the peer alone");
+    write(&mut w, 0, 128);
+    outcome(&mut w, 1, SimOp::Read { sector: 64, count: 100 });
+    write(&mut w, 1, 192);
+    outcome(&mut w, 0, SimOp::Read { sector: 64, count: 200 });
+    w.cut(false);
+    for n in 0..2 {
+        w.connect(n, &net());
+    }
+    nothing_is_overwritten(&mut w);
+}
