@@ -130,8 +130,9 @@ impl Resource {
         let u = self.vols[v].uuids();
         let lost_target =
             left_source && (new.conn < ConnState::Connected || new.pdsk < DiskState::Inconsistent);
+        let a_primary = new.role == Role::Primary || new.peer == Role::Primary;
         let target_may_be_done = lost_target
-            && new.role == Role::Primary
+            && a_primary
             && (target_is_done
                 || run.all_acked && u.end_of_sync_unknown()
                 || !run.target_began && u.syncs_own_generation());
@@ -149,7 +150,6 @@ impl Resource {
             || matches!(new.pdsk, DiskState::DUnknown | DiskState::Outdated);
         let found_bad = old.pdsk == DiskState::DUnknown
             && matches!(new.pdsk, DiskState::Diskless | DiskState::Failed | DiskState::Outdated);
-        let a_primary = new.role == Role::Primary || new.peer == Role::Primary;
         let lost_contact = (had_data && has_none || found_bad) && a_primary;
         let diskless_promoted =
             new.pdsk < DiskState::Inconsistent && old.peer != Role::Primary && new.peer == Role::Primary;

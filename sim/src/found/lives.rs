@@ -107,3 +107,22 @@ fn a_primary_takes_up_its_own_disk_beside_another_primary() {
     }
     nothing_is_overwritten(&mut w);
 }
+
+/// The peer was source of a full sync to this copy, which had not begun, when this disk went. It took the clients' writes
+/// in the generation that both disks had, and the Primary took its old disk back as if it had seen nothing newer.
+#[test]
+fn a_diskless_primary_and_an_invalidate_that_did_not_begin() {
+    let mut w = fresh_pair(703, SECTORS);
+    w.block(0, Blocked::Data);
+    w.command(1, Command::InvalidateRemote(VOL));
+    w.command(0, TEAR_OFF);
+    assert!(w.run_until(ms(100), |w| w.state(1).0 == ConnState::SyncSource));
+    w.block(0, Blocked::No);
+    w.run_for(ms(100));
+    write(&mut w, 0, 64);
+    w.command_and_wait(0, Command::Disconnect { force: true });
+    w.attach(0);
+    w.run_for(ms(100));
+    assert_eq!(w.state(0).1, DiskState::Diskless, "the old disk lacks what the peer has");
+    both_again(&mut w);
+}
