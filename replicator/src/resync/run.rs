@@ -9,6 +9,7 @@ use model::units::SectorRange;
 use super::progress::Progress;
 use super::rate::RateController;
 use crate::bitmap::exchange::BitmapReceiver;
+use crate::meta::uuids::Uuids;
 use crate::requests::table::Table;
 use crate::wire::BlockId;
 
@@ -68,6 +69,9 @@ pub(crate) struct ResyncRun {
     pub incomplete: bool,
     /// Source: the peer says it is done.
     pub peer_done: bool,
+    /// Target: the generations of the source when it sent P_SYNC_UUID. One that it begins afterwards (it goes on alone
+    /// because this disk is about to go) is not what this run brings.
+    pub source_uuids: Option<Uuids>,
     /// P_SYNC_UUID that came before this node was ready for it.
     pub early_sync_uuid: Option<DataUuid>,
     pub receiver: Option<BitmapReceiver>,
@@ -110,6 +114,7 @@ impl Default for ResyncRun {
             target_began: false,
             incomplete: false,
             peer_done: false,
+            source_uuids: None,
             early_sync_uuid: None,
             receiver: None,
             bitmap_due: false,

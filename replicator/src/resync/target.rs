@@ -31,13 +31,15 @@ impl Resource {
     /// The bitmap exchange is over (or was not needed): the source's P_SYNC_UUID comes next.
     pub(crate) fn wait_for_sync_uuid(&mut self, v: usize, out: &mut Actions) {
         let _ = self.change_volume(v, StateChange::NONE.conn(ConnState::WFSyncUUID), Kind::Soft, out);
-        if let Some(uuid) = self.vols[v].resync.early_sync_uuid.take() {
-            self.receive_sync_uuid(v, uuid, out);
+        let waits = self.vols[v].state.conn == ConnState::WFSyncUUID;
+        if waits && let Some(uuid) = self.vols[v].resync.early_sync_uuid.take() {
+            self.begin_as_target(v, uuid, out);
         }
     }
 
-    /// P_SYNC_UUID: from here on this copy is the target's.
+    /// P_SYNC_UUID.
     pub(crate) fn receive_sync_uuid(&mut self, v: usize, uuid: DataUuid, out: &mut Actions) {
+        let source = self.vols[v].peer_uuids.map(|p| p.set);
         if !matches!(self.vols[v].state.conn, ConnState::WFSyncUUID | ConnState::Behind) {
             // The exchange of bitmaps, or the answer to an invalidate, is still on its way on the other socket.
             // Otherwise it belongs to a resync that ended before it began.
@@ -45,6 +47,7 @@ impl Resource {
                 || self.asks_for_full_sync(v);
             if expected {
                 self.vols[v].resync.early_sync_uuid = Some(uuid);
+                self.vols[v].resync.source_uuids = source;
             }
             return;
         }
@@ -56,6 +59,12 @@ impl Resource {
         }
         // A source that has ended a run sends nothing for it any more, and this is a packet of the next one.
         self.vols[v].resync.forget_unanswered();
+        self.vols[v].resync.source_uuids = source;
+        self.begin_as_target(v, uuid, out);
+    }
+
+    /// From here on this copy is the target's.
+    fn begin_as_target(&mut self, v: usize, uuid: DataUuid, out: &mut Actions) {
         let primary = self.vols[v].state.role == Role::Primary;
         let Some(disk) = self.vols[v].disk.as_mut() else { return };
         disk.sb.uuids.begin_sync_target(uuid, primary);
@@ -451,17 +460,21 @@ impl Resource {
             out.log(LogLevel::Error, at, format!("            {failed} failed blocks"));
         } else {
             let primary = vol.state.role == Role::Primary;
-            let peer = vol.peer_uuids.map(|p| p.set);
+            let source = vol.resync.source_uuids;
+            let went_on =
+                target && source.zip(vol.peer_uuids).is_some_and(|(s, p)| s.current != p.set.current);
             let disk = vol.disk.as_mut().expect("a resync needs a disk");
-            match peer {
-                Some(peer) if target => disk.sb.uuids.end_sync_target(&peer, primary),
+            match source {
+                Some(source) if target => disk.sb.uuids.end_sync_target(&source, primary),
                 _ => disk.sb.uuids.end_sync_source(),
             }
             disk.md.mark_dirty();
             // A crash must not find the end of the resync next to bits from before it.
             disk.md.sb_after_pages = true;
             out.log(LogLevel::Info, at, format!("updated UUIDs {}", uuid_line(&disk.sb.uuids)));
-            self.peer_has_own_generations(v);
+            if !went_on {
+                self.peer_has_own_generations(v);
+            }
         }
         self.write_bitmap_dirty(v, out);
         let good = if failed > 0 { DiskState::Inconsistent } else { DiskState::UpToDate };
@@ -480,6 +493,7 @@ impl Resource {
         run.wanted = None;
         run.may_request = false;
         run.early_sync_uuid = None;
+        run.source_uuids = None;
         run.receiver = None;
         run.bitmap_due = false;
         run.in_flight_sectors = 0;

@@ -218,7 +218,10 @@ impl Resource {
         let Some(peer) = vol.peer_uuids.filter(|_| serves) else { return };
         let own = vol.uuids().current;
         // A copy that was not good did not serve clients anyway; the peer did.
-        let went_on = peer.set.bitmap.same_as(own) && !own.is_zero();
+        // Behind that of a resync in the bitmap slot it is found in the history.
+        let before = [peer.set.bitmap, peer.set.history[0]];
+        let went_on =
+            !own.is_zero() && !peer.set.current.same_as(own) && before.into_iter().any(|u| u.same_as(own));
         if went_on || old < DiskState::UpToDate {
             vol.exposed.shows_peer(peer.set.current);
         }

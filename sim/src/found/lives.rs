@@ -12,6 +12,7 @@ use crate::world::{SimOp, World};
 
 const SECTORS: u64 = 4_000;
 const VOL: VolIdx = VolIdx(0);
+const DETACH: Command = Command::Detach { vol: VOL, force: false };
 const TEAR_OFF: Command = Command::Detach { vol: VOL, force: true };
 const PROMOTE: Command = Command::Primary { force: false };
 
@@ -125,4 +126,30 @@ fn a_diskless_primary_and_an_invalidate_that_did_not_begin() {
     w.run_for(ms(100));
     assert_eq!(w.state(0).1, DiskState::Diskless, "the old disk lacks what the peer has");
     both_again(&mut w);
+}
+
+/// The target of a resync asked to detach. The source agreed and went on in a new generation, and the target, which had
+/// written its last block, finished before the answer came: in the source's new generation, of which it had nothing.
+#[test]
+fn a_target_finishes_in_the_generation_of_its_resync() {
+    let mut w = fresh_pair(704, SECTORS);
+    peer_missed(&mut w, 3);
+    assert!(w.run_until(Duration::from_secs(10), |w| w.state(1).0 == ConnState::SyncTarget));
+    // Neither the last ping's answer nor that to the question arrives.
+    w.block(0, Blocked::Meta);
+    w.run_for(ms(30));
+    assert_eq!(w.state(1).0, ConnState::SyncTarget);
+    w.command(1, DETACH);
+    assert!(w.run_until(ms(100), |w| w.state(0).0 == ConnState::Connected));
+    write(&mut w, 0, 640);
+    w.block(0, Blocked::No);
+    assert!(w.run_until(ms(100), |w| w.state(1).1 == DiskState::Diskless));
+    w.crash(0, false);
+    w.run_for(Duration::from_secs(3));
+    w.attach(1);
+    assert_eq!(w.command_and_wait(1, PROMOTE), CommandResult::Ok);
+    write(&mut w, 1, 64);
+    w.start(0);
+    w.connect(0, &net());
+    nothing_is_overwritten(&mut w);
 }
