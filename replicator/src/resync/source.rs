@@ -167,9 +167,13 @@ impl Resource {
         self.vols[v].pump = true;
     }
 
-    /// The target wrote a resync block: both copies are equal there.
+    /// The target wrote a resync block: both copies are equal there. Of a run that was given up it says nothing: a disk
+    /// may have been attached since, or the block written to.
     pub(crate) fn resync_block_acked(&mut self, v: usize, range: SectorRange, out: &mut Actions) {
         let vol = &mut self.vols[v];
+        if !matches!(vol.state.conn, ConnState::SyncSource | ConnState::PausedSyncS) {
+            return;
+        }
         vol.set_in_sync(range);
         vol.resync.all_acked |= vol.bitmap.count() <= vol.resync.failed_bits;
         self.finish_leftovers(v, out);

@@ -6,7 +6,7 @@ use model::time::Duration;
 use replicator::{Command, CommandResult, VolIdx};
 
 use super::healing::{both_again, outcome, peer_missed, target_finishes, write};
-use crate::hooks::Blocked;
+use crate::hooks::{Blocked, DiskOp};
 use crate::scenario::{fresh_pair, net};
 use crate::world::{SimOp, World};
 
@@ -152,4 +152,22 @@ fn a_target_finishes_in_the_generation_of_its_resync() {
     w.start(0);
     w.connect(0, &net());
     nothing_is_overwritten(&mut w);
+}
+
+/// The target had written a resync block and told so, but its word was slow. Meanwhile a write to that block failed on the
+/// source's disk, which was attached again with the block marked; the word cleared the mark.
+#[test]
+fn a_late_word_of_an_earlier_resync_clears_nothing() {
+    let mut w = fresh_pair(705, SECTORS);
+    peer_missed(&mut w, 3);
+    assert!(w.run_until(Duration::from_secs(10), |w| w.state(1).0 == ConnState::SyncTarget));
+    w.block(1, Blocked::Meta);
+    w.run_for(ms(30));
+    w.hooks.break_disk(0, DiskOp::Write, 64, 8);
+    w.request(0, SimOp::Write { sector: 64, count: 8, fua: false });
+    assert!(w.run_until(ms(100), |w| w.nodes[0].attached == 0));
+    w.hooks.mend_disks();
+    w.attach(0);
+    w.block(1, Blocked::No);
+    both_again(&mut w);
 }
