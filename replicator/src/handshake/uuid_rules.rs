@@ -103,8 +103,8 @@ pub fn compare(input: &Input) -> Comparison {
         Correction::PeerEndMissed => end_of_sync(&mut result.peer),
         Correction::OwnSyncUuidLost => undo_sync_uuid(&mut result.own, input.peer.current),
         Correction::PeerSyncUuidLost => undo_sync_uuid(&mut result.peer, input.own.current),
-        Correction::OwnEndMissedAlone => end_of_earlier_sync(&mut result.own),
-        Correction::PeerEndMissedAlone => end_of_earlier_sync(&mut result.peer),
+        Correction::OwnEndMissedAlone => end_of_earlier_sync(&mut result.own, input.peer.current),
+        Correction::PeerEndMissedAlone => end_of_earlier_sync(&mut result.peer, input.own.current),
     }
     result
 }
@@ -130,10 +130,14 @@ fn undo_sync_uuid(set: &mut UuidSet, base: DataUuid) {
     }
 }
 
-/// The source went on alone after a resync whose end it did not notice. What was current then is what the target has now,
-/// and what the bitmap describes the difference to.
-fn end_of_earlier_sync(set: &mut UuidSet) {
-    core::mem::swap(&mut set.bitmap, &mut set.history[0]);
+/// The source went on alone after a resync whose end it did not notice. What was current then (`base`) is what the target
+/// has now, and what the bitmap describes the difference to. It is the youngest of the history, if the source did not
+/// begin more generations than one.
+fn end_of_earlier_sync(set: &mut UuidSet, base: DataUuid) {
+    let older = set.history[usize::from(set.history[0].same_as(base))];
+    let base = if set.history[0].same_as(base) { set.history[0] } else { base.with_primary_bit(false) };
+    set.history = [set.bitmap, older];
+    set.bitmap = base;
 }
 
 #[derive(Clone, Copy)]
@@ -297,30 +301,36 @@ impl Facts {
         if self.input.agreed_version < 96 {
             self.o[C] == self.p[H1] && self.o[H1] == self.p[H2]
         } else {
-            self.p[H1..].contains(&self.o[C]) && successor(self.o[C]) == self.p[B]
+            let named = self.p[H1..].contains(&self.o[C]) || !self.o[B..].contains(&self.p[C]);
+            named && successor(self.o[C]) == self.p[B]
         }
     }
 
     /// This node started as source and rotated; its sync UUID never arrived there. In the specification the
-    /// base of the sync UUID is the youngest of the history; but if the source crashed and went on alone, it has moved on.
-    /// The bitmap has not: bits are cleared for a target only that has stored the sync UUID.
+    /// base of the sync UUID is the youngest of the history; but if the source crashed and went on alone, it has moved on,
+    /// and after some generations it is gone. The sync UUID tells by itself that it is the successor of that base.
+    /// The bitmap has not moved: bits are cleared for a target only that has stored the sync UUID.
     fn own_sync_uuid_lost(&self) -> bool {
         if self.input.agreed_version < 96 {
             self.o[H1] == self.p[C] && self.o[H2] == self.p[H1]
         } else {
-            self.o[H1..].contains(&self.p[C]) && successor(self.p[C]) == self.o[B]
+            let named = self.o[H1..].contains(&self.p[C]) || !self.p[B..].contains(&self.o[C]);
+            named && successor(self.p[C]) == self.o[B]
         }
     }
 
     /// The resync to this node ended without the peer's notice, and the peer went on alone from there.
     fn peer_end_missed_alone(&self) -> bool {
-        self.o[C] == self.p[H1] && self.p[B] != 0 && self.o[B..=H1] == [0, self.p[B]]
+        let named = self.o[C] == self.p[H1] || !self.o[B..].contains(&self.p[C]);
+        named && self.p[B] != 0 && self.o[B..=H1] == [0, self.p[B]]
     }
 
     /// The resync from this node ended without its notice, and it went on alone from there. Its bitmap has whatever the
-    /// target did not acknowledge, and everything since.
+    /// target did not acknowledge, and everything since. The sync UUID, which both have, tells so even when the generation
+    /// that the target has is no longer in the history here.
     fn own_end_missed_alone(&self) -> bool {
-        self.p[C] == self.o[H1] && self.o[B] != 0 && self.p[B..=H1] == [0, self.o[B]]
+        let named = self.p[C] == self.o[H1] || !self.p[B..].contains(&self.o[C]);
+        named && self.o[B] != 0 && self.p[B..=H1] == [0, self.o[B]]
     }
 }
 

@@ -1,14 +1,16 @@
 //! Where several failures meet, as in a whole life: a second one before the first is noticed, or answers that come after
 //! what they answer is over.
 
+use model::policy::OnIoError;
 use model::state::{ConnState, DiskState};
 use model::time::Duration;
-use replicator::{Command, CommandResult, VolIdx};
+use replicator::{Command, CommandResult, DiskConfig, VolIdx};
 
 use super::healing::{both_again, outcome, peer_missed, target_finishes, write};
 use crate::hooks::{Blocked, DiskOp};
-use crate::scenario::{fresh_pair, net};
+use crate::scenario::{fresh_pair, fresh_pair_with, net};
 use crate::world::{SimOp, World};
+use replicator::wire::Command as Wire;
 
 const SECTORS: u64 = 4_000;
 const VOL: VolIdx = VolIdx(0);
@@ -169,5 +171,29 @@ fn a_late_word_of_an_earlier_resync_clears_nothing() {
     w.hooks.mend_disks();
     w.attach(0);
     w.block(1, Blocked::No);
+    both_again(&mut w);
+}
+
+/// The sync UUID was lost, and forced promotions began so many generations that the target's was no longer in the history:
+/// two related copies were "unrelated", for good.
+#[test]
+fn a_lost_sync_uuid_is_known_after_generations() {
+    let disk = DiskConfig { on_io_error: OnIoError::PassOn, ..DiskConfig::default() };
+    let mut w = fresh_pair_with(706, SECTORS, disk);
+    w.hooks.keep(0, Wire::SyncUuid);
+    peer_missed(&mut w, 1);
+    assert!(w.run_until(Duration::from_secs(10), |w| w.state(0).0 == ConnState::SyncSource));
+    w.cut(true);
+    w.pass(0);
+    w.run_for(Duration::from_secs(20));
+    for _ in 0..3 {
+        w.hooks.break_disk(0, DiskOp::Read, 2_000, 8);
+        outcome(&mut w, 0, SimOp::Read { sector: 2_000, count: 8 });
+        assert_eq!(w.state(0).1, DiskState::Inconsistent);
+        w.hooks.mend_disks();
+        assert_eq!(w.command_and_wait(0, Command::Primary { force: true }), CommandResult::Ok);
+        write(&mut w, 0, 128);
+    }
+    w.cut(false);
     both_again(&mut w);
 }

@@ -117,6 +117,23 @@ fn a_source_that_went_on_alone_costs_no_full_sync() {
     check(input(missed, set(Y, 4096, X + OFF, X)), 80, 2);
 }
 
+/// Forced promotions, say: each begins a generation, and two of them fill the history.
+#[test]
+fn a_source_that_went_on_alone_for_generations_is_no_stranger() {
+    let (lost, target) = (set(4096, X + OFF, Y | 1, Z), set(X, 0, 8, 0));
+    let got = check(input(lost, target), 71, 1);
+    assert_eq!((got.own, got.peer), (set(4096, X, Y | 1, Z), target));
+    let got = check(input(target, lost), 51, -1);
+    assert_eq!((got.own, got.peer), (target, set(4096, X, Y | 1, Z)));
+    let (missed, finished) = (set(4096, X + OFF, Y | 1, Z), set(32, 0, X + OFF, X));
+    let got = check(input(missed, finished), 72, 1);
+    assert_eq!((got.own, got.peer), (set(4096, 32, X + OFF, Y | 1), finished));
+    let got = check(input(finished, missed), 52, -1);
+    assert_eq!((got.own, got.peer), (finished, set(4096, 32, X + OFF, Y | 1)));
+    // The other one went on too.
+    check(input(missed, set(64, 32, X + OFF, X)), 100, -100);
+}
+
 #[test]
 fn split_brain_and_strangers() {
     check(input(set(X, Z, 0, 0), set(Y, Z | 1, 0, 0)), 90, 100);
