@@ -158,6 +158,8 @@ pub(crate) struct Volume {
     /// Own generations as they were before this handshake corrected them. The peer of an established connection has
     /// not seen them yet: shown the corrected ones it would come to another decision.
     pub uncorrected_uuids: Option<Uuids>,
+    /// The own disk as it was shown when this handshake began.
+    pub shown_disk: DiskState,
     /// Own dirty bits as last sent in P_UUIDS; after-sb-0pri compares these.
     pub sent_dirty_bits: u64,
     pub crashed_primary: bool,
@@ -211,6 +213,7 @@ impl Volume {
             peer_capacity_sectors: 0,
             exposed: Exposed::default(),
             uncorrected_uuids: None,
+            shown_disk: DiskState::Diskless,
             sent_dirty_bits: 0,
             crashed_primary: false,
             attach_states: (DiskState::Diskless, DiskState::DUnknown),

@@ -95,6 +95,13 @@ impl Resource {
             self.lose_connection(ConnState::NetworkFailure, out);
             return;
         }
+        if own.conn < ConnState::Connected && own.disk != self.vols[v].shown_disk {
+            // The peer decides by what it was shown, and would come to another decision than this node.
+            let text = "The disk has changed in the middle of the handshake; connecting anew";
+            out.log(LogLevel::Error, at, text.into());
+            self.lose_connection(ConnState::NetworkFailure, out);
+            return;
+        }
         if p.consider_resync && !other_attach {
             self.vols[v].consider_resync = false;
             let decision = self.handshake_decision(v, &own, received, peer_disk, out);
