@@ -111,10 +111,10 @@ impl Truth {
 
     /// A node's own disk has gone, and its clients work on the peer's copy from now on. Both copies may have failed at
     /// once: the peer lost its cache, and this disk went before the loss of the peer made it the only good one. What is
-    /// left then is what flushes promise, and not less.
-    pub fn falls_back_on_peer(&mut self, n: usize, read: impl Fn(u64) -> u64) {
+    /// left then is what flushes promise, and not less. Where there are no clients the disk may yet come back, and count.
+    pub fn falls_back_on_peer(&mut self, n: usize, has_clients: bool, read: impl Fn(u64) -> u64) {
         let both_failed = self.cache_lost[1 - n] && self.since[n] == 0 && !self.split;
-        if self.protocol_c && !both_failed {
+        if self.protocol_c && !(both_failed && has_clients) {
             return;
         }
         if self.protocol_c {

@@ -51,7 +51,8 @@ impl World {
             if truth.home(n) == before {
                 continue;
             } else if before == n {
-                truth.falls_back_on_peer(n, |s| disk.read(s));
+                let has_clients = states[n].is_some_and(|s| s.role == Role::Primary);
+                truth.falls_back_on_peer(n, has_clients, |s| disk.read(s));
             } else if self.primary[usize::from(v)][n] && states[n].is_some_and(|s| alone(&s)) {
                 let other_is_primary = states[1 - n].is_some_and(|s| s.role == Role::Primary);
                 truth.takes_up_own_disk(n, other_is_primary, |s| disk.read(s));
