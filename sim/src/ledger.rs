@@ -141,6 +141,13 @@ impl Ledger {
         }
     }
 
+    /// Sectors that have to be looked at too, though nobody has written them here.
+    pub fn looks_at(&mut self, sectors: impl Iterator<Item = u64>) {
+        for s in sectors {
+            self.sectors.entry(s).or_insert_with(|| vec![UNTOUCHED]);
+        }
+    }
+
     /// From now on the truth is what this disk holds, and what may still be on its way there.
     pub fn rebase(&mut self, read: impl Fn(u64) -> u64) {
         let now = self.tick();

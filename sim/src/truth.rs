@@ -183,8 +183,10 @@ impl Truth {
     /// A copy was promoted without the other one; `read` gives what its disk holds.
     pub fn promoted_alone(&mut self, n: usize, read: impl Fn(u64) -> u64) {
         if self.split {
-            // A copy that was left behind (detached, say) has a past of its own.
-            let own = &self.ledgers[n];
+            // A copy that was left behind (detached, say) has a past of its own, and may have got something of the other's.
+            let [a, b] = &mut self.ledgers;
+            let (own, other) = if n == 0 { (a, b) } else { (b, a) };
+            own.looks_at(other.written());
             if !own.written().all(|s| own.allows(s, read(s))) {
                 self.ledgers[n].rebase(&read);
             }
