@@ -127,6 +127,7 @@ impl Resource {
             io_pending: 0,
             data_epoch: epoch,
             given_up_at: None,
+            was_good: false,
             md,
             epoch,
         });
@@ -277,9 +278,13 @@ impl Resource {
             return;
         }
         let dirty = vol.bitmap.dirty_page_count(crate::bitmap::DirtyKind::Any) > 0;
-        if dirty && !disk.md.failed {
-            self.write_bitmap_dirty(v, out);
-            return;
+        let given_up = disk.given_up_at.is_some();
+        match (dirty && !disk.md.failed, given_up, disk.was_good) {
+            (true, true, true) => return self.queue_dirty_pages(v, out),
+            // A cleared bit must not be on the disk before its block, and this disk is not asked to flush any more. The bits
+            // that stay set there cost a resync of a few blocks.
+            (true, true, false) | (false, ..) => {}
+            (true, false, _) => return self.write_bitmap_dirty(v, out),
         }
         self.detach_finished(v, out);
     }

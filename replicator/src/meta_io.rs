@@ -354,7 +354,8 @@ impl Resource {
         self.run_waiters(v, out);
     }
 
-    fn queue_dirty_pages(&mut self, v: usize, out: &mut Actions) {
+    /// The same without the flush.
+    pub(crate) fn queue_dirty_pages(&mut self, v: usize, out: &mut Actions) {
         let vol = &mut self.vols[v];
         let Some(disk) = vol.disk.as_mut() else { return };
         let mut pages = core::mem::take(&mut disk.md.scratch_pages);

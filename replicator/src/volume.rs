@@ -57,6 +57,8 @@ pub(crate) struct LocalDisk {
     pub data_epoch: u32,
     /// What was under way on it was given up; at this time the disk is, whatever its metadata writes do.
     pub given_up_at: Option<Instant>,
+    /// It was better than Inconsistent when it failed: its bitmap is as good as ever, whatever its cache loses.
+    pub was_good: bool,
     pub md: MetaIo,
     /// Which attach this is; metadata operations carry it.
     pub epoch: u32,

@@ -103,6 +103,11 @@ pub fn conclude(own: &VolumeState, received: &VolumeState, c: &Circumstances) ->
     {
         peer_disk = DiskState::UpToDate; // step 5
     }
+    if own.disk < DiskState::Negotiating && becomes_target(received.conn) {
+        // Until its resync begins it says Outdated, which would pass for UpToDate here, where there is no resync any more for
+        // lack of a disk. When it hears of that it will be Inconsistent.
+        peer_disk = peer_disk.min(DiskState::Inconsistent);
+    }
     Conclusion::Proceed(Proceed {
         peer_disk,
         was_negotiating: received.disk == DiskState::Negotiating,
@@ -144,6 +149,11 @@ fn i_am_source_for_stale_peer(own: &VolumeState) -> bool {
     matches!(own.pdsk, DiskState::Inconsistent | DiskState::Consistent)
         && own.conn > ConnState::Connected
         && own.disk == DiskState::UpToDate
+}
+
+fn becomes_target(conn: ConnState) -> bool {
+    use ConnState as C;
+    matches!(conn, C::StartingSyncT | C::WFBitMapT | C::WFSyncUUID | C::PausedSyncT)
 }
 
 fn next_conn(own: ConnState, received: ConnState) -> ConnState {
@@ -269,6 +279,21 @@ mod tests {
         assert_eq!(proceed(&own, &late, &CALM).peer_disk, D::UpToDate);
         let real = st(C::Connected, D::Inconsistent, D::UpToDate);
         assert_eq!(proceed(&own, &real, &CALM).peer_disk, D::Inconsistent);
+    }
+
+    #[test]
+    fn a_target_whose_source_has_lost_its_disk_is_not_up_to_date() {
+        for disk in [D::Diskless, D::Failed, D::Attaching] {
+            let own = st(C::Connected, disk, D::Inconsistent);
+            for conn in [C::StartingSyncT, C::WFBitMapT, C::WFSyncUUID, C::PausedSyncT] {
+                let p = proceed(&own, &st(conn, D::Outdated, D::UpToDate), &CALM);
+                assert_eq!((p.peer_disk, p.conn), (D::Inconsistent, C::Connected));
+            }
+            assert_eq!(
+                proceed(&own, &st(C::Connected, D::Outdated, D::UpToDate), &CALM).peer_disk,
+                D::Outdated
+            );
+        }
     }
 
     #[test]

@@ -193,6 +193,11 @@ impl Resource {
         if new.disk <= DiskState::Failed || new.pdsk <= DiskState::Failed {
             self.disk_went_while_asking(v);
         }
+        if new.disk == DiskState::Failed
+            && let Some(disk) = self.vols[v].disk.as_mut()
+        {
+            disk.was_good = old.disk > DiskState::Inconsistent;
+        }
         if forced_primary(&old, &new) {
             self.vols[v].consider_resync = true;
         }

@@ -112,8 +112,7 @@ pub(super) fn interrupt_detach() {
                 assert_eq!(answered_within(&mut w, id, secs(1)), OK, "it has what it wanted");
             }
             w.run_for(ms(100));
-            assert!(disk(&w, n) < DiskState::Inconsistent);
-            assert!(!gently_first || disk(&w, n) == DiskState::Diskless);
+            assert_eq!(disk(&w, n), DiskState::Diskless);
             assert_eq!(wait(&mut w, stuck).0, ClientResult::Ok, "served by the other copy");
             wrote(&mut w, 0, 128);
             w.hold_disk(n, false);

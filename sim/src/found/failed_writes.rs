@@ -3,8 +3,10 @@
 use std::boxed::Box;
 
 use model::policy::OnIoError;
-use model::state::DiskState;
+use model::state::{ConnState, DiskState};
+use model::time::Duration;
 use replicator::meta::superblock::MetaFlags;
+use replicator::wire::Command as Wire;
 use replicator::{ClientResult, ClientTag, Command, DiskConfig, VolIdx};
 
 use super::healing::both_again;
@@ -116,4 +118,35 @@ fn bits_left_beside_a_common_generation_are_brought_from_the_primary() {
     assert_eq!(uuids(&w, 0)[0].masked(), uuids(&w, 1)[0].masked());
     w.connect(1, &net());
     heals(&mut w);
+}
+
+/// The source of a full sync lost its disk before the sync began. A state of the target from before it heard of that said
+/// Outdated, which passes for UpToDate without a resync: a write was answered that only the copy had which was given up.
+#[test]
+fn a_write_that_only_an_invalidated_copy_has_is_not_answered() {
+    let mut refused = 0;
+    for k in 0..20 {
+        let mut w = pair(k);
+        assert_eq!(write(&mut w, 0, BLOCK, 8), ClientResult::Ok);
+        w.run_for(ms(100));
+        // It arrives when the target waits for its resync, and is answered by the target's state.
+        w.hooks.keep(0, Wire::State);
+        assert_eq!(w.command_and_wait(0, Command::PauseSync(VOL)), OK);
+        w.command(1, Command::Invalidate(VOL));
+        assert!(w.run_until(secs(1), |w| w.state(1).0 >= ConnState::StartingSyncT), "k = {k}");
+        w.run_for(Duration::from_micros(k * 50));
+        w.hooks.break_disk(0, DiskOp::Write, BLOCK, 8);
+        let tag = begin(&mut w);
+        assert!(w.run_until(secs(1), |w| disk(w, 0) < DiskState::Inconsistent));
+        w.pass(0);
+        refused += u64::from(wait(&mut w, tag).0 == ClientResult::IoError);
+        w.hooks.mend_disks();
+        w.run_for(secs(1));
+        w.attach(0);
+        assert_eq!(w.command_and_wait(0, Command::ResumeSync(VOL)), OK);
+        w.run_for(secs(5));
+        w.attach(0);
+        heals(&mut w);
+    }
+    assert_ne!(refused, 0, "it goes to the invalidated copy alone");
 }

@@ -224,3 +224,31 @@ fn a_disk_that_is_too_slow_is_given_up() {
     w.attach(0);
     heals(&mut w);
 }
+
+/// The peer's power fails, and the own disk is torn off before anybody knows: what was not flushed is gone from both, and
+/// no answer had promised more. Whatever was flushed is there.
+#[test]
+fn both_caches_are_lost_at_once() {
+    for seed in 0..40 {
+        let mut w = pair(seed);
+        put(&mut w, 8);
+        assert_eq!(wait_for_flush(&mut w), ClientResult::Ok);
+        let kept = w.nodes[1].disk.medium(64);
+        put(&mut w, 9);
+        put(&mut w, 10);
+        w.crash(1, true);
+        assert_eq!(w.command_and_wait(0, TEAR_OFF), OK);
+        w.run_for(secs(5));
+        w.start(1);
+        w.connect(1, &net());
+        w.run_for(secs(5));
+        assert_eq!(read(&mut w, 0, 64), Ok(kept));
+        w.attach(0);
+        heals(&mut w);
+    }
+}
+
+fn wait_for_flush(w: &mut World) -> ClientResult {
+    let tag = w.request(0, SimOp::Flush);
+    wait(w, tag).0
+}
