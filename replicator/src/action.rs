@@ -112,6 +112,13 @@ pub enum Action {
         /// Stable before completion.
         fua: bool,
     },
+    /// Look how large the disk of a volume is now; `Event::DiskMeasured` answers, in a later batch.
+    MeasureDisk {
+        /// Which volume.
+        vol: VolIdx,
+        /// Tells this disk from one attached later; comes back in the answer.
+        attach: u32,
+    },
     /// Append to a socket's stream: the bytes, then the payload if there is one (of which the driver keeps a
     /// reference of its own until sent).
     Send {

@@ -66,6 +66,8 @@ pub enum Command {
         /// Clear the bitmap too.
         clear_bitmap: bool,
     },
+    /// Adopt what both disks can hold, up to a limit.
+    Resize(VolIdx, crate::resize::ResizeWish),
     /// A resync-after dependency became unfulfilled (true) or fulfilled (false).
     SetAfterDependency(VolIdx, bool),
 }

@@ -140,7 +140,7 @@ impl Resource {
             disk.sb.flags = disk.sb.flags.with(MetaFlags::FULL_SYNC);
         }
         self.vols[v].size_at_attach_sectors = if la == 0 { size } else { la };
-        self.vols[v].grown_before_handshake = la != 0 && la < size;
+        self.vols[v].grown_before_handshake = flags.has(MetaFlags::GROWN) || la != 0 && la < size;
         if size != la {
             self.set_size(v, size, false, out);
         }
@@ -313,6 +313,7 @@ impl Resource {
         for slot in peers {
             self.peer.writes[slot].in_al = false;
         }
+        self.resize_lost_disk(v);
         let Some(disk) = self.vols[v].disk.take() else { return };
         for (_, then) in disk.md.waiters {
             match then {
@@ -327,6 +328,8 @@ impl Resource {
                 Then::RunHandler(run) => self.handler_may_start(run, out),
                 Then::RefuseWrite { slot, generation } => self.refuse_peer_write(slot, generation, out),
                 Then::FullSyncWritten(_)
+                | Then::MoveStored
+                | Then::Resized
                 | Then::SendSyncUuid { .. }
                 | Then::SendState { .. }
                 | Then::StartRequests { .. } => {}

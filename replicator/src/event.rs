@@ -168,6 +168,15 @@ pub enum Event<'a> {
         /// Its exit code; 0 also if it could not be started, or a signal ended it.
         exit_code: i32,
     },
+    /// The answer to `Action::MeasureDisk`.
+    DiskMeasured {
+        /// Which volume.
+        vol: VolIdx,
+        /// As in the action.
+        attach: u32,
+        /// What was found; None: the disk could not be looked at.
+        disk: Option<&'a crate::resize::MeasuredDisk>,
+    },
     /// The time of [`crate::Resource::deadline`] has come.
     Deadline,
 }

@@ -21,6 +21,8 @@ pub(crate) enum IoKind {
     RsFlush = 12,
     /// Flush before cleared bits of a sync target are written.
     BitmapFlush = 13,
+    /// Any block written while the metadata moves.
+    MoveBlock = 14,
 }
 
 impl IoKind {
@@ -39,6 +41,7 @@ impl IoKind {
             11 => IoKind::BitmapPage,
             12 => IoKind::RsFlush,
             13 => IoKind::BitmapFlush,
+            14 => IoKind::MoveBlock,
             _ => return None,
         })
     }

@@ -36,10 +36,12 @@ mod give_up;
 mod handlers;
 mod io_tag;
 mod meta_io;
+mod meta_move;
 mod peer_requests;
 mod planted;
 mod receive;
 mod requests;
+mod resize;
 mod resource;
 mod rng;
 mod status;
@@ -55,6 +57,7 @@ pub use event::{
 #[cfg(feature = "planted-bugs")]
 pub use planted::plant;
 pub use planted::{PLANTED_BUGS, Planted};
+pub use resize::{MeasuredDisk, ResizeWish};
 pub use resource::{Framing, Resource};
 pub use status::ExportState;
 pub use volume::AttachedDisk;

@@ -17,6 +17,7 @@ use crate::event::{HandlerRun, VolIdx};
 use crate::io_tag::{IoKind, flush_slot, pack};
 use crate::meta::superblock::MetaFlags;
 use crate::meta::uuids::Uuids;
+use crate::meta_move::Move;
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::timers::Timer;
@@ -58,6 +59,10 @@ pub(crate) enum Then {
         /// Tells it from a later one in its place.
         generation: u32,
     },
+    /// The metadata is at its new place.
+    MoveStored,
+    /// The new size is on disk.
+    Resized,
     /// The target may overwrite blocks in this run.
     StartRequests {
         /// The run.
@@ -106,6 +111,8 @@ pub(crate) struct MetaIo {
     /// A flush that changed pages wait for is under way.
     pub bitmap_flush: bool,
     pub transaction: Option<Transaction>,
+    /// The metadata is being moved to another place.
+    pub moving: Option<alloc::boxed::Box<Move>>,
     pub waiters: Vec<(WaitFor, Then)>,
     pub scratch_pages: Vec<u32>,
     pub scratch_extents: Vec<u32>,
@@ -133,7 +140,10 @@ impl MetaIo {
 
     /// Metadata writes that have not ended.
     pub(crate) fn is_idle(&self) -> bool {
-        self.sb_writing.is_none() && self.pages_in_flight.is_empty() && self.transaction.is_none()
+        self.sb_writing.is_none()
+            && self.pages_in_flight.is_empty()
+            && self.transaction.is_none()
+            && self.moving.is_none()
     }
 }
 
@@ -151,7 +161,8 @@ impl Resource {
             return;
         }
         let Some(disk) = vol.disk.as_mut() else { return };
-        let mut f = MetaFlags(disk.sb.flags.0 & (MetaFlags::FULL_SYNC.0 | MetaFlags::AL_DISABLED.0));
+        let kept = MetaFlags::FULL_SYNC.with(MetaFlags::AL_DISABLED).with(MetaFlags::GROWN);
+        let mut f = MetaFlags(disk.sb.flags.0 & kept.0);
         // Writes of a diskless Primary that were received are carried out even if it is gone by then.
         let unwritten = self.peer.writes.iter().any(|(_, w)| w.vol as usize == v && w.only_copy);
         let only_disk_of_primary = s.pdsk < DiskState::Inconsistent && s.peer == Role::Primary || unwritten;
@@ -203,6 +214,9 @@ impl Resource {
         let disk = self.vols[v].disk.as_mut().expect("checked by the caller");
         let md = &mut disk.md;
         if md.sb_writing.is_some() || md.sb_stable >= md.sb_wanted || md.failed {
+            return;
+        }
+        if md.moving.as_ref().is_some_and(|m| !m.stores()) {
             return;
         }
         if md.sb_after_pages && !md.pages_idle() {
@@ -291,6 +305,8 @@ impl Resource {
             }
             Then::RunHandler(run) => self.handler_may_start(run, out),
             Then::RefuseWrite { slot, generation } => self.refuse_peer_write(slot, generation, out),
+            Then::MoveStored => self.move_stored(v, out),
+            Then::Resized => self.resized(v, out),
             Then::StartRequests { generation } => self.start_requests(v, generation, out),
         }
     }
@@ -393,6 +409,9 @@ impl Resource {
                 md.page_queue.clear();
                 return;
             }
+            if md.moving.as_ref().is_some_and(|m| !m.drains()) {
+                return;
+            }
             if md.pages_in_flight.len() >= PAGES_IN_FLIGHT_MAX || blocked >= md.page_queue.len() {
                 return;
             }
@@ -435,6 +454,9 @@ impl Resource {
         let vol = &mut self.vols[v];
         let Some(disk) = vol.disk.as_mut() else { return };
         if disk.md.transaction.is_some() || !disk.al.has_staged() || disk.md.failed {
+            return;
+        }
+        if disk.md.moving.is_some() {
             return;
         }
         let mut block = alloc::boxed::Box::new([0u8; 4096]);
@@ -524,6 +546,7 @@ impl Resource {
                 let page = slot & 0xff_ffff;
                 md.pages_in_flight.retain(|p| *p != page);
             }
+            IoKind::MoveBlock => self.move_block_done(v),
             _ => {
                 let t = md.transaction.take().expect("one transaction at a time");
                 if ok {
@@ -546,6 +569,7 @@ impl Resource {
             self.pump_super_block(v, out);
         }
         self.run_waiters(v, out);
+        self.pump_move(v, out);
         if kind == IoKind::AlBlock {
             self.pump_waiting_al(v, out);
             self.vols[v].pump = true;
@@ -563,6 +587,7 @@ impl Resource {
             disk.md.page_queue.clear();
             // A block that still waits for the pages of evicted extents is not going to be written, nor waited for.
             disk.md.transaction = disk.md.transaction.take().filter(|t| t.block_submitted);
+            disk.md.moving = None;
         }
         out.log(LogLevel::Error, Some(VolIdx(v as u8)), text.into());
         self.vols[v].last_error = Some(text.into());

@@ -137,6 +137,7 @@ impl Resource {
             Event::BadFrame { sock, error } => self.bad_frame(sock, &error, out),
             Event::Sent { sock, total_bytes } => self.bytes_sent(sock, total_bytes, out),
             Event::HandlerDone { run, exit_code } => self.handler_done(run, exit_code, out),
+            Event::DiskMeasured { vol, attach, disk } => self.disk_measured(vol, attach, disk, out),
             Event::Deadline => self.run_timers(out),
         }
     }
@@ -175,6 +176,7 @@ impl Resource {
             }
             if core::mem::take(&mut self.something_changed) {
                 self.state_changes += 1;
+                self.drive_resizes(out);
                 self.drive_commands(out);
                 again = true;
             }
@@ -203,6 +205,8 @@ impl Resource {
         match (self.conn.phase, which) {
             (Phase::Features, Sock::Data) => Some(initial),
             (Phase::Challenge | Phase::Response, Sock::Data) => Some(hundred),
+            // What comes behind the announcement of a new size may be meant for the new part.
+            (Phase::Established, Sock::Data) if self.vols.iter().any(|v| v.resizing.is_some()) => None,
             (Phase::Established, _) => Some(hundred),
             _ => None,
         }
@@ -329,6 +333,7 @@ impl Resource {
                 Timer::DiskTimeout => self.disk_timeout_timer(out),
                 Timer::GivenUp => self.given_up_timer(out),
                 Timer::Throttle => self.pump_all = true,
+                Timer::Resize => self.resize_timer(out),
             }
         }
     }

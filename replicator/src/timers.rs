@@ -42,9 +42,11 @@ pub(crate) enum Timer {
     GivenUp,
     /// Resync reads that stepped back for application I/O are looked at again.
     Throttle,
+    /// A resync did not end for a peer that resizes.
+    Resize,
 }
 
-const COUNT: usize = Timer::Throttle as usize + 1;
+const COUNT: usize = Timer::Resize as usize + 1;
 
 const ALL: [Timer; COUNT] = [
     Timer::Connect,
@@ -65,6 +67,7 @@ const ALL: [Timer; COUNT] = [
     Timer::DiskTimeout,
     Timer::GivenUp,
     Timer::Throttle,
+    Timer::Resize,
 ];
 
 /// Deadlines by timer.

@@ -153,6 +153,11 @@ pub(crate) struct Volume {
     pub size_at_attach_sectors: u64,
     /// Since the last handshake one of the copies has grown: what their new parts hold is to be made the same.
     pub grown_before_handshake: bool,
+    /// A resize under way; its command finds the result here when it is over.
+    pub resizing: Option<crate::resize::Resizing>,
+    pub resize_result: Option<crate::command::CommandResult>,
+    /// This node has grown by command, and the peer has not said that it follows.
+    pub growth_announced: bool,
     /// Capacity of the peer's disk as announced, 0: unknown or none.
     pub peer_capacity_sectors: u64,
     /// Generation of the data that clients see or saw.
@@ -212,6 +217,9 @@ impl Volume {
             peer_uuids: None,
             size_at_attach_sectors: 0,
             grown_before_handshake: false,
+            resizing: None,
+            resize_result: None,
+            growth_announced: false,
             peer_capacity_sectors: 0,
             exposed: Exposed::default(),
             uncorrected_uuids: None,

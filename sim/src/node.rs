@@ -9,7 +9,7 @@ use replicator::activity_log::replay::replay;
 use replicator::activity_log::transaction::{AlRing, encode_initialized};
 use replicator::meta::layout::{Layout, MetaKind};
 use replicator::meta::superblock::{MetaFlags, SuperBlock};
-use replicator::{Actions, AttachedDisk, Config, DiskConfig, Resource, VolIdx, VolumeConfig};
+use replicator::{Actions, AttachedDisk, Config, DiskConfig, MeasuredDisk, Resource, VolIdx, VolumeConfig};
 
 use crate::disk::Disk;
 
@@ -53,8 +53,10 @@ pub struct Node {
     pub out: Actions,
     /// Backing disk; outlives the process.
     pub disk: Disk,
-    /// Where its metadata is.
+    /// Where its metadata is, as far as is known outside the core: what the last attach found.
     pub layout: Layout,
+    /// Sectors of the backing device if the metadata is at its end; addresses of metadata are apart all the same.
+    internal: Option<u64>,
     /// Buffers of the process.
     pub buffers: BTreeMap<u32, Buffer>,
     next_buffer: u32,
@@ -117,6 +119,7 @@ impl Node {
             out,
             disk,
             layout,
+            internal: None,
             buffers: BTreeMap::new(),
             next_buffer: 1,
             incarnation: 0,
@@ -131,6 +134,60 @@ impl Node {
             volumes,
             on_no_data: OnNoData::IoError,
         }
+    }
+
+    /// Fresh metadata at the end of the device, which gets as large as that takes.
+    pub fn make_internal(&mut self) {
+        let ring = AlRing::DEFAULT;
+        let wanted = self.disk.sectors;
+        let fits =
+            |b: &u64| Layout::new(MetaKind::Internal, *b, ring).is_ok_and(|l| l.usable_sectors(*b) >= wanted);
+        let backing = (wanted..).find(fits).expect("there is room for metadata");
+        self.layout = Layout::new(MetaKind::Internal, backing, ring).expect("just tried");
+        self.internal = Some(backing);
+        self.disk.sectors = self.layout.usable_sectors(backing);
+        let mut block = [0u8; 4096];
+        for v in (0..self.volumes).map(VolIdx) {
+            for i in 0..self.layout.ring().blocks() {
+                encode_initialized(&mut block);
+                self.disk.write_md(place(v, self.layout.al_block_sector(i)), &block, true);
+            }
+            SuperBlock::just_created(&self.layout, 0).encode(&mut block);
+            self.disk.write_md(place(v, self.layout.superblock_sector()), &block, true);
+        }
+    }
+
+    /// The backing device becomes larger.
+    pub fn grow(&mut self, by_sectors: u64) {
+        // Whoever enlarges it a second time has seen where the metadata was after the first.
+        self.layout = self.found_layout(VolIdx(0));
+        match self.internal.as_mut() {
+            Some(backing) => {
+                *backing += by_sectors;
+                self.disk.sectors = self.measured().capacity_sectors.max(self.disk.sectors);
+            }
+            None => self.disk.sectors += by_sectors,
+        }
+    }
+
+    /// What a look at the device finds now.
+    pub fn measured(&self) -> MeasuredDisk {
+        match self.internal {
+            Some(backing) => {
+                let layout =
+                    Layout::new(MetaKind::Internal, backing, self.layout.ring()).expect("it has grown");
+                MeasuredDisk { capacity_sectors: layout.usable_sectors(backing), layout }
+            }
+            None => MeasuredDisk { capacity_sectors: self.disk.sectors, layout: self.layout },
+        }
+    }
+
+    /// At the end of the device as it is, or where it was last.
+    fn found_layout(&self, vol: VolIdx) -> Layout {
+        let now = self.measured().layout;
+        let raw = self.disk.read_md(place(vol, now.superblock_sector()), 8);
+        let there = SuperBlock::decode(&raw.try_into().expect("eight sectors")).is_ok();
+        if there { now } else { self.layout }
     }
 
     /// Makes the metadata say that this copy is good and the same as any other with this generation.
@@ -191,30 +248,59 @@ impl Node {
 
     /// What `apply-al` and reading the metadata give an attach.
     pub fn load(&mut self, vol: VolIdx) -> AttachedDisk {
+        self.layout = self.found_layout(vol);
         let raw = self.disk.read_md(place(vol, self.layout.superblock_sector()), 8);
         let raw: [u8; 4096] = raw.try_into().expect("eight sectors");
         let mut sb = SuperBlock::decode(&raw).expect("the super block always decodes");
-        let pages = self.disk.sectors.div_ceil(8).div_ceil(32768);
+        let pages = sb.la_size_sectors.max(self.disk.sectors).div_ceil(8).div_ceil(32768);
+        let pages = pages.min(self.layout.bitmap_area_sectors() / 8);
         let mut bitmap = self.disk.read_md(place(vol, self.layout.bitmap_sector()), pages * 8);
         if sb.unclean_magic || !sb.flags.has(MetaFlags::AL_CLEAN) {
             self.apply_al(vol, &mut sb, &mut bitmap);
         }
+        self.move_metadata(vol, &mut sb, &bitmap);
         let words =
             bitmap.chunks(8).map(|c| u64::from_le_bytes(c.try_into().expect("whole words"))).collect();
         AttachedDisk {
             super_block: sb,
             layout: self.layout,
-            capacity_sectors: self.disk.sectors,
+            capacity_sectors: self.measured().capacity_sectors,
             bitmap_words: words,
             config: self.disk_config.clone(),
             max_bio_bytes: 1 << 20,
         }
     }
 
+    /// What `check-resize` does after the device has grown.
+    fn move_metadata(&mut self, vol: VolIdx, sb: &mut SuperBlock, bitmap: &[u8]) {
+        let (old, new) = (self.layout, self.measured().layout);
+        if old == new {
+            return;
+        }
+        sb.md_size_sectors = new.md_size_sectors();
+        sb.al_offset_sectors = new.al_offset_sectors();
+        sb.bm_offset_sectors = new.bm_offset_sectors();
+        let mut block = [0u8; 4096];
+        self.disk.write_md(place(vol, old.superblock_sector()), &block, true);
+        self.disk.write_md(place(vol, new.bitmap_sector()), bitmap, true);
+        encode_initialized(&mut block);
+        for i in 0..new.ring().blocks() {
+            self.disk.write_md(place(vol, new.al_block_sector(i)), &block, true);
+        }
+        sb.encode(&mut block);
+        self.disk.write_md(place(vol, new.superblock_sector()), &block, true);
+        self.layout = new;
+    }
+
     fn apply_al(&mut self, vol: VolIdx, sb: &mut SuperBlock, bitmap: &mut [u8]) {
         let ring = self.layout.ring();
         let area = self.disk.read_md(place(vol, self.layout.al_sector()), u64::from(ring.blocks()) * 8);
-        let al = replay(ring, &area).expect("the activity log always replays");
+        // The ring of metadata that was being moved need not be one; everything is synced then.
+        let moving = sb.flags.has(MetaFlags::FULL_SYNC) && sb.flags.has(MetaFlags::AL_DISABLED);
+        let al = match replay(ring, &area) {
+            Err(_) if moving => Default::default(),
+            al => al.expect("the activity log always replays"),
+        };
         if sb.flags.has(MetaFlags::PRIMARY_IND) {
             for extent in &al.hot {
                 let first = *extent as usize * 128;

@@ -63,6 +63,8 @@ tally! {
     metadata_errors "metadata errors"
     /// Writes torn by a crash.
     torn_writes "torn writes"
+    /// Backing disks that grew.
+    grown "grown disks"
     /// Resyncs that began.
     resyncs "resyncs"
     /// Times both copies went on alone.

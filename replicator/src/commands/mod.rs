@@ -21,6 +21,7 @@ use crate::command::{Command, CommandId, CommandResult};
 use crate::connection::Phase;
 use crate::event::VolIdx;
 use crate::meta_io::{FullSyncStep, Then};
+use crate::resize::ResizeWish;
 use crate::resource::Resource;
 use crate::state::{Kind, evaluate, log_line, needs_peer, translate};
 use crate::timers::Timer;
@@ -64,6 +65,11 @@ enum Work {
     },
     Disconnect {
         wish: Farewell,
+    },
+    Resize {
+        vol: usize,
+        wish: ResizeWish,
+        begun: bool,
     },
     /// A change of one volume that is done when it is applied.
     Change {
@@ -229,6 +235,9 @@ impl Resource {
             Command::Detach { vol, .. } => {
                 return Some(Work::Detach { vol: vol.0 as usize, requested: false });
             }
+            Command::Resize(vol, wish) => {
+                return Some(Work::Resize { vol: vol.0 as usize, wish, begun: false });
+            }
             Command::Connect(net) => self.connect_command(*net, out),
             Command::NetOptions(net) => self.net_options(*net, out),
             Command::DiskOptions(vol, cfg) => self.disk_options(vol.0 as usize, *cfg, out),
@@ -342,6 +351,22 @@ impl Resource {
                         Attempt::Asked
                     }
                     other => other,
+                }
+            }
+            Work::Resize { vol, begun: true, .. } => match self.vols[*vol].resize_result.take() {
+                Some(result) => Attempt::Done(result),
+                None => Attempt::Later,
+            },
+            Work::Resize { vol, wish, begun } => {
+                let v = *vol;
+                match self.begin_resize(v, *wish, out) {
+                    None => Attempt::Later,
+                    Some(Err(e)) => Attempt::Done(CommandResult::Config(e)),
+                    Some(Ok(())) => {
+                        *begun = true;
+                        self.vols[v].resize_result = None;
+                        Attempt::Later
+                    }
                 }
             }
             Work::Promote { .. } => self.attempt_promote(active, out),

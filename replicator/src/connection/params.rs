@@ -9,6 +9,7 @@ use model::state_word::StateChange;
 use super::Phase;
 use crate::action::{Actions, LogLevel};
 use crate::event::VolIdx;
+use crate::meta::superblock::MetaFlags;
 use crate::resource::Resource;
 use crate::state::Kind;
 use crate::timers::Timer;
@@ -20,6 +21,10 @@ impl Resource {
     pub(crate) fn begin_params(&mut self, out: &mut Actions) {
         if self.conn.meta.is_none() {
             self.handshake_retry("the peer closed the connection in the handshake", out);
+            return;
+        }
+        if self.vols.iter().any(|v| v.resizing.is_some()) {
+            self.handshake_retry("this node is just adopting a new size", out);
             return;
         }
         self.timers.stop(Timer::Handshake);
@@ -35,7 +40,8 @@ impl Resource {
             self.vols[v].shown_disk = self.vols[v].state.disk;
             self.vols[v].attach_numbers.peer = 0;
             self.send_sync_param(v, out);
-            self.vols[v].grown_before_handshake = false;
+            let disk = self.vols[v].disk.as_ref();
+            self.vols[v].grown_before_handshake = disk.is_some_and(|d| d.sb.flags.has(MetaFlags::GROWN));
             let current = self.vols[v].size_sectors;
             self.send_sizes(v, DdsFlags::NONE, current, out);
             if self.vols[v].state.disk >= DiskState::Negotiating {

@@ -8,6 +8,7 @@ use model::units::{MAX_BIO_BYTES, MAX_DEVICE_SECTORS, bits_of};
 
 use crate::action::{Action, Actions, LogLevel};
 use crate::event::VolIdx;
+use crate::meta::superblock::MetaFlags;
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::wire::{DdsFlags, Features, Packet, QueueLimits, Sizes, Sock};
@@ -34,6 +35,8 @@ impl Resource {
             discard_zeroes_data: false,
             write_same_capable: false,
         };
+        let grown = disk.is_some_and(|d| d.sb.flags.has(MetaFlags::GROWN)) && self.conn.peer_is_lockstep();
+        let dds_flags = if grown { DdsFlags(dds_flags.0 | DdsFlags::GROWN.0) } else { dds_flags };
         let p = Sizes {
             d_size_sectors: disk.map_or(0, |d| d.capacity_sectors),
             u_size_sectors: disk.map_or(0, |d| d.cfg.size_sectors),
@@ -49,6 +52,9 @@ impl Resource {
 
     // spec: drbd-wire 3.6
     pub(crate) fn receive_sizes(&mut self, v: usize, p: &Sizes, out: &mut Actions) {
+        if self.peer_resizes(v, p, out) {
+            return;
+        }
         let conn = self.vols[v].state.conn;
         self.vols[v].peer_capacity_sectors = p.d_size_sectors;
         let new = if self.vols[v].disk.is_some() {
@@ -75,21 +81,31 @@ impl Resource {
             return;
         }
         let old = self.vols[v].size_sectors;
-        let vol = &mut self.vols[v];
-        if vol.disk.is_some()
-            && (conn == ConnState::WFReportParams || vol.state.pdsk < DiskState::Inconsistent)
-        {
-            // Both know both sizes from before, so they come to the same conclusion.
-            let is_new = |before: u64| before != 0 && before < new;
-            vol.grown_before_handshake |= is_new(old) || p.d_size_sectors != 0 && is_new(p.c_size_sectors);
-        }
+        self.note_growth(v, p, new);
         if new != old {
             self.set_size(v, new, p.dds_flags.contains(DdsFlags::NO_RESYNC), out);
         }
         if conn > ConnState::WFReportParams && p.c_size_sectors != new {
             self.send_sizes(v, p.dds_flags, new, out);
         }
+        if conn > ConnState::WFReportParams && self.vols[v].has_usable_disk() {
+            self.peer_has_resized(v, old != 0 && new > old, p.dds_flags, out);
+        }
         self.md_sync(v, out);
+    }
+
+    /// Before a handshake: whether one of the copies has grown since they were equal. Both nodes know the same, what each
+    /// announced, and come to the same conclusion.
+    fn note_growth(&mut self, v: usize, p: &Sizes, new: u64) {
+        let vol = &mut self.vols[v];
+        let handshake = vol.state.conn == ConnState::WFReportParams;
+        let attaches = vol.state.pdsk < DiskState::Inconsistent;
+        if vol.disk.is_none() || p.d_size_sectors == 0 || !(handshake || attaches) {
+            return;
+        }
+        let is_new = |before: u64| before != 0 && before < new;
+        let peer_grew = is_new(p.c_size_sectors) || p.dds_flags.contains(DdsFlags::GROWN);
+        vol.grown_before_handshake |= peer_grew || handshake && is_new(vol.size_sectors);
     }
 
     /// The size both disks and both configurations allow; None after refusing the peer.
@@ -123,6 +139,9 @@ impl Resource {
         vol.bitmap.resize(bits_of(sectors), mark);
         vol.size_sectors = sectors;
         if let Some(disk) = vol.disk.as_mut() {
+            if mark && disk.sb.la_size_sectors != 0 {
+                disk.sb.flags = disk.sb.flags.with(MetaFlags::GROWN);
+            }
             disk.sb.la_size_sectors = sectors;
             disk.md.mark_dirty();
             // With the new size on disk and the old bitmap, a loss of power would forget what the new part is.

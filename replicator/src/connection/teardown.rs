@@ -88,6 +88,7 @@ impl Resource {
             self.vols[v].peer_uuids = None;
             self.vols[v].peer_capacity_sectors = 0;
             self.vols[v].consider_resync = false;
+            self.vols[v].growth_announced = false;
         }
         self.clear_transfer_log(out);
         if was_established {
@@ -117,6 +118,9 @@ impl Resource {
             return;
         }
         if self.conn.state != ConnState::Unconnected || !self.peer.writes.is_empty() {
+            return;
+        }
+        if self.vols.iter().any(|v| v.resizing.is_some()) {
             return;
         }
         for v in 0..self.vols.len() {

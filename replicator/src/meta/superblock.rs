@@ -80,6 +80,9 @@ impl MetaFlags {
     pub const AL_CLEAN: MetaFlags = MetaFlags(0x080);
     /// The activity log is not written, or not to be trusted.
     pub const AL_DISABLED: MetaFlags = MetaFlags(0x100);
+    /// The device has grown, and no resync has begun since: what the new part holds is not known to be the peer's. Not
+    /// one of DRBD's flags.
+    pub const GROWN: MetaFlags = MetaFlags(0x1_0000);
 
     /// All bits of `flag` are set.
     pub const fn has(self, flag: MetaFlags) -> bool {

@@ -216,6 +216,9 @@ impl Resource {
         let vol = &mut self.vols[v];
         let suspended = vol.al_suspended;
         let Some(disk) = vol.disk.as_mut() else { return true };
+        if disk.md.moving.is_some() {
+            return false;
+        }
         if suspended {
             return true;
         }

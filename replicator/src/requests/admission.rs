@@ -79,6 +79,7 @@ impl Resource {
             && !matches!(s.disk, DiskState::Attaching | DiskState::Negotiating)
             && vol.completion_gate.is_none()
             && !self.whole_bitmap_write_runs(v)
+            && !vol.resizing.is_some_and(|r| r.is_adopting())
             && !self.is_written_for_lost_peer(v)
     }
 
@@ -111,7 +112,14 @@ impl Resource {
         let r = &self.reqs.table[slot];
         debug_assert!(r.has(flag::WAITING) && !r.has(flag::COMPLETED));
         let (v, kind, range) = (r.vol as usize, r.kind, r.range());
+        if kind != Kind::Flush && !self.vols[v].range_is_inside(range) {
+            // The device has shrunk while it waited.
+            self.reqs.table[slot].clear(flag::WAITING);
+            self.answer(slot, ClientResult::IoError, out);
+            return true;
+        }
         match kind {
+            Kind::Read if self.ends_beyond_disk(v, range) => false,
             Kind::Read => {
                 self.reqs.table[slot].clear(flag::WAITING);
                 self.start_read(slot, out);
@@ -136,6 +144,12 @@ impl Resource {
                 self.start_change(slot, out)
             }
         }
+    }
+
+    /// The new size is not on disk yet.
+    fn ends_beyond_disk(&self, v: usize, range: SectorRange) -> bool {
+        let vol = &self.vols[v];
+        vol.has_usable_disk() && vol.disk.as_ref().is_some_and(|d| range.end > d.md.size_on_disk_sectors)
     }
 
     /// Gets the activity log extents of a write, then routes it.

@@ -81,7 +81,7 @@ impl Resource {
         self.vols[v].waiting.push(slot);
     }
 
-    fn answer(&mut self, slot: u32, result: ClientResult, out: &mut Actions) {
+    pub(super) fn answer(&mut self, slot: u32, result: ClientResult, out: &mut Actions) {
         let r = &mut self.reqs.table[slot];
         assert!(!r.has(flag::COMPLETED), "a request is answered once");
         r.set(flag::COMPLETED);

@@ -16,6 +16,7 @@ use crate::connection::Fence;
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
+use crate::meta::superblock::MetaFlags;
 use crate::meta_io::{FullSyncStep, Then, uuid_line};
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
@@ -44,6 +45,7 @@ impl Resource {
         let random = model::ids::DataUuid(self.rng.uuid());
         let Some(disk) = self.vols[v].disk.as_mut() else { return };
         let sync_uuid = disk.sb.uuids.begin_sync_source(random);
+        disk.sb.flags = disk.sb.flags.without(MetaFlags::GROWN);
         disk.md.mark_dirty();
         let line = format!("updated sync UUID {}", uuid_line(&disk.sb.uuids));
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);

@@ -15,6 +15,7 @@ use crate::connection::Fence;
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, flush_slot, pack};
+use crate::meta::superblock::MetaFlags;
 use crate::meta_io::{Then, uuid_line};
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
@@ -68,6 +69,7 @@ impl Resource {
         let primary = self.vols[v].state.role == Role::Primary;
         let Some(disk) = self.vols[v].disk.as_mut() else { return };
         disk.sb.uuids.begin_sync_target(uuid, primary);
+        disk.sb.flags = disk.sb.flags.without(MetaFlags::GROWN);
         disk.md.mark_dirty();
         let line = format!("updated sync uuid {}", uuid_line(&disk.sb.uuids));
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);

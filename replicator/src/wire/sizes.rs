@@ -15,6 +15,8 @@ impl DdsFlags {
     pub const FORCED: DdsFlags = DdsFlags(0x1);
     /// Do not resync the new area.
     pub const NO_RESYNC: DdsFlags = DdsFlags(0x2);
+    /// Between lockstep nodes: the sender's device has grown, and no resync has begun since.
+    pub const GROWN: DdsFlags = DdsFlags(0x8000);
 
     /// All flags of `other` are set.
     pub const fn contains(self, other: DdsFlags) -> bool {

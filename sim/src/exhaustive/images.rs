@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use replicator::activity_log::replay::replay;
-use replicator::meta::layout::MetaKind;
+use replicator::meta::layout::{Layout, MetaKind};
 use replicator::meta::superblock::{MetaFlags, SuperBlock};
 
 use super::media::Raw;
@@ -28,14 +28,20 @@ struct Head {
     full_sync: bool,
 }
 
+/// What may be found at one place.
+struct Found {
+    layout: Layout,
+    heads: BTreeSet<Head>,
+    /// Extents that are hot in every image of the ring.
+    always_hot: BTreeSet<u32>,
+}
+
 /// Everything that can be found.
 #[derive(Default)]
 pub struct Images {
     /// Version of the metadata that this was made from.
     version: Option<u64>,
-    heads: BTreeSet<Head>,
-    /// Extents that are hot in every image of the ring.
-    always_hot: BTreeSet<u32>,
+    found: Vec<Found>,
     /// Combinations looked at so far.
     pub combinations: u64,
 }
@@ -48,29 +54,46 @@ impl Images {
             return;
         }
         self.version = version;
-        self.look_at_heads(node);
-        self.look_at_rings(node);
+        self.found.clear();
+        for layout in &node.places {
+            let (heads, absent) = self.look_at_heads(node, layout);
+            let counts = heads.iter().any(|h| !h.full_sync);
+            let always_hot = if counts { self.look_at_rings(node, layout) } else { BTreeSet::new() };
+            self.found.push(Found { layout: *layout, heads, always_hot });
+            if !absent {
+                return;
+            }
+        }
+        panic!("some image has no metadata at any place");
     }
 
-    fn look_at_heads(&mut self, node: &Station) {
-        self.heads.clear();
+    /// What the super block may say, and whether in some images there is none, and the next place counts.
+    fn look_at_heads(&mut self, node: &Station, layout: &Layout) -> (BTreeSet<Head>, bool) {
+        let (mut heads, mut absent) = (BTreeSet::new(), false);
         let mut raw = vec![0; 4096];
-        let (heads, combinations) = (&mut self.heads, &mut self.combinations);
-        *combinations += every(node, node.layout.superblock_sector(), &mut raw, |raw| {
-            let sb = SuperBlock::decode(raw.try_into().expect("eight sectors")).expect("a super block");
-            sb.check_for_tools(MetaKind::FlexibleExternal, META_SECTORS).expect("that fits the device");
+        let sectors = match layout.kind() {
+            MetaKind::Internal => layout.superblock_sector() + 8,
+            MetaKind::FlexibleExternal | MetaKind::Indexed(_) => META_SECTORS,
+        };
+        self.combinations += every(node, layout.superblock_sector(), &mut raw, |raw| {
+            let Ok(sb) = SuperBlock::decode(raw.try_into().expect("eight sectors")) else {
+                absent = true;
+                return;
+            };
+            sb.check_for_tools(layout.kind(), sectors).expect("that fits the device");
             heads.insert(Head {
                 primary: sb.flags.has(MetaFlags::PRIMARY_IND),
                 full_sync: sb.flags.has(MetaFlags::FULL_SYNC),
             });
         });
+        (heads, absent)
     }
 
-    fn look_at_rings(&mut self, node: &Station) {
-        let ring = node.layout.ring();
+    fn look_at_rings(&mut self, node: &Station, layout: &Layout) -> BTreeSet<u32> {
+        let ring = layout.ring();
         let mut area = vec![0; ring.blocks() as usize * 4096];
         let mut always: Option<BTreeSet<u32>> = None;
-        self.combinations += every(node, node.layout.al_sector(), &mut area, |area| {
+        self.combinations += every(node, layout.al_sector(), &mut area, |area| {
             let found = replay(ring, area).expect("the activity log always replays");
             assert_eq!(found.bad_slots, 0);
             assert!(found.corrupt_blocks <= 1, "one transaction is under way at most");
@@ -83,12 +106,12 @@ impl Images {
                 Some(before) => &before & &hot,
             });
         });
-        self.always_hot = always.expect("there is one image at least");
+        always.expect("there is one image at least")
     }
 
     /// The bit of a block is set in every version of its sector.
-    fn always_marked(node: &Station, block: u64) -> bool {
-        let sector = node.layout.bitmap_sector() + block / BITS_PER_SECTOR;
+    fn always_marked(node: &Station, layout: &Layout, block: u64) -> bool {
+        let sector = layout.bitmap_sector() + block / BITS_PER_SECTOR;
         let bit = (block % BITS_PER_SECTOR) as usize;
         node.media.meta.after_power_loss(sector).iter().all(|raw| raw[bit / 8] >> (bit % 8) & 1 == 1)
     }
@@ -96,9 +119,16 @@ impl Images {
     /// Whatever is found, it says that the block may differ.
     pub fn covers(&self, node: &Station, block: u64) -> bool {
         let extent = (block / BLOCKS_PER_EXTENT) as u32;
-        let by_log = self.always_hot.contains(&extent);
-        let marked = Images::always_marked(node, block);
-        self.heads.iter().all(|head| head.full_sync || marked || head.primary && by_log)
+        self.found.iter().all(|f| {
+            let by_log = f.always_hot.contains(&extent);
+            let marked = Images::always_marked(node, &f.layout, block);
+            f.heads.iter().all(|head| head.full_sync || marked || head.primary && by_log)
+        })
+    }
+
+    /// A loss of power may leave nothing but the wish for a full sync.
+    pub fn asks_for_full_sync(&self) -> bool {
+        self.found.iter().any(|f| f.heads.iter().any(|h| h.full_sync))
     }
 }
 

@@ -8,6 +8,7 @@
 mod images;
 mod log_ring;
 mod media;
+mod moves;
 mod pair;
 mod station;
 mod walks;

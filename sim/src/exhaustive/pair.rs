@@ -57,8 +57,17 @@ impl Pair {
         Pair::with_lies(seed, place, [Lie::None; 2])
     }
 
+    /// The same with the metadata at the end of the devices.
+    pub fn internal(seed: u64) -> Pair {
+        Pair::made(seed, Place::Internal, [Lie::None; 2], true)
+    }
+
     /// The same with drivers that lie.
     pub fn with_lies(seed: u64, place: Place, lies: [Lie; 2]) -> Pair {
+        Pair::made(seed, place, lies, false)
+    }
+
+    fn made(seed: u64, place: Place, lies: [Lie; 2], internal: bool) -> Pair {
         let disk = DiskConfig {
             al_extents: AL_EXTENTS,
             c_plan_ahead_ds: 0,
@@ -82,6 +91,9 @@ impl Pair {
             steps: 0,
         };
         for n in 0..2 {
+            if internal {
+                pair.nodes[n].make_internal();
+            }
             pair.attach(n);
             pair.run(n, Command::Connect(Box::new(net())));
         }
@@ -319,6 +331,16 @@ impl Pair {
                 );
             }
         }
+    }
+
+    /// A node might find nothing but the wish for a full sync.
+    pub fn may_need_full_sync(&self) -> bool {
+        self.images.iter().any(super::images::Images::asks_for_full_sync)
+    }
+
+    /// A block is compared too, though no client wrote it.
+    pub fn compare(&mut self, block: u64) {
+        self.touched.insert(block);
     }
 
     /// Combinations of metadata sectors that were looked at.

@@ -13,8 +13,8 @@ use replicator::meta::superblock::{MetaFlags, SuperBlock};
 use replicator::wire::parse_header;
 use replicator::{
     Action, Actions, AttachedDisk, ClientOp, ClientRequest, ClientResult, ClientTag, Command, CommandId,
-    CommandResult, Config, DiskConfig, DownCause, Event, IoResult, IoTag, Resource, SockId, VolIdx,
-    VolumeConfig,
+    CommandResult, Config, DiskConfig, DownCause, Event, IoResult, IoTag, MeasuredDisk, Resource, SockId,
+    VolIdx, VolumeConfig,
 };
 
 use super::media::{Lie, Media, Place, Raw};
@@ -68,6 +68,8 @@ pub struct Station {
     pub core: Resource,
     pub media: Media,
     pub layout: Layout,
+    /// Where metadata is looked for after a loss of power, the first that is there counts.
+    pub places: Vec<Layout>,
     /// What was sent and has not been taken, by socket.
     pub outbox: VecDeque<(SockId, Message)>,
     pub closed: Vec<SockId>,
@@ -97,18 +99,12 @@ impl Station {
         // Addresses of metadata are apart from those of the data here, whatever the place: the cache is what counts.
         let layout =
             Layout::new(MetaKind::FlexibleExternal, 4096, AlRing::DEFAULT).expect("a layout for 2 MiB");
-        let mut media = Media::new(place, lie);
-        let mut block = [0; 4096];
-        encode_initialized(&mut block);
-        for i in 0..layout.ring().blocks() {
-            media.store_meta(layout.al_block_sector(i), &block);
-        }
-        SuperBlock::just_created(&layout, 0).encode(&mut block);
-        media.store_meta(layout.superblock_sector(), &block);
-        Station {
+        let media = Media::new(place, lie);
+        let mut station = Station {
             core: new_core(&disk, [side; 32]),
             media,
             layout,
+            places: vec![layout],
             outbox: VecDeque::new(),
             closed: Vec::new(),
             attempts: Vec::new(),
@@ -126,12 +122,55 @@ impl Station {
             disk,
             next_number: 0,
             lives: side,
-        }
+        };
+        station.store_fresh();
+        station
     }
 
-    /// Number of blocks of data.
-    pub fn blocks(&self) -> u64 {
-        self.sectors / BLOCK_SECTORS
+    /// Fresh metadata at the end of the device, which gets as large as that takes.
+    pub fn make_internal(&mut self) {
+        let ring = AlRing::DEFAULT;
+        let fits = |b: &u64| {
+            Layout::new(MetaKind::Internal, *b, ring).is_ok_and(|l| l.usable_sectors(*b) >= self.sectors)
+        };
+        let backing = (self.sectors..).find(fits).expect("there is room for metadata");
+        self.layout = Layout::new(MetaKind::Internal, backing, ring).expect("just tried");
+        self.places = vec![self.layout];
+        self.sectors = self.layout.usable_sectors(backing);
+        self.store_fresh();
+    }
+
+    /// The device becomes larger; its last block holds `version`.
+    pub fn grow(&mut self, by_sectors: u64, version: u64) {
+        let backing = self.places[0].superblock_sector() + 8 + by_sectors;
+        let layout = Layout::new(MetaKind::Internal, backing, AlRing::DEFAULT).expect("it has grown");
+        self.places.insert(0, layout);
+        let last = layout.usable_sectors(backing) / BLOCK_SECTORS - 1;
+        let write = self.number();
+        self.media.data.submit(write, last, &[version]);
+        let clock = self.media.tick();
+        self.media.data.complete(write, last, 1, clock, true);
+    }
+
+    /// What a look at the device finds now.
+    pub fn measured(&self) -> MeasuredDisk {
+        let layout = self.places[0];
+        let capacity_sectors = match layout.kind() {
+            MetaKind::Internal => layout.usable_sectors(layout.superblock_sector() + 8),
+            MetaKind::FlexibleExternal | MetaKind::Indexed(_) => self.sectors,
+        };
+        MeasuredDisk { capacity_sectors, layout }
+    }
+
+    fn store_fresh(&mut self) {
+        let layout = self.layout;
+        let mut block = [0; 4096];
+        encode_initialized(&mut block);
+        for i in 0..layout.ring().blocks() {
+            self.media.store_meta(layout.al_block_sector(i), &block);
+        }
+        SuperBlock::just_created(&layout, 0).encode(&mut block);
+        self.media.store_meta(layout.superblock_sector(), &block);
     }
 
     /// The power fails; `data` and `meta` choose what is found afterwards. Then the process starts anew.
@@ -158,20 +197,34 @@ impl Station {
 
     /// What apply-al leaves on the devices and an attach reads.
     pub fn load(&mut self) -> AttachedDisk {
-        let layout = self.layout;
-        let raw = self.media.read_meta(layout.superblock_sector(), 8);
-        let mut sb = SuperBlock::decode(raw[..].try_into().expect("eight sectors")).expect("a super block");
-        let pages = self.blocks().div_ceil(32768);
+        let found = self.places.iter().find_map(|layout| {
+            let raw = self.media.read_meta(layout.superblock_sector(), 8);
+            SuperBlock::decode(raw[..].try_into().expect("eight sectors")).ok().map(|sb| (*layout, sb))
+        });
+        let (layout, mut sb) = found.expect("a super block");
+        let pages = sb.la_size_sectors.max(self.sectors).div_ceil(BLOCK_SECTORS).div_ceil(32768);
         let mut bitmap = self.media.read_meta(layout.bitmap_sector(), pages * 8);
         let ring = layout.ring();
         let area = self.media.read_meta(layout.al_sector(), u64::from(ring.blocks()) * 8);
-        let log = replay(ring, &area).expect("the activity log always replays");
+        // The ring of metadata that was being moved need not be one; everything is synced then.
+        let moving = sb.flags.has(MetaFlags::FULL_SYNC) && sb.flags.has(MetaFlags::AL_DISABLED);
+        let log = match replay(ring, &area) {
+            Err(_) if moving => Default::default(),
+            log => log.expect("the activity log always replays"),
+        };
         if sb.flags.has(MetaFlags::PRIMARY_IND) {
             for extent in log.hot {
                 let first = extent as usize * 128;
                 bitmap[first..first + 128].fill(0xff);
             }
         }
+        // As check-resize does, the metadata goes to the end of the device as it is.
+        let layout = self.places[0];
+        sb.md_size_sectors = layout.md_size_sectors();
+        sb.al_offset_sectors = layout.al_offset_sectors();
+        sb.bm_offset_sectors = layout.bm_offset_sectors();
+        self.layout = layout;
+        self.sectors = self.measured().capacity_sectors;
         self.media.store_meta(layout.bitmap_sector(), &bitmap);
         let mut block = [0; 4096];
         encode_initialized(&mut block);
@@ -369,7 +422,8 @@ impl Station {
             }
             Action::MetaWrite { tag, md_sector, block, flush_before, fua, .. } => {
                 let block = batch.span(block).to_vec();
-                let ring = self.layout.al_sector()..self.layout.bitmap_sector();
+                let ring = self.layout.al_sector()
+                    ..self.layout.al_sector() + u64::from(self.layout.ring().sectors());
                 self.transactions += u64::from(ring.contains(&md_sector));
                 if self.media.lie == Lie::EarlyCompletion {
                     self.core.handle(now, Event::MetaDone { tag, result: IoResult::Ok }, &mut self.out);
@@ -406,6 +460,10 @@ impl Station {
             }
             Action::CommandDone { id, result } => {
                 self.commands.insert(id.0, result);
+            }
+            Action::MeasureDisk { vol, attach } => {
+                let disk = self.measured();
+                self.core.handle(now, Event::DiskMeasured { vol, attach, disk: Some(&disk) }, &mut self.out);
             }
             Action::Listen
             | Action::Unlisten

@@ -2,7 +2,7 @@
 
 use model::state::{ConnState, DiskState, Role};
 use model::time::Duration;
-use replicator::{Auth, Command, NetConfig, VolIdx};
+use replicator::{Auth, Command, NetConfig, ResizeWish, VolIdx};
 
 use super::Schedule;
 use crate::hooks::{Blocked, DiskOp};
@@ -43,10 +43,12 @@ pub(super) enum Act {
     ClockJump,
     Detach,
     Mend,
+    /// Backing disks become larger, and an operator resizes.
+    Grow,
 }
 
 /// All acts; the order is that of the weights.
-pub(super) const ACTS: [Act; 24] = [
+pub(super) const ACTS: [Act; 25] = [
     Act::Burst,
     Act::Wait,
     Act::Kill,
@@ -71,6 +73,7 @@ pub(super) const ACTS: [Act; 24] = [
     Act::ClockJump,
     Act::Detach,
     Act::Mend,
+    Act::Grow,
 ];
 
 impl Schedule<'_> {
@@ -159,6 +162,26 @@ impl Schedule<'_> {
                 self.w.command(n, Command::Detach { vol, force: n == 0 });
             }
             Act::Mend => self.mend(n, false),
+            Act::Grow => self.grow(n),
+        }
+    }
+
+    /// Disks grow on one node or on both, and the device with them, or later.
+    fn grow(&mut self, n: usize) {
+        let most = if self.rng.one_in(2) { 60 } else { 4000 };
+        let by = 16 + self.below(most);
+        for m in [n, 1 - n] {
+            if m == n || !self.rng.one_in(4) {
+                self.w.grow(m, by);
+            }
+        }
+        let both = self.rng.one_in(6);
+        for m in [n, 1 - n] {
+            if m == n || both {
+                let vol = self.any_volume();
+                let wish = ResizeWish { limit_sectors: 0, assume_clean: false, assume_peer_has_space: false };
+                self.w.command(m, Command::Resize(vol, wish));
+            }
         }
     }
 
@@ -201,7 +224,10 @@ impl Schedule<'_> {
                 0 | 1 => SimOp::FlushVolume { vol },
                 2..=5 => SimOp::Read { sector, count },
                 6 => SimOp::Discard { sector, count },
-                _ => SimOp::Write { sector, count, fua: self.rng.one_in(8) },
+                _ => {
+                    let sector = self.or_in_new_part(n, vol, sector, count);
+                    SimOp::Write { sector, count, fua: self.rng.one_in(8) }
+                }
             };
             self.w.request(n, op);
             if self.rng.one_in(2) {
@@ -209,6 +235,18 @@ impl Schedule<'_> {
                 self.w.run_for(Duration::from_micros(us));
             }
         }
+    }
+
+    /// A write goes into what the device has grown by. Nobody reads there what nobody has written.
+    fn or_in_new_part(&mut self, n: usize, vol: VolIdx, sector: u64, count: u64) -> u64 {
+        if !self.plan.grows || self.rng.one_in(2) {
+            return sector;
+        }
+        let size = self.w.nodes[n].core.as_ref().map_or(0, |c| c.size_sectors(vol));
+        if size < self.plan.sectors + count {
+            return sector;
+        }
+        place(vol, self.plan.sectors + self.below(size - self.plan.sectors - count + 1))
     }
 
     fn range(&mut self, vol: VolIdx) -> (u64, u64) {

@@ -88,6 +88,9 @@ pub fn world_in(old: Option<World>, profile: Profile, seed: u64) -> World {
     for h in &mut w.hooks.handlers {
         h.fence_peer = plan.fence_peer;
     }
+    if plan.internal {
+        w.nodes.iter_mut().for_each(crate::node::Node::make_internal);
+    }
     for truth in w.truth.all() {
         truth.protocol_c = plan.net.protocol == Protocol::C;
     }

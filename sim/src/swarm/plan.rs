@@ -40,6 +40,10 @@ pub struct Plan {
     pub(super) burst: u64,
     pub(super) split_brain: bool,
     pub(super) metadata_faults: bool,
+    /// Backing disks grow, and so does the device.
+    pub(super) grows: bool,
+    /// The metadata is at the end of the backing disk.
+    pub(super) internal: bool,
     /// Both nodes lose power in the end, and come back.
     pub(super) last_power_failure: bool,
     pub(super) weather: Weather,
@@ -67,7 +71,18 @@ impl Plan {
             Profile::Small => Plan::small(&mut r),
         };
         plan.fence(&mut Rng::new(seed ^ 0x4645_4e43));
+        plan.choose_later_options(&mut Rng::new(seed ^ 0x4752_4f57));
         plan
+    }
+
+    /// In some runs the disks grow, and the device with them.
+    fn choose_later_options(&mut self, r: &mut Rng) {
+        self.grows = r.one_in(6);
+        self.internal = r.one_in(2) && self.grows && self.volumes == 1;
+        if self.grows {
+            let at = ACTS.iter().position(|a| *a == Act::Grow).expect("one of the acts");
+            self.weights[at] = 4;
+        }
     }
 
     /// In some runs the peer is fenced, by a script that does what it says, or by one that is broken.
@@ -114,6 +129,8 @@ impl Plan {
             burst: 40,
             split_brain: r.one_in(4),
             metadata_faults: r.one_in(3),
+            grows: false,
+            internal: false,
             last_power_failure: r.one_in(4),
             weather: Weather {
                 disk_us: pick(r, &[20, 100, 3000]),
@@ -127,6 +144,9 @@ impl Plan {
             plan.disk.al_extents = 2 + r.below(3) as u16;
         }
         for (i, w) in plan.weights.iter_mut().enumerate() {
+            if ACTS[i] == Act::Grow {
+                continue;
+            }
             let always = matches!(ACTS[i], Act::Burst | Act::Wait | Act::Start | Act::Heal | Act::Mend);
             if always || r.one_in(3) {
                 *w = 1 << r.below(5);
@@ -155,6 +175,8 @@ impl Plan {
             burst: pick(r, &[4, 12]),
             split_brain: r.one_in(8),
             metadata_faults: r.one_in(2),
+            grows: false,
+            internal: false,
             last_power_failure: r.one_in(4),
             weather: Weather {
                 disk_us: pick(r, &[20, 100, 2000]),
@@ -178,7 +200,7 @@ impl Plan {
             };
         }
         for _ in 0..1 + r.below(2) {
-            plan.weights[r.below(ACTS.len() as u64) as usize] += 4;
+            plan.weights[r.below(ACTS.len() as u64 - 1) as usize] += 4;
         }
         plan
     }

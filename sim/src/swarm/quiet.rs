@@ -100,6 +100,10 @@ impl Schedule<'_> {
         assert!(self.w.in_sync() && self.w.is_idle(), "in sync: {}", self.w.under_way());
         self.w.check_marks();
         self.w.check_disks();
+        for v in self.volumes() {
+            let sizes = [0, 1].map(|n: usize| self.w.nodes[n].core.as_ref().map(|c| c.size_sectors(v)));
+            assert_eq!(sizes[0], sizes[1], "the nodes agree on the size");
+        }
         for n in &self.w.nodes {
             let core = n.core.as_ref().expect("it was started");
             core.check_totals();

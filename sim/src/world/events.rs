@@ -15,6 +15,7 @@ pub(super) enum Later {
     Sent { sock: SockId, total: u64 },
     Connect { attempt: u32 },
     Handler { run: HandlerRun, means: Means },
+    Measured { vol: VolIdx, attach: u32 },
     Deadline,
 }
 
@@ -247,6 +248,10 @@ impl World {
             }
             Later::Connect { attempt } => self.try_connect(n, attempt),
             Later::Handler { run, means } => self.handler_ends(n, run, means),
+            Later::Measured { vol, attach } => {
+                let found = self.nodes[n].measured();
+                core!(Event::DiskMeasured { vol, attach, disk: Some(&found) });
+            }
             Later::Deadline => {
                 if self.armed[n].is_some_and(|t| t <= self.now.0) {
                     self.armed[n] = None;

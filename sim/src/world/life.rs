@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// What nobody wrote; larger than every version.
+const JUNK: u64 = 1 << 40;
+
 impl World {
     /// Starts the process of a node and attaches its disk.
     pub fn start(&mut self, n: usize) {
@@ -18,6 +21,22 @@ impl World {
                 self.nodes[n].attached |= 1 << v;
                 let disk = self.nodes[n].load(VolIdx(v));
                 self.command(n, Command::Attach(VolIdx(v), Box::new(disk)));
+            }
+        }
+    }
+
+    /// The backing disks of a node become larger; the new part holds anything.
+    pub fn grow(&mut self, n: usize, by_sectors: u64) {
+        self.tally.grown += 1;
+        let before = self.nodes[n].disk.sectors;
+        self.nodes[n].grow(by_sectors);
+        let after = self.nodes[n].disk.sectors;
+        self.note(n, || format!("backing disk grows from {before} to {after} sectors"));
+        for v in 0..self.nodes[n].volumes {
+            for at in [before, after.saturating_sub(8).max(before)] {
+                let count = (after - at).min(8) as usize;
+                let junk = JUNK + self.rng.below(1 << 20);
+                self.nodes[n].disk.write(place(VolIdx(v), at), &vec![junk; count], true);
             }
         }
     }

@@ -464,6 +464,10 @@ impl World {
                 self.mix(tag.0 ^ fingerprint(&block));
                 self.at(n, at, Later::MetaWrite { tag, sector: md_sector, block, fua, flush });
             }
+            Action::MeasureDisk { vol, attach } => {
+                let at = self.disk_time();
+                self.at(n, at, Later::Measured { vol, attach });
+            }
             Action::Send { sock, bytes, payload } => self.send(n, sock, out.span(bytes), payload),
             Action::Release { buf } => self.nodes[n].release(buf),
             Action::ClientDone { tag, result, buf } => self.client_done(n, tag, result, buf),

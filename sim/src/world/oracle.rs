@@ -191,7 +191,7 @@ impl World {
     /// Every sector equal on both disks, and allowed by what clients saw. Panics with the first difference.
     pub fn check_disks(&mut self) {
         let [a, b] = &self.nodes;
-        if let Some(s) = a.disk.differences(&b.disk).next() {
+        if let Some(s) = a.disk.differences(&b.disk).find(|s| self.is_replicated(*s)) {
             let (a, b) = (a.disk.read(s), b.disk.read(s));
             panic!("sector {s} differs while both copies say UpToDate: {a} and {b}");
         }
@@ -208,12 +208,18 @@ impl World {
         }
     }
 
+    /// The sector is inside the device, as far as it is known.
+    fn is_replicated(&self, at: u64) -> bool {
+        let (vol, sector) = volume_and_sector(at);
+        self.nodes.iter().all(|n| n.core.as_ref().is_none_or(|c| sector < c.size_sectors(vol)))
+    }
+
     /// Both idle, connected and current: what differs is marked.
     pub fn check_marks(&self) {
         if !self.is_idle() || !self.in_sync() || !self.same_connection() {
             return;
         }
-        for s in self.nodes[0].disk.differences(&self.nodes[1].disk) {
+        for s in self.nodes[0].disk.differences(&self.nodes[1].disk).filter(|s| self.is_replicated(*s)) {
             let (a, b) = (self.nodes[0].disk.read(s), self.nodes[1].disk.read(s));
             let (vol, at) = volume_and_sector(s);
             let marked = self.nodes.iter().any(|n| n.core.as_ref().is_some_and(|c| c.is_marked(vol, at)));

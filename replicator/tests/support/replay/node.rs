@@ -346,6 +346,10 @@ impl Node {
             Action::Log { vol, text, .. } => {
                 self.log.push((vol.map(|v| v.0), batch.texts[text as usize].clone()));
             }
+            // The recorded disks stay as large as they are.
+            Action::MeasureDisk { vol, attach } => {
+                self.follow.push_back(Event::DiskMeasured { vol, attach, disk: None });
+            }
             Action::Listen
             | Action::Unlisten
             | Action::CloseDisk { .. }
