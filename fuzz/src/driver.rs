@@ -427,6 +427,10 @@ impl Driver {
             Action::RunHandler { run, .. } => {
                 self.pending.push(Pending { tag: IoTag(0), io: Io::Handler(run) });
             }
+            // The disks here stay as large as they are.
+            Action::MeasureDisk { vol, attach } => {
+                self.core.handle(self.now, Event::DiskMeasured { vol, attach, disk: None }, &mut self.out);
+            }
             Action::Log { text, .. } => assert!((text as usize) < batch.texts.len()),
             Action::Listen | Action::Unlisten | Action::CloseDisk { .. } | Action::ExportChanged { .. } => {}
         }

@@ -216,7 +216,7 @@ impl Resource {
         if md.sb_writing.is_some() || md.sb_stable >= md.sb_wanted || md.failed {
             return;
         }
-        if md.moving.as_ref().is_some_and(|m| !m.stores()) {
+        if md.moving.as_ref().is_some_and(|m| !m.takes_super_block()) {
             return;
         }
         if md.sb_after_pages && !md.pages_idle() {
@@ -399,7 +399,7 @@ impl Resource {
         self.vols[v].disk.as_ref().is_some_and(|d| d.md.whole_bitmap)
     }
 
-    fn pump_pages(&mut self, v: usize, out: &mut Actions) {
+    pub(crate) fn pump_pages(&mut self, v: usize, out: &mut Actions) {
         let mut blocked = 0;
         loop {
             let vol = &mut self.vols[v];
@@ -409,7 +409,7 @@ impl Resource {
                 md.page_queue.clear();
                 return;
             }
-            if md.moving.as_ref().is_some_and(|m| !m.drains()) {
+            if md.moving.as_ref().is_some_and(|m| !m.takes_pages()) {
                 return;
             }
             if md.pages_in_flight.len() >= PAGES_IN_FLIGHT_MAX || blocked >= md.page_queue.len() {

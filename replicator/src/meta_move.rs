@@ -14,7 +14,6 @@ use crate::meta_io::Then;
 use crate::planted::{self, Planted};
 use crate::resize::MeasuredDisk;
 use crate::resource::Resource;
-use model::units::bits_of;
 
 /// Writes that may be under way at once.
 const IN_FLIGHT_MAX: u32 = 32;
@@ -51,14 +50,14 @@ pub(crate) struct Move {
 }
 
 impl Move {
-    /// Ordinary writes of bitmap pages may go on.
-    pub(crate) fn drains(&self) -> bool {
-        self.step == Step::Drain
+    /// Ordinary writes of bitmap pages may go on: to the old place still, or to the new one already.
+    pub(crate) fn takes_pages(&self) -> bool {
+        self.step == Step::Drain || self.takes_super_block()
     }
 
-    /// The super block may be written.
-    pub(crate) fn stores(&self) -> bool {
-        self.step == Step::Store
+    /// The super block may be written, at the new place.
+    pub(crate) fn takes_super_block(&self) -> bool {
+        matches!(self.step, Step::Store | Step::Wipe)
     }
 
     fn overlaps(&self) -> bool {
@@ -91,7 +90,7 @@ impl Resource {
         let vol = &mut self.vols[v];
         let grows = size_sectors > vol.size_sectors && !assume_clean;
         let mark = grows && !planted::on(Planted::GrownAreaNotMarked);
-        vol.bitmap.resize(bits_of(size_sectors), mark);
+        vol.resize_bitmap(size_sectors, mark);
         let disk = vol.disk.as_mut().expect("it was measured");
         disk.md.moving = Some(alloc::boxed::Box::new(Move {
             to: found.layout,
@@ -217,6 +216,8 @@ impl Resource {
         let text = alloc::format!("size = {} (metadata moved)", human_size(vol.size_sectors));
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
         out.push(Action::ExportChanged { vol: VolIdx(v as u8) });
+        // Pages that were asked for meanwhile; the super block may have to wait for them.
+        self.pump_pages(v, out);
         self.when_super_block_stable(v, Then::MoveStored, out);
     }
 

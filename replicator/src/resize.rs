@@ -89,6 +89,7 @@ impl Resource {
         let s = &vol.state;
         if self.conn.handshake_in_progress
             || vol.resizing.is_some()
+            || vol.growth_announced
             || matches!(s.disk, DiskState::Attaching | DiskState::Negotiating)
             || self.whole_bitmap_write_runs(v)
         {
@@ -271,8 +272,18 @@ impl Resource {
                 self.something_changed = true;
                 if connected {
                     let size = self.vols[v].size_sectors;
-                    self.send_sizes(v, p.dds_flags, size, out);
-                    self.peer_has_resized(v, grew, p.dds_flags, out);
+                    let source = self.brings_new_part(v, grew, p.dds_flags, out);
+                    let mut flags = p.dds_flags.asked_for();
+                    if source.is_some() && self.conn.peer_is_lockstep() {
+                        flags = flags.with(DdsFlags::BEGINS);
+                        if source == Some(true) {
+                            flags = flags.with(DdsFlags::SOURCE);
+                        }
+                    }
+                    self.send_sizes(v, flags, size, out);
+                    if let Some(source) = source {
+                        self.begin_new_part(v, source, out);
+                    }
                 }
             }
         }
@@ -300,23 +311,52 @@ impl Resource {
         }
     }
 
-    /// Sizes of a peer that has resized, or has followed: if the device grew, its new part is brought from one node to
-    /// the other, unless it does not matter (drbd-wire 3.6).
-    pub(crate) fn peer_has_resized(&mut self, v: usize, grew: bool, flags: DdsFlags, out: &mut Actions) {
+    /// The peer has followed, or grew itself. One of us says who brings the new part, and the other one believes it:
+    /// the role of either may have changed meanwhile.
+    pub(crate) fn peer_has_answered(&mut self, v: usize, grew: bool, flags: DdsFlags, out: &mut Actions) {
+        if !self.conn.peer_is_lockstep() {
+            if let Some(source) = self.brings_new_part(v, grew, flags, out) {
+                self.begin_new_part(v, source, out);
+            }
+            return;
+        }
+        self.vols[v].growth_announced = false;
+        if !flags.contains(DdsFlags::BEGINS) {
+            return;
+        }
+        let s = self.vols[v].state;
+        if s.conn == ConnState::Connected && s.disk == DiskState::UpToDate && s.pdsk == DiskState::UpToDate {
+            let text = "Resync of new storage after online grow".into();
+            out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
+            self.begin_new_part(v, !flags.contains(DdsFlags::SOURCE), out);
+        } else {
+            let text = "The peer's resync of new storage crosses another one; connecting anew";
+            self.log_conn(LogLevel::Warn, text.into(), out);
+            self.lose_connection(ConnState::NetworkFailure, out);
+        }
+    }
+
+    /// Whether the new part is brought from one node to the other, and from this one (drbd-wire 3.6).
+    fn brings_new_part(&mut self, v: usize, grew: bool, flags: DdsFlags, out: &mut Actions) -> Option<bool> {
         let at = Some(VolIdx(v as u8));
         let announced = core::mem::take(&mut self.vols[v].growth_announced);
+        let bits_of_peer = self.vols[v].peer_uuids.is_some_and(|p| p.dirty_bits > 0);
         let s = self.vols[v].state;
         let good = s.disk == DiskState::UpToDate && s.pdsk == DiskState::UpToDate;
-        if !(grew || announced) || s.conn != ConnState::Connected || !good {
+        let lockstep = self.conn.peer_is_lockstep();
+        if !(grew || announced || lockstep && bits_of_peer) || s.conn != ConnState::Connected || !good {
             // A handshake that is due in any case finds the bits.
-            return;
+            return None;
         }
         if flags.contains(DdsFlags::NO_RESYNC) {
             out.log(LogLevel::Info, at, "Resync of new storage suppressed with --assume-clean".into());
-            return;
+            return None;
         }
         out.log(LogLevel::Info, at, "Resync of new storage after online grow".into());
-        let source = source_of_new_part(s.role, s.peer, self.conn.conflict_flag);
+        Some(source_of_new_part(s.role, s.peer, self.conn.conflict_flag))
+    }
+
+    fn begin_new_part(&mut self, v: usize, source: bool, out: &mut Actions) {
         // Between two of us the bitmaps are exchanged: whatever else is marked on one side alone goes with it.
         let conn = match (source, self.conn.peer_is_lockstep()) {
             (true, true) => ConnState::WFBitMapS,
@@ -324,7 +364,7 @@ impl Resource {
             (true, false) => ConnState::SyncSource,
             (false, false) => ConnState::WFSyncUUID,
         };
-        let _ = self.change_volume(v, StateChange::NONE.conn(conn), Kind::Soft, out);
+        let _ = self.change_volume(v, StateChange::NONE.conn(conn), Kind::Hard, out);
     }
 }
 

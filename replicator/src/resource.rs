@@ -225,7 +225,8 @@ impl Resource {
 
     /// Requests, disk operations or received writes are under way.
     pub fn is_busy(&self) -> bool {
-        !self.reqs.table.is_empty() || !self.peer.writes.is_empty() || !self.reqs.epochs.is_empty()
+        let resizes = self.vols.iter().any(|v| v.resizing.is_some() || v.growth_announced);
+        resizes || !self.reqs.table.is_empty() || !self.peer.writes.is_empty() || !self.reqs.epochs.is_empty()
     }
 
     fn advance(&mut self, now: Instant) {

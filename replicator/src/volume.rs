@@ -7,7 +7,7 @@ use model::ids::{DataUuid, Minor, VolumeNo};
 use model::policy::Fencing;
 use model::state::{DiskState, VolumeState};
 use model::time::Instant;
-use model::units::{SectorRange, bits_of};
+use model::units::{SECTORS_PER_BIT, SectorRange, bits_of};
 
 use crate::activity_log::extents::ActivityLog;
 use crate::bitmap::Bitmap;
@@ -269,6 +269,17 @@ impl Volume {
         }
         let (first, last) = range.bits_touched();
         self.bitmap.set_range(first, last.min(bits_of(self.size_sectors) - 1))
+    }
+
+    /// The bitmap for another size; `mark`: the new part differs.
+    pub(crate) fn resize_bitmap(&mut self, sectors: u64, mark: bool) {
+        let before = self.size_sectors;
+        self.bitmap.resize(bits_of(sectors), mark);
+        if mark && sectors > before && !before.is_multiple_of(SECTORS_PER_BIT) {
+            // The new part begins in the middle of a block.
+            let last = before / SECTORS_PER_BIT;
+            self.bitmap.set_range(last, last);
+        }
     }
 
     /// Clears the bits of fully covered blocks; returns how many were set.

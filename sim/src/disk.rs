@@ -151,6 +151,9 @@ impl<T: Copy + PartialEq, const PAGE: u64> Area<T, PAGE> {
     }
 }
 
+/// What nobody wrote; larger than every version.
+pub const JUNK: u64 = 1 << 40;
+
 /// Backing disk of one node: the data of its volumes, and their metadata (addressed apart).
 #[derive(Clone, Debug)]
 pub struct Disk {
@@ -186,6 +189,11 @@ impl Disk {
     pub fn read(&self, sector: u64) -> u64 {
         assert!(volume_and_sector(sector).1 < self.sectors, "inside the disk");
         self.data.read(sector)
+    }
+
+    /// Version in a sector as clients know it: what a disk held before it was a part of the device is as good as nothing.
+    pub fn version(&self, sector: u64) -> u64 {
+        Some(self.read(sector)).filter(|v| *v < JUNK).unwrap_or(0)
     }
 
     /// A write completes.

@@ -57,6 +57,8 @@ pub struct Node {
     pub layout: Layout,
     /// Sectors of the backing device if the metadata is at its end; addresses of metadata are apart all the same.
     internal: Option<u64>,
+    /// Where metadata at the end of the device has its place for each of its sizes so far.
+    ends: Vec<Layout>,
     /// Buffers of the process.
     pub buffers: BTreeMap<u32, Buffer>,
     next_buffer: u32,
@@ -120,6 +122,7 @@ impl Node {
             disk,
             layout,
             internal: None,
+            ends: Vec::new(),
             buffers: BTreeMap::new(),
             next_buffer: 1,
             incarnation: 0,
@@ -159,8 +162,7 @@ impl Node {
 
     /// The backing device becomes larger.
     pub fn grow(&mut self, by_sectors: u64) {
-        // Whoever enlarges it a second time has seen where the metadata was after the first.
-        self.layout = self.found_layout(VolIdx(0));
+        self.ends.push(self.measured().layout);
         match self.internal.as_mut() {
             Some(backing) => {
                 *backing += by_sectors;
@@ -182,12 +184,14 @@ impl Node {
         }
     }
 
-    /// At the end of the device as it is, or where it was last.
+    /// At the end of the device as it is, or as it was before.
     fn found_layout(&self, vol: VolIdx) -> Layout {
+        let there = |layout: &Layout| {
+            let raw = self.disk.read_md(place(vol, layout.superblock_sector()), 8);
+            SuperBlock::decode(&raw.try_into().expect("eight sectors")).is_ok()
+        };
         let now = self.measured().layout;
-        let raw = self.disk.read_md(place(vol, now.superblock_sector()), 8);
-        let there = SuperBlock::decode(&raw.try_into().expect("eight sectors")).is_ok();
-        if there { now } else { self.layout }
+        [now].into_iter().chain(self.ends.iter().rev().copied()).find(there).unwrap_or(self.layout)
     }
 
     /// Makes the metadata say that this copy is good and the same as any other with this generation.

@@ -2,13 +2,14 @@
 //! work to [`super::meta`]. They touch disks that no daemon has attached.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use model::config::settings::VolumeConfig;
 use model::state::DiskState;
 
 use super::client::Client;
+use super::meta::moving::{self, LastKnown};
 use super::meta::{MetaError, MetaTarget, Opts, apply, commands, create, restore};
 use super::terminal::Terminal;
 use crate::daemon::control::Outcome;
@@ -34,6 +35,11 @@ pub enum MetaCommand {
     ApplyAl,
     /// Destroy it.
     Wipe,
+    /// Find it again where its device ended before, and move it to the end.
+    CheckResize {
+        /// Where the sizes of devices are noted.
+        state_dir: PathBuf,
+    },
     /// Mark the data as outdated.
     Outdate,
     /// Mark the data as inconsistent.
@@ -101,6 +107,14 @@ fn run_target(target: &MetaTarget, what: &MetaCommand, opts: &Opts) -> Result<u8
         MetaCommand::Dstate => commands::dstate(target, io),
         MetaCommand::ApplyAl => apply::apply_al(target, io),
         MetaCommand::Wipe => create::wipe_md(target, opts, io),
+        MetaCommand::CheckResize { state_dir } => {
+            let record = LastKnown::of(state_dir, &target.meta);
+            moving::follow_growth(target, &record)?;
+            match moving::remember(target, &record) {
+                Err(MetaError::NoMetaData) => Err(MetaError::Value("no suitable meta data found :(".into())),
+                other => other.map(|()| 0),
+            }
+        }
         MetaCommand::Outdate => commands::outdate(target, io),
         MetaCommand::Invalidate => commands::invalidate(target),
     }

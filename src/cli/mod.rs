@@ -226,6 +226,22 @@ enum Verb {
     SuspendIo(Names),
     /// Thaws I/O
     ResumeIo(Names),
+    /// Makes the device as large as both disks allow, online
+    Resize {
+        #[command(flatten)]
+        names: Names,
+        /// At most this size (K, M, G, T; s for sectors; KiB without); all there is without
+        #[arg(long, value_name = "SIZE", value_parser = sectors)]
+        size: Option<u64>,
+        /// What the new part holds does not matter: no resync of it
+        #[arg(long)]
+        assume_clean: bool,
+        /// Grow although there is no connection: the peer's disk has grown too
+        #[arg(long)]
+        assume_peer_has_space: bool,
+    },
+    /// Finds the metadata of a device that has grown while it was detached
+    CheckResize(Names),
     /// Starts a new data generation
     NewCurrentUuid {
         #[command(flatten)]
@@ -383,6 +399,7 @@ impl Context {
             Verb::ShMdDev(n) => offline::volumes(&self.site, &n.names, VolumeField::MetaDisk),
             Verb::ShMdIdx(n) => offline::volumes(&self.site, &n.names, VolumeField::MetaIndex),
             Verb::ShIp(n) => offline::volumes(&self.site, &n.names, VolumeField::Ip),
+            Verb::CheckResize(n) => self.check_resize(&n.names),
             Verb::Outdate(n) => admin::outdate(&self.site, &self.run_dir, &n.names),
             Verb::Invalidate(n) => self.or_meta(Action::Invalidate, MetaCommand::Invalidate, &n),
             Verb::Dstate(n) => self.or_meta(Action::Dstate, MetaCommand::Dstate, &n),
@@ -414,6 +431,9 @@ impl Context {
             Verb::PauseSync(n) => (Action::PauseSync, n),
             Verb::ResumeSync(n) => (Action::ResumeSync, n),
             Verb::InvalidateRemote(n) => (Action::InvalidateRemote, n),
+            Verb::Resize { names, size, assume_clean, assume_peer_has_space } => {
+                (Action::Resize { limit_sectors: size, assume_clean, assume_peer_has_space }, names)
+            }
             Verb::SuspendIo(n) => (Action::SuspendIo, n),
             Verb::ResumeIo(n) => (Action::ResumeIo, n),
             Verb::NewCurrentUuid { names, clear_bitmap } => (Action::NewCurrentUuid { clear_bitmap }, names),
@@ -422,6 +442,17 @@ impl Context {
             other => unreachable!("handled before: {other:?}"),
         };
         self.ask(action, &names.names)
+    }
+
+    /// By the daemon, if it has the disk; else on the metadata.
+    fn check_resize(&self, names: &[String]) -> Outcome {
+        let asked = self.ask(Action::CheckResize, names);
+        if asked.exit_code == 0 {
+            return asked;
+        }
+        let state_dir = self.settings.state_dir(&self.run_dir);
+        let what = MetaCommand::CheckResize { state_dir };
+        metadata::run(&self.site, &self.run_dir, names, &what, &Opts::default())
     }
 
     fn ask(&self, action: Action, names: &[String]) -> Outcome {
@@ -451,6 +482,21 @@ impl Context {
             Err(e) => Outcome::failed(EXIT_CANNOT, format!("lockstep daemon: {e:#}")),
         }
     }
+}
+
+/// Sectors of a size as DRBD's files write it: KiB unless it says otherwise.
+fn sectors(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| format!("'{text}' is not a size"))?;
+    let factor = match &text[digits.len()..] {
+        "s" | "S" => return Ok(number),
+        "" | "K" | "k" => 2,
+        "M" | "m" => 2 << 10,
+        "G" | "g" => 2 << 20,
+        "T" | "t" => 2 << 30,
+        unit => return Err(format!("'{unit}' is not a unit; write K, M, G, T or s")),
+    };
+    number.checked_mul(factor).ok_or_else(|| format!("'{text}' is too large"))
 }
 
 fn limits(w: &WaitArgs) -> WaitLimits {
@@ -499,6 +545,18 @@ mod tests {
             let Verb::Up(n) = cli.verb else { panic!("{:?}", cli.verb) };
             assert_eq!(n.names, ["r0", "r1"]);
         }
+    }
+
+    #[test]
+    fn sizes_of_resize_are_those_of_the_files() {
+        for (text, wanted) in [("12M", 24576), ("100s", 100), ("10", 20), ("1G", 1 << 21)] {
+            let line = format!("lockstep -- --size={text} resize r0");
+            let cli = parse(&line).unwrap_or_else(|e| panic!("{line}: {e}"));
+            let Verb::Resize { size, assume_clean, .. } = cli.verb else { panic!("{line}") };
+            assert_eq!((size, assume_clean), (Some(wanted), false), "{line}");
+        }
+        assert!(parse("lockstep resize --size=12X r0").is_err());
+        assert!(parse("lockstep resize --assume-clean --assume-peer-has-space r0").is_ok());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use model::config::settings::{ResourceConfig, StartupOptions, VolumeConfig};
 use model::state::{ConnState, DiskState};
 use model::status::{ResourceSnapshot, VolumeSnapshot, one_line, proc_text};
-use replicator::{Command, CommandResult};
+use replicator::{Command, CommandResult, ResizeWish};
 use tokio::time::{Duration, Instant, timeout_at};
 
 use super::control::{Action, Outcome, WaitLimits};
@@ -260,6 +260,15 @@ impl Commands {
             Action::Wait { sync, limits } => {
                 return wait(running, volume, sync, limits, &running.config().startup).await;
             }
+            Action::Resize { limit_sectors, assume_clean, assume_peer_has_space } => {
+                let limit_sectors = limit_sectors.unwrap_or_else(|| self.configured_limit(running, volume));
+                let wish = ResizeWish { limit_sectors, assume_clean, assume_peer_has_space };
+                return running.resize(index, wish).await;
+            }
+            Action::CheckResize => {
+                running.remember(index).await;
+                return Outcome::default();
+            }
             Action::Detach { force } => Command::Detach { vol, force },
             Action::PauseSync => Command::PauseSync(vol),
             Action::ResumeSync => Command::ResumeSync(vol),
@@ -281,6 +290,15 @@ impl Commands {
             | Action::Proc => unreachable!("not a command for one volume"),
         };
         running.command(command, &volume.minor.to_string(), None).await
+    }
+
+    /// The `size` of a volume as the file has it now; as it runs, if the file cannot be read.
+    fn configured_limit(&self, running: &Running, volume: &VolumeConfig) -> u64 {
+        let name = &running.config().name;
+        let read = self.site.read().ok();
+        let resource = read.as_ref().and_then(|c| c.resources.iter().find(|r| r.name == *name));
+        let found = resource.and_then(|r| r.volumes.iter().find(|v| v.volume == volume.volume));
+        found.unwrap_or(volume).disk_options.size_sectors
     }
 
     async fn down_locked(&self, running: &Running, name: &str) -> Outcome {

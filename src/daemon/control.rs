@@ -114,6 +114,17 @@ pub enum Action {
     InvalidateRemote,
     /// Mark the own data as outdated.
     Outdate,
+    /// Adopt what both disks can hold.
+    Resize {
+        /// Limit in sectors; none: that of the configuration.
+        limit_sectors: Option<u64>,
+        /// What the new part holds does not matter.
+        assume_clean: bool,
+        /// Grow although the peer cannot be asked.
+        assume_peer_has_space: bool,
+    },
+    /// Note where the metadata is.
+    CheckResize,
     /// Freeze I/O.
     SuspendIo,
     /// Thaw I/O.

@@ -2,7 +2,7 @@
 //! devices (drbd-admin 3.6, `attach`).
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use blockdev::backing::{Backing, BackingError, OpenOptions};
 use model::config::settings::{MetaDisk, VolumeConfig};
@@ -12,6 +12,7 @@ use replicator::meta::layout::MetaKind;
 
 use super::control::Outcome;
 use super::translate;
+use crate::cli::meta::moving::{self, LastKnown};
 use crate::cli::meta::{MetaError, MetaTarget, Prompt, apply};
 use crate::dataplane::OpenedDisk;
 
@@ -34,9 +35,14 @@ pub fn meta_target(volume: &VolumeConfig) -> Option<MetaTarget> {
 ///
 /// # Errors
 /// What failed, with the exit status of drbdmeta for the activity log and of drbdsetup for the rest.
-pub fn open(volume: &VolumeConfig, target: &MetaTarget) -> Result<(OpenedDisk, Outcome), Outcome> {
+pub fn open(
+    volume: &VolumeConfig,
+    target: &MetaTarget,
+    state_dir: &Path,
+) -> Result<(OpenedDisk, Outcome), Outcome> {
     let mut said = Captured::default();
-    let applied = apply::apply_al(target, &mut said);
+    let record = LastKnown::of(state_dir, &target.meta);
+    let applied = moving::follow_growth(target, &record).and_then(|_| apply::apply_al(target, &mut said));
     let mut outcome = said.into_outcome();
     match applied {
         Ok(0) => {}
@@ -69,7 +75,16 @@ pub fn open(volume: &VolumeConfig, target: &MetaTarget) -> Result<(OpenedDisk, O
             Some(claim(&target.meta).map_err(|e| disk_refused(volume, &e, META_ERRORS))?)
         }
     };
+    remember(target, state_dir);
     Ok((OpenedDisk { attached, data, meta }, outcome))
+}
+
+/// Notes where the metadata is. Without the note it is not found again should the device grow while it is detached,
+/// which is no reason to refuse it now.
+pub fn remember(target: &MetaTarget, state_dir: &Path) {
+    if let Err(error) = moving::remember(target, &LastKnown::of(state_dir, &target.meta)) {
+        tracing::warn!("{}: its size is not noted: {error}", target.meta.display());
+    }
 }
 
 /// In use, cannot be opened, neither device nor file.

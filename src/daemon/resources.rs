@@ -12,7 +12,7 @@ use model::result_code::{self, ConfigError, StateResult};
 use model::state::{ConnState, DiskState};
 use model::status::{ResourceSnapshot, VolumeSnapshot};
 use replicator::meta::superblock::MetaFlags;
-use replicator::{Command, CommandResult, HandlerRun, VolIdx};
+use replicator::{Command, CommandResult, HandlerRun, ResizeWish, VolIdx};
 use tokio::sync::{Mutex, mpsc, watch};
 use tracing::{info, warn};
 
@@ -28,6 +28,8 @@ pub struct Running {
     /// What it runs with. Replaced as a whole by `adjust`.
     config: RefCell<Rc<ResourceConfig>>,
     handle: WorkerHandle,
+    /// Where sizes of devices are noted.
+    state_dir: PathBuf,
     /// The cluster was degraded when a disk was attached, and no peer was seen since (drbd-states 18).
     degraded: Cell<bool>,
 }
@@ -92,6 +94,7 @@ impl Resources {
         let running = Rc::new(Running {
             config: RefCell::new(Rc::new(config.clone())),
             handle,
+            state_dir: self.settings.state_dir(&self.run_dir),
             degraded: Cell::new(false),
         });
         self.running.borrow_mut().insert(config.name.clone(), running.clone());
@@ -153,10 +156,23 @@ pub fn nbd_socket(run_dir: &Path, resource: &str, volume: u16) -> PathBuf {
 
 async fn forward_changes(resources: std::rc::Weak<Resources>, running: std::rc::Weak<Running>) {
     let Some(mut changes) = running.upgrade().map(|r| r.handle.changes()) else { return };
+    let mut sizes = Vec::new();
     while changes.changed().await.is_ok() {
         let (Some(resources), Some(running)) = (resources.upgrade(), running.upgrade()) else { return };
         if running.snapshot().connection >= ConnState::Connected {
             running.degraded.set(false);
+        }
+        let attached = |v: &VolumeSnapshot| v.state.disk >= DiskState::Inconsistent;
+        let size = |v: &VolumeSnapshot| if attached(v) { v.size_sectors } else { 0 };
+        let now: Vec<u64> = running.snapshot().volumes.iter().map(size).collect();
+        if sizes != now {
+            // By command of the peer too: the metadata may have moved.
+            for index in 0..now.len() {
+                if now[index] != 0 && sizes.get(index) != Some(&now[index]) {
+                    running.remember(index).await;
+                }
+            }
+            sizes = now;
         }
         resources.bump();
     }
@@ -234,8 +250,8 @@ impl Running {
         if self.volume_snapshot(volume).state.disk != DiskState::Diskless {
             return Outcome::failed(20, format!("Device '{}' is configured!", volume.minor));
         }
-        let settings = volume.clone();
-        let opened = tokio::task::spawn_blocking(move || disk::open(&settings, &target)).await;
+        let (settings, state_dir) = (volume.clone(), self.state_dir.clone());
+        let opened = tokio::task::spawn_blocking(move || disk::open(&settings, &target, &state_dir)).await;
         let (opened, mut outcome) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(refused)) => return refused,
@@ -253,6 +269,26 @@ impl Running {
             Err(e) => outcome.absorb(Outcome::failed(20, format!("{object}: the resource has ended: {e:#}"))),
         }
         outcome
+    }
+
+    /// Adopts what both disks can hold now, up to a limit.
+    pub async fn resize(&self, index: usize, wish: ResizeWish) -> Outcome {
+        let config = self.config();
+        let volume = &config.volumes[index];
+        let object = volume.minor.to_string();
+        let outcome = self.command(Command::Resize(vol_idx(index), wish), &object, None).await;
+        if outcome.exit_code == 0 {
+            self.remember(index).await;
+        }
+        outcome
+    }
+
+    /// Notes where the metadata of a volume is, for the time when its device has grown.
+    pub async fn remember(&self, index: usize) {
+        let Some(target) = disk::meta_target(&self.config().volumes[index]) else { return };
+        let state_dir = self.state_dir.clone();
+        // Nothing is to be done about a failure that has not been said.
+        let _ = tokio::task::spawn_blocking(move || disk::remember(&target, &state_dir)).await;
     }
 
     /// Starts connecting with the configured options.
@@ -364,6 +400,12 @@ impl Running {
                     let options = Box::new(translate::disk_config(&wanted.disk_options));
                     let command = Command::DiskOptions(vol_idx(index), options);
                     all.absorb(self.command(command, &object, None).await);
+                }
+                let limit_sectors = wanted.disk_options.size_sectors;
+                if present.disk_options.size_sectors != limit_sectors && all.exit_code == 0 {
+                    let wish =
+                        ResizeWish { limit_sectors, assume_clean: false, assume_peer_has_space: false };
+                    all.absorb(self.resize(index, wish).await);
                 }
                 return all;
             }

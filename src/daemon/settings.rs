@@ -13,12 +13,17 @@ pub const DEFAULT_FILE: &str = "/etc/lockstep.toml";
 /// Where sockets are kept unless told otherwise.
 pub const DEFAULT_RUN_DIR: &str = "/run/lockstep";
 
+/// Where the sizes of devices are noted unless told otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/lockstep";
+
 /// Settings of the daemon. Unknown keys are errors.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Settings {
     /// Directory of the sockets.
     pub run_dir: Option<PathBuf>,
+    /// Directory where the sizes of devices are noted, so that metadata at their end is found when they have grown.
+    pub state_dir: Option<PathBuf>,
     /// What is logged, in the words of the `tracing` filter (`info`, `lockstep=debug`).
     pub log: Option<String>,
     /// Largest sum of data buffers of one resource.
@@ -140,6 +145,13 @@ impl Settings {
     /// The run directory: as given on the command line, else as set, else [`DEFAULT_RUN_DIR`].
     pub fn run_dir(&self, given: Option<&Path>) -> PathBuf {
         given.or(self.run_dir.as_deref()).unwrap_or(Path::new(DEFAULT_RUN_DIR)).to_path_buf()
+    }
+
+    /// Where sizes of devices are noted: as set, else [`DEFAULT_STATE_DIR`], or inside a run directory of one's own.
+    pub fn state_dir(&self, run_dir: &Path) -> PathBuf {
+        let own = run_dir != Path::new(DEFAULT_RUN_DIR);
+        let default = || if own { run_dir.join("state") } else { PathBuf::from(DEFAULT_STATE_DIR) };
+        self.state_dir.clone().unwrap_or_else(default)
     }
 
     /// Largest sum of data buffers of one resource, in bytes.

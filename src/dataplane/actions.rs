@@ -36,6 +36,7 @@ impl Worker {
             Action::MetaWrite { tag, vol, md_sector, block, flush_before, fua } => {
                 self.disks.meta_write(ring, tag, (vol, md_sector), out.span(block), (flush_before, fua));
             }
+            Action::MeasureDisk { vol, attach } => self.disks.measure(vol, attach),
             Action::Send { sock, bytes, payload } => {
                 let payload = payload.map(|(buf, len_bytes)| BufSpan::head(buf, len_bytes));
                 self.peers.send(ring, sock, out.span(bytes), payload);

@@ -7,7 +7,8 @@ use blockdev::backing::Backing;
 use blockdev::pool::{BufSpan, BufferPool, SLOT_BYTES_MAX};
 use blockdev::ring::{FileRef, Ring};
 use model::ids::BufId;
-use replicator::{Event, IoResult, IoTag, VolIdx};
+use replicator::meta::layout::{Layout, MetaKind};
+use replicator::{Event, IoResult, IoTag, MeasuredDisk, VolIdx};
 use slab::Slab;
 
 use super::core_side::Core;
@@ -28,6 +29,8 @@ pub(super) struct Disks {
     zeroes: BufId,
     /// Ends of operations that never started, for the next batch.
     ended: Vec<(IoTag, bool, IoResult)>,
+    /// Disks that were looked at, for the next batch.
+    measured: Vec<(VolIdx, u32, Option<MeasuredDisk>)>,
 }
 
 /// An open disk.
@@ -37,12 +40,30 @@ pub(super) struct Disk {
     pub(super) data_file: FileRef,
     pub(super) meta_file: Option<FileRef>,
     pub(super) can_discard: bool,
+    layout: Layout,
     attach: u64,
     in_flight: u32,
     closing: bool,
 }
 
 impl Disk {
+    /// None: it could not be looked at.
+    fn measure(&mut self) -> Option<MeasuredDisk> {
+        let sectors = match self.data.measure() {
+            Ok(bytes) => bytes / 512,
+            Err(error) => {
+                tracing::error!("measuring {}: {error}", self.data.path().display());
+                return None;
+            }
+        };
+        // External metadata stays where it is; what it can describe was settled when the disk was attached.
+        let layout = match self.layout.kind() {
+            MetaKind::Internal => Layout::new(MetaKind::Internal, sectors, self.layout.ring()).ok()?,
+            MetaKind::FlexibleExternal | MetaKind::Indexed(_) => self.layout,
+        };
+        Some(MeasuredDisk { capacity_sectors: layout.usable_sectors(sectors), layout })
+    }
+
     /// Where metadata is written.
     pub(super) fn meta_target(&self) -> FileRef {
         self.meta_file.unwrap_or(self.data_file)
@@ -68,6 +89,7 @@ impl Disks {
             meta_waiting: VecDeque::new(),
             zeroes: pool.alloc(SLOT_BYTES_MAX)?,
             ended: Vec::new(),
+            measured: Vec::new(),
         })
     }
 
@@ -101,11 +123,18 @@ impl Disks {
             data_file,
             meta_file,
             can_discard,
+            layout: attached.layout,
             attach,
             in_flight: 0,
             closing: false,
         }));
         attached
+    }
+
+    /// `Action::MeasureDisk`: how large the disk is, and where its metadata belongs then.
+    pub(super) fn measure(&mut self, vol: VolIdx, attach: u32) {
+        let found = self.disk_of(vol).and_then(|disk| self.disks[disk].measure());
+        self.measured.push((vol, attach, found));
     }
 
     /// The attach command that brought the disk was refused: closes it if it is still there.
@@ -341,7 +370,10 @@ impl Disks {
 
     /// Tells the core of operations that never started. True when there were any.
     pub(super) fn deliver_ended(&mut self, core: &mut Core) -> bool {
-        let any = !self.ended.is_empty();
+        let any = self.has_ended();
+        for (vol, attach, disk) in self.measured.drain(..) {
+            core.event(Event::DiskMeasured { vol, attach, disk: disk.as_ref() });
+        }
         for (tag, is_meta, result) in self.ended.drain(..) {
             core.event(if is_meta {
                 Event::MetaDone { tag, result }
@@ -354,7 +386,7 @@ impl Disks {
 
     /// Operations wait for [`deliver_ended`](Self::deliver_ended).
     pub(super) fn has_ended(&self) -> bool {
-        !self.ended.is_empty()
+        !self.ended.is_empty() || !self.measured.is_empty()
     }
 }
 

@@ -4,7 +4,7 @@
 use alloc::format;
 
 use model::state::{ConnState, DiskState, Role};
-use model::units::{MAX_BIO_BYTES, MAX_DEVICE_SECTORS, bits_of};
+use model::units::{MAX_BIO_BYTES, MAX_DEVICE_SECTORS};
 
 use crate::action::{Action, Actions, LogLevel};
 use crate::event::VolIdx;
@@ -36,7 +36,7 @@ impl Resource {
             write_same_capable: false,
         };
         let grown = disk.is_some_and(|d| d.sb.flags.has(MetaFlags::GROWN)) && self.conn.peer_is_lockstep();
-        let dds_flags = if grown { DdsFlags(dds_flags.0 | DdsFlags::GROWN.0) } else { dds_flags };
+        let dds_flags = if grown { dds_flags.with(DdsFlags::GROWN) } else { dds_flags };
         let p = Sizes {
             d_size_sectors: disk.map_or(0, |d| d.capacity_sectors),
             u_size_sectors: disk.map_or(0, |d| d.cfg.size_sectors),
@@ -66,7 +66,9 @@ impl Resource {
                 .into_iter()
                 .find(|s| *s != 0)
                 .unwrap_or(0);
-            let ignore = candidate == 0 || (vol.size_sectors != 0 && p.d_size_sectors == 0);
+            // A peer that resizes says what it has come to when it is asked.
+            let asks = conn > ConnState::WFReportParams && p.c_size_sectors == 0;
+            let ignore = candidate == 0 || (vol.size_sectors != 0 && (p.d_size_sectors == 0 || asks));
             if ignore { vol.size_sectors } else { candidate }
         };
         if self.vols[v].disk.is_none()
@@ -86,10 +88,10 @@ impl Resource {
             self.set_size(v, new, p.dds_flags.contains(DdsFlags::NO_RESYNC), out);
         }
         if conn > ConnState::WFReportParams && p.c_size_sectors != new {
-            self.send_sizes(v, p.dds_flags, new, out);
+            self.send_sizes(v, p.dds_flags.asked_for(), new, out);
         }
         if conn > ConnState::WFReportParams && self.vols[v].has_usable_disk() {
-            self.peer_has_resized(v, old != 0 && new > old, p.dds_flags, out);
+            self.peer_has_answered(v, old != 0 && new > old, p.dds_flags, out);
         }
         self.md_sync(v, out);
     }
@@ -136,7 +138,7 @@ impl Resource {
         let vol = &mut self.vols[v];
         let grew = sectors > vol.size_sectors;
         let mark = grew && !assume_clean && !planted::on(Planted::GrownAreaNotMarked);
-        vol.bitmap.resize(bits_of(sectors), mark);
+        vol.resize_bitmap(sectors, mark);
         vol.size_sectors = sectors;
         if let Some(disk) = vol.disk.as_mut() {
             if mark && disk.sb.la_size_sectors != 0 {

@@ -15,8 +15,22 @@ impl DdsFlags {
     pub const FORCED: DdsFlags = DdsFlags(0x1);
     /// Do not resync the new area.
     pub const NO_RESYNC: DdsFlags = DdsFlags(0x2);
+    /// Between lockstep nodes, in the answer to a resize: the sender begins to bring the new part...
+    pub const BEGINS: DdsFlags = DdsFlags(0x4000);
+    /// ... from its own copy.
+    pub const SOURCE: DdsFlags = DdsFlags(0x2000);
     /// Between lockstep nodes: the sender's device has grown, and no resync has begun since.
     pub const GROWN: DdsFlags = DdsFlags(0x8000);
+
+    /// What a resize asks for; an answer repeats it.
+    pub const fn asked_for(self) -> DdsFlags {
+        DdsFlags(self.0 & (DdsFlags::FORCED.0 | DdsFlags::NO_RESYNC.0))
+    }
+
+    /// These and those.
+    pub const fn with(self, other: DdsFlags) -> DdsFlags {
+        DdsFlags(self.0 | other.0)
+    }
 
     /// All flags of `other` are set.
     pub const fn contains(self, other: DdsFlags) -> bool {

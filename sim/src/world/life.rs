@@ -1,9 +1,7 @@
 //! Processes that start and die, and what their disks keep.
 
 use super::*;
-
-/// What nobody wrote; larger than every version.
-const JUNK: u64 = 1 << 40;
+use crate::disk::JUNK;
 
 impl World {
     /// Starts the process of a node and attaches its disk.

@@ -52,10 +52,10 @@ impl World {
                 continue;
             } else if before == n {
                 let has_clients = states[n].is_some_and(|s| s.role == Role::Primary);
-                truth.falls_back_on_peer(n, has_clients, |s| disk.read(s));
+                truth.falls_back_on_peer(n, has_clients, |s| disk.version(s));
             } else if self.primary[usize::from(v)][n] && states[n].is_some_and(|s| alone(&s)) {
                 let other_is_primary = states[1 - n].is_some_and(|s| s.role == Role::Primary);
-                truth.takes_up_own_disk(n, other_is_primary, |s| disk.read(s));
+                truth.takes_up_own_disk(n, other_is_primary, |s| disk.version(s));
             }
         }
         for (n, state) in states.iter().enumerate() {
@@ -76,13 +76,13 @@ impl World {
             if is && !was && !by_force && state.is_some_and(|s| alone(&s)) {
                 let copy = truth.home(n);
                 let disk = &self.nodes[copy].disk;
-                truth.promoted_alone(copy, |s| disk.read(s));
+                truth.promoted_alone(copy, |s| disk.version(s));
             }
         }
         truth.look(&states);
         if truth.spoiled && truth.is_whole() && states.iter().all(|s| s.as_ref().is_some_and(is_current)) {
             let disk = &self.nodes[truth.owner].disk;
-            truth.accept(|s| disk.read(s));
+            truth.accept(|s| disk.version(s));
         }
     }
 
@@ -103,7 +103,7 @@ impl World {
             let mirrored = match op {
                 SimOp::Write { sector, count, .. } => (sector..sector + count).all(|s| {
                     let other = &self.nodes[1 - n].disk;
-                    volume_and_sector(s).1 < other.sectors && other.read(s) >= version
+                    volume_and_sector(s).1 < other.sectors && other.version(s) >= version
                 }),
                 _ => false,
             };
@@ -126,14 +126,14 @@ impl World {
             // A copy that passed on an error may be replaced by an older one.
             SimOp::Read { sector, .. } if ok && !self.truth.at(sector).spoiled => {
                 for (i, v) in versions.iter().enumerate() {
-                    let s = sector + i as u64;
+                    let (s, v) = (sector + i as u64, if *v < crate::disk::JUNK { *v } else { 0 });
                     let ledger = self.truth.at(s).of(n);
                     assert!(
-                        ledger.allows_since(s, *v, clock + 1),
+                        ledger.allows_since(s, v, clock + 1),
                         "stale read: sector {s} returned {v}, allowed are {:?}",
                         ledger.possible(s)
                     );
-                    ledger.observed(s, *v, clock);
+                    ledger.observed(s, v, clock);
                     self.reads_checked += 1;
                 }
             }
@@ -147,7 +147,7 @@ impl World {
         match promotion {
             Promotion::Yes { forced: true } if ok => {
                 let disk = &self.nodes[n].disk;
-                self.truth.all().for_each(|t| t.promoted_by_force(n, |s| disk.read(s)));
+                self.truth.all().for_each(|t| t.promoted_by_force(n, |s| disk.version(s)));
             }
             Promotion::Invalidate(vol)
                 if ok && self.volume_of(n, vol.0).is_some_and(|s| s.conn < ConnState::Connected) =>
@@ -167,7 +167,7 @@ impl World {
         let s = core.volume_state(vol);
         let newer = |m: usize, s: u64| {
             let v = self.nodes[m].disk.read(s);
-            v >= version || v == 0
+            (v >= version || v == 0) && v < crate::disk::JUNK
         };
         for at in sector..sector + count {
             if s.disk == DiskState::UpToDate {
@@ -198,7 +198,7 @@ impl World {
         for truth in self.truth.all() {
             let ledger = truth.of(0);
             for s in ledger.written() {
-                let held = a.disk.read(s);
+                let held = a.disk.version(s);
                 assert!(
                     ledger.allows(s, held),
                     "sector {s} holds version {held}, clients know of {:?}",

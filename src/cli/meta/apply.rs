@@ -99,7 +99,10 @@ pub fn apply_al_if_needed(target: &MetaTarget) -> Result<ApplyReport, MetaError>
             let stale = legacy || found.has_updates || found.corrupt_blocks > 0;
             (found, stale)
         }
-        Err(e) if was_primary => return Err(MetaError::Replay(e.to_string())),
+        // Metadata that was being moved asks for a full sync until its log is there.
+        Err(e) if was_primary && !sb.flags.has(MetaFlags::FULL_SYNC) => {
+            return Err(MetaError::Replay(e.to_string()));
+        }
         Err(e) => {
             report.ignored_error = Some(e.to_string());
             (Replay::default(), true)

@@ -9,6 +9,7 @@ pub mod apply;
 pub mod commands;
 pub mod create;
 pub mod device;
+pub mod moving;
 pub mod probe;
 pub mod restore;
 
