@@ -65,7 +65,7 @@ impl World {
             let source_is_there = states[1 - n].is_some_and(|s| s.conn == ConnState::SyncSource);
             if was_target && source_is_there && met && state.as_ref().is_some_and(is_current) {
                 let disk = &self.nodes[n].disk;
-                truth.target_finished(n, |s| disk.read(s));
+                truth.target_finished(n, |s| disk.version(s));
             }
             let is = state.is_some_and(|s| s.role == Role::Primary);
             let forced = |p: &Promotion| matches!(p, Promotion::Yes { forced: true });
