@@ -125,8 +125,13 @@ impl Resource {
     /// A Primary steps down before the peer was fenced. Answered writes that the peer may have lost are marked, and a mark is
     /// worth nothing in a generation that both have.
     pub(crate) fn settle_due_generation(&mut self, v: usize, out: &mut Actions) {
-        if self.vols[v].generation_due && self.vols[v].bitmap.count() > 0 {
+        let vol = &self.vols[v];
+        if vol.generation_due && vol.bitmap.count() > 0 {
             self.new_current_uuid(v, out);
+        } else if vol.wrote_ahead && vol.state.conn == ConnState::WFBitMapS {
+            // Without a Primary nothing would tell whose copy is ahead if the resync did not begin.
+            self.new_current_uuid(v, out);
+            self.send_uuids(v, UuidFlags::NONE, out);
         }
         self.vols[v].generation_due = false;
     }

@@ -199,6 +199,8 @@ pub(crate) struct Volume {
     /// A new data generation is due, which begins when it is known that clients go on with this copy alone; until then
     /// I/O is frozen (drbd-states 11.2, 13.2).
     pub generation_due: bool,
+    /// As source of a resync that has not begun, in a generation that the target has too, it took writes of its own.
+    pub wrote_ahead: bool,
     /// What went wrong with the disk last.
     pub last_error: Option<String>,
     /// Something that waits may go on: to be looked at before the batch ends.
@@ -241,6 +243,7 @@ impl Volume {
             held_completions: Vec::new(),
             completion_gate: None,
             generation_due: false,
+            wrote_ahead: false,
             last_error: None,
             pump: false,
         }

@@ -163,7 +163,8 @@ impl Resource {
             // What the peer's clients see counts on a Secondary too: older data must not be attached for them. Nobody
             // sees a copy that is not UpToDate; when it becomes so, the state packet tells.
             let seen = if connected { vol.state.pdsk == DiskState::UpToDate } else { serves };
-            if seen && vol.exposed.uuid != p.current {
+            // In the generation of the disk that went the peer goes on only if it is not UpToDate itself, and says so next.
+            if seen && !vol.exposed.uuid.same_as(p.current) {
                 vol.exposed.shows_peer(p.current);
                 let line = format!("receiver updated UUIDs to effective data uuid: {}", p.current);
                 out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);

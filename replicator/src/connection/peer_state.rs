@@ -338,6 +338,7 @@ impl Resource {
             return;
         }
         vol.generation_due = false;
+        vol.wrote_ahead = false;
         disk.sb.uuids.new_current(random, primary);
         disk.md.mark_dirty();
         vol.exposed.shows_own(disk.sb.uuids.current);

@@ -10,6 +10,7 @@ use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
+use crate::state::is_source;
 
 impl Resource {
     pub(crate) fn start_read(&mut self, slot: u32, out: &mut Actions) {
@@ -85,7 +86,11 @@ impl Resource {
             out.push(Action::Release { buf });
         }
         self.reqs.table[slot].set(flag::LOCAL_FAILED);
-        self.vols[v].set_out_of_sync(range);
+        if !is_source(self.vols[v].state.conn) {
+            // The peer's copy of a block that a source cannot read is not there yet, or no worse for that. The target counts
+            // the bits of the beginning, and would end before this one is gone.
+            self.vols[v].set_out_of_sync(range);
+        }
         self.local_io_failed(v, FailedIo::Read, out);
         self.start_read(slot, out);
     }

@@ -48,6 +48,10 @@ impl Resource {
             }
             self.send_out_of_sync(v, range, out);
         }
+        if marked && local {
+            let vol = &mut self.vols[v];
+            vol.wrote_ahead |= vol.uuids().bitmap.is_zero();
+        }
         if remote && !local {
             // Marked now and not when the peer's acknowledgement is final: a disk may be attached and brought up to
             // date before that.

@@ -42,6 +42,7 @@ impl Resource {
     /// SyncSource was entered: rotate the data generations, tell the target once that is stable.
     pub(crate) fn become_source(&mut self, v: usize, out: &mut Actions) {
         self.begin_run(v, "SyncSource", out);
+        self.vols[v].wrote_ahead = false;
         let random = model::ids::DataUuid(self.rng.uuid());
         let Some(disk) = self.vols[v].disk.as_mut() else { return };
         let sync_uuid = disk.sb.uuids.begin_sync_source(random);

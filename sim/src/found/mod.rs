@@ -16,6 +16,8 @@ mod given_up;
 mod late_replies;
 #[cfg(test)]
 mod lives;
+#[cfg(test)]
+mod sources;
 
 #[cfg(test)]
 mod healing {
