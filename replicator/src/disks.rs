@@ -332,6 +332,7 @@ impl Resource {
                 | Then::Resized
                 | Then::SendSyncUuid { .. }
                 | Then::SendState { .. }
+                | Then::SendUuids { .. }
                 | Then::StartRequests { .. } => {}
             }
         }

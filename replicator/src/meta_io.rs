@@ -21,6 +21,7 @@ use crate::meta_move::Move;
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::timers::Timer;
+use crate::wire::UuidFlags;
 
 /// Bitmap pages of one volume that may be in flight at once.
 const PAGES_IN_FLIGHT_MAX: usize = 32;
@@ -63,6 +64,11 @@ pub(crate) enum Then {
     MoveStored,
     /// The new size is on disk.
     Resized,
+    /// Tell the peer the present generations, if the connection is still this one.
+    SendUuids {
+        /// Connection it belongs to.
+        generation: u32,
+    },
     /// The target may overwrite blocks in this run.
     StartRequests {
         /// The run.
@@ -307,6 +313,11 @@ impl Resource {
             Then::RefuseWrite { slot, generation } => self.refuse_peer_write(slot, generation, out),
             Then::MoveStored => self.move_stored(v, out),
             Then::Resized => self.resized(v, out),
+            Then::SendUuids { generation } => {
+                if self.conn.generation == generation && self.vols[v].state.conn >= ConnState::Connected {
+                    self.send_uuids(v, UuidFlags::NONE, out);
+                }
+            }
             Then::StartRequests { generation } => self.start_requests(v, generation, out),
         }
     }

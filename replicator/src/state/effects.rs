@@ -170,7 +170,14 @@ impl Resource {
             self.vols[v].generation_due = true;
         } else if goes_alone || clients_only_here || target_may_be_done {
             self.new_current_uuid(v, out);
-            self.send_uuids(v, UuidFlags::NONE, out);
+            let generation = self.conn.generation;
+            if new.peer == Role::Primary && self.conn.peer_is_lockstep() {
+                // A Primary without a disk answers its clients for the sake of this copy as soon as it knows the name, which
+                // nobody may know any more after a loss of power on both nodes.
+                self.when_super_block_stable(v, Then::SendUuids { generation }, out);
+            } else {
+                self.send_uuids(v, UuidFlags::NONE, out);
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use replicator::{Command, CommandResult, DiskConfig, VolIdx};
 use super::healing::{both_again, outcome, peer_missed, target_finishes, write};
 use crate::hooks::{Blocked, DiskOp};
 use crate::scenario::{fresh_pair, fresh_pair_with, net};
-use crate::world::{SimOp, World};
+use crate::world::{Answer, SimOp, World};
 use replicator::wire::Command as Wire;
 
 const SECTORS: u64 = 4_000;
@@ -127,6 +127,23 @@ fn a_diskless_primary_and_an_invalidate_that_did_not_begin() {
     w.attach(0);
     w.run_for(ms(100));
     assert_eq!(w.state(0).1, DiskState::Diskless, "the old disk lacks what the peer has");
+    both_again(&mut w);
+}
+
+/// The peer named its new generation to a Primary whose disk had gone before that generation was on its own disk. The
+/// Primary answered a write that the peer had already, both lost power, and the old disk was the newer one.
+#[test]
+fn a_generation_is_named_when_it_is_stable() {
+    let mut w = fresh_pair(707, SECTORS);
+    w.hooks.slow_disk(0, DiskOp::Write, 64, 8);
+    let tag = w.request(0, SimOp::Write { sector: 64, count: 8, fua: true });
+    w.run_for(ms(100));
+    w.hooks.slow_disk(1, DiskOp::Meta, 0, 1);
+    w.command(0, TEAR_OFF);
+    let ended = |w: &World| w.answers.iter().any(|(_, a)| matches!(a, Answer::Client(t, ..) if *t == tag));
+    assert!(!w.run_until(ms(500), ended), "answered in a generation that may be forgotten");
+    w.let_go(false);
+    assert!(w.run_until(ms(500), ended));
     both_again(&mut w);
 }
 
