@@ -52,20 +52,20 @@ impl Resource {
             }
             return;
         }
-        if self.vols[v].resync.has_unanswered() && !self.conn.peer_is_lockstep() {
-            // A kernel may still send what was asked for in the last run, or not, and its blocks do not say for which run
-            // they are.
-            self.lose_connection(ConnState::NetworkFailure, out);
-            return;
-        }
-        // A source that has ended a run sends nothing for it any more, and this is a packet of the next one.
-        self.vols[v].resync.forget_unanswered();
         self.vols[v].resync.source_uuids = source;
         self.begin_as_target(v, uuid, out);
     }
 
     /// From here on this copy is the target's.
     fn begin_as_target(&mut self, v: usize, uuid: DataUuid, out: &mut Actions) {
+        if self.vols[v].resync.has_unanswered() && !self.conn.peer_is_lockstep() {
+            // A kernel may still send what was asked for in the last run, or not, and its blocks do not say for which run
+            // they are.
+            self.lose_connection(ConnState::NetworkFailure, out);
+            return;
+        }
+        // A source that has ended a run sends nothing for it any more, and its P_SYNC_UUID is a packet of the next one.
+        self.vols[v].resync.forget_unanswered();
         let primary = self.vols[v].state.role == Role::Primary;
         let Some(disk) = self.vols[v].disk.as_mut() else { return };
         disk.sb.uuids.begin_sync_target(uuid, primary);
