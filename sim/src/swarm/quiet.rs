@@ -170,6 +170,12 @@ impl Schedule<'_> {
             _ => 1,
         };
         self.w.note_phase(|| "discard-my-data".into());
+        for n in 0..2 {
+            if self.w.volume(n).is_some_and(|s| s.susp_fen) {
+                // Its peer cannot be fenced and went on without it: as long as it is frozen it does not step down either.
+                self.w.command(n, Command::ResumeIo);
+            }
+        }
         self.w.truth.all().for_each(|t| t.discard(loser));
         self.w.command(loser, Command::Secondary { open: 0 });
         self.w.run_for(Duration::from_secs(1));
