@@ -345,3 +345,59 @@ impl DerefMut for Truths {
         &mut self.0[0]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two answered writes to a sector, of which the first one was flushed; then the peer loses its cache.
+    fn peer_without_its_cache() -> Truth {
+        let mut t = Truth::new();
+        for version in [1, 2] {
+            t.issued(0, version, version, 8, 1, false);
+            t.ended(0, version, true, false);
+            if version == 1 {
+                let at = t.of(0).clock;
+                t.of(0).flushed(at);
+            }
+        }
+        t.separated();
+        t.power_lost(1, true);
+        t
+    }
+
+    #[test]
+    fn when_both_copies_failed_what_was_flushed_is_left() {
+        let mut t = peer_without_its_cache();
+        assert!(!t.of(0).allows(8, 1), "the own disk has the second write");
+        t.falls_back_on_peer(0, true, |_| 1);
+        assert!(t.of(0).allows(8, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "stale promotion")]
+    fn when_both_copies_failed_what_was_flushed_has_to_be_there() {
+        peer_without_its_cache().falls_back_on_peer(0, true, |_| 0);
+    }
+
+    #[test]
+    fn what_was_answered_alone_does_not_go_with_the_own_disk() {
+        let mut t = peer_without_its_cache();
+        t.issued(0, 3, 3, 16, 1, false);
+        t.ended(0, 3, true, true);
+        t.falls_back_on_peer(0, true, |_| 1);
+        assert!(!t.of(0).allows(8, 1) && !t.of(0).allows(16, 1));
+    }
+
+    #[test]
+    #[should_panic(expected = "node 2 is synced, but sector 8 holds 1")]
+    fn a_finished_target_has_everything() {
+        peer_without_its_cache().target_finished(1, |_| 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "node 1 goes on with 1 in sector 8")]
+    fn the_own_disk_has_what_clients_saw() {
+        peer_without_its_cache().takes_up_own_disk(0, false, |_| 1);
+    }
+}
