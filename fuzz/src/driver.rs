@@ -383,7 +383,7 @@ impl Driver {
 
     fn perform(&mut self, action: Action, batch: &Actions) {
         match action {
-            Action::DiskRead { tag, vol, sector, len_bytes } => {
+            Action::DiskRead { tag, vol, sector, len_bytes, .. } => {
                 self.check_range(vol, sector, len_bytes);
                 self.pending.push(Pending { tag, io: Io::Read });
             }

@@ -7,6 +7,7 @@ use model::config::settings::Handler;
 use model::ids::BufId;
 
 use crate::command::{CommandId, CommandResult};
+use crate::digest::DigestAlg;
 use crate::event::{ClientTag, HandlerRun, IoTag, SockId, VolIdx};
 
 /// Bytes in [`Actions::bytes`].
@@ -48,7 +49,8 @@ pub enum LogLevel {
 /// batch, actions on the same socket or the same metadata block must keep their order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Read into a buffer that the driver allocates (waiting for one if need be); `Event::DiskDone` brings it.
+    /// Read into a buffer that the driver allocates (waiting for one if need be); `Event::DiskDone` brings it, or
+    /// `Event::DiskDigest` if a digest was asked for and the read succeeded.
     DiskRead {
         /// Key of the completion.
         tag: IoTag,
@@ -58,6 +60,8 @@ pub enum Action {
         sector: u64,
         /// Length in bytes.
         len_bytes: u32,
+        /// Digest of the data that is wanted with it.
+        digest: Option<DigestAlg>,
     },
     /// Write from a buffer. The driver keeps the buffer alive until completion by itself.
     DiskWrite {

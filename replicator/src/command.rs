@@ -53,6 +53,15 @@ pub enum Command {
     Invalidate(VolIdx),
     /// Full resync to the peer.
     InvalidateRemote(VolIdx),
+    /// Compare the blocks with the peer's.
+    Verify {
+        /// Which volume.
+        vol: VolIdx,
+        /// First sector, rounded down to a block; None: where the last run ended.
+        start_sector: Option<u64>,
+        /// End before this sector; None: at the end of the device.
+        stop_sector: Option<u64>,
+    },
     /// Mark own data as outdated.
     Outdate(VolIdx),
     /// Freeze I/O.

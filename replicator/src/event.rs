@@ -104,6 +104,15 @@ pub enum Event<'a> {
         /// Data of a read.
         buf: Option<BufId>,
     },
+    /// A disk read that was to bring a digest succeeded; one that failed is a [`Event::DiskDone`].
+    DiskDigest {
+        /// Key of the operation.
+        tag: IoTag,
+        /// The data; its reference passes to the core.
+        buf: BufId,
+        /// Its digest by the algorithm that was asked for.
+        digest: &'a [u8],
+    },
     /// A metadata write ended.
     MetaDone {
         /// Key of the operation.

@@ -94,6 +94,7 @@ impl Resource {
         for slot in writes {
             run.requests.remove(slot);
         }
+        self.vols[v].verify.forget();
         self.vols[v].pump = true;
         self.peer_pump = true;
     }

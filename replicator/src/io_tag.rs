@@ -21,8 +21,12 @@ pub(crate) enum IoKind {
     RsFlush = 12,
     /// Flush before cleared bits of a sync target are written.
     BitmapFlush = 13,
+    /// Verify: a block that the peer asked the digest of.
+    OvRead = 14,
+    /// Verify: the own block that belongs to a digest of the peer.
+    OvOwnRead = 15,
     /// Any block written while the metadata moves.
-    MoveBlock = 14,
+    MoveBlock = 16,
 }
 
 impl IoKind {
@@ -41,7 +45,9 @@ impl IoKind {
             11 => IoKind::BitmapPage,
             12 => IoKind::RsFlush,
             13 => IoKind::BitmapFlush,
-            14 => IoKind::MoveBlock,
+            14 => IoKind::OvRead,
+            15 => IoKind::OvOwnRead,
+            16 => IoKind::MoveBlock,
             _ => return None,
         })
     }

@@ -21,6 +21,7 @@ pub mod activity_log;
 pub mod bitmap;
 pub mod command;
 pub mod config;
+pub mod digest;
 pub mod event;
 pub mod handshake;
 pub mod meta;
@@ -46,11 +47,13 @@ mod resource;
 mod rng;
 mod status;
 mod timers;
+mod verify;
 mod volume;
 
 pub use action::{Action, Actions, ClientResult, LogLevel, Span};
 pub use command::{Command, CommandId, CommandResult};
 pub use config::{Auth, Config, DiskConfig, HmacAlg, NetConfig, VolumeConfig};
+pub use digest::{Digest, DigestAlg};
 pub use event::{
     ClientOp, ClientRequest, ClientTag, DownCause, Event, HandlerRun, IoResult, IoTag, SockId, VolIdx,
 };

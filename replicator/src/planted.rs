@@ -81,11 +81,17 @@ pub enum Planted {
     GrownAreaNotMarked,
     /// The new size is on disk before the bitmap of the new part is.
     SizeBeforeBitmap,
+    /// Verify compares blocks that are being written.
+    VerifyWithoutLock,
+    /// A block that verify finds different is not marked.
+    MismatchNotMarked,
+    /// The peer hears the opposite of what verify has found.
+    VerifyResultSwapped,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 38] = [
+    pub const ALL: [Planted; 41] = [
         Planted::ExtentReleasedAtCompletion,
         Planted::ActivityLogSkipped,
         Planted::EvictedPagesNotWritten,
@@ -124,6 +130,9 @@ impl Planted {
         Planted::DueGenerationForgotten,
         Planted::GrownAreaNotMarked,
         Planted::SizeBeforeBitmap,
+        Planted::VerifyWithoutLock,
+        Planted::MismatchNotMarked,
+        Planted::VerifyResultSwapped,
     ];
 }
 

@@ -157,6 +157,8 @@ impl Resource {
             }
             Packet::RsDataRequest(r) | Packet::RsThinReq(r) => self.receive_resync_request(v, &r, false, out),
             Packet::CsumRsRequest(r) => self.receive_resync_request(v, &r.request, true, out),
+            Packet::OvRequest(r) => self.receive_verify_request(v, &r, out),
+            Packet::OvReply(r) => self.receive_verify_reply(v, &r, out),
             Packet::OutOfSync(d) => {
                 let range = SectorRange::new(d.sector, d.size_bytes);
                 if self.vols[v].range_is_inside(range) {
@@ -326,7 +328,9 @@ impl Resource {
             Packet::NegDreply(a) => self.receive_neg_dreply(v, &a, out),
             Packet::NegRsDreply(a) => {
                 let range = SectorRange::new(a.sector, a.size_bytes);
-                self.resync_block_not_coming(v, range, true, false, out);
+                if !self.verify_refused(v, range, out) {
+                    self.resync_block_not_coming(v, range, true, false, out);
+                }
             }
             Packet::RsIsInSync(a) => {
                 let range = SectorRange::new(a.sector, a.size_bytes);
@@ -336,6 +340,7 @@ impl Resource {
                 let range = SectorRange::new(a.sector, a.size_bytes);
                 self.resync_block_not_coming(v, range, false, false, out);
             }
+            Packet::OvResult(a) => self.receive_verify_result(v, &a, out),
             Packet::BarrierAck(b) => {
                 if !self.barrier_acked(b.number.0, b.set_size, out) {
                     self.protocol_error("P_BARRIER_ACK that is not due", out);

@@ -12,6 +12,7 @@ use crate::command::{Command, CommandId};
 use crate::commands::Commands;
 use crate::config::{Config, NetConfig};
 use crate::connection::{Connection, Phase};
+use crate::digest::Digest;
 use crate::event::{Event, IoResult, IoTag, SockId, VolIdx};
 use crate::handlers::Handlers;
 use crate::io_tag::{IoKind, flush_target, unpack};
@@ -124,6 +125,7 @@ impl Resource {
         match event {
             Event::Request(r) => self.submit(r, out),
             Event::DiskDone { tag, result, buf } => self.disk_done(tag, result, buf, out),
+            Event::DiskDigest { tag, buf, digest } => self.disk_digest(tag, buf, digest, out),
             Event::MetaDone { tag, result } => {
                 if let Some((kind, slot, generation)) = unpack(tag) {
                     self.meta_done(kind, slot, generation, result.is_ok(), out);
@@ -170,6 +172,7 @@ impl Resource {
                     if self.vols[v].resync.wanted.is_some() {
                         self.request_blocks(v, out);
                     }
+                    self.pump_verify(v, out);
                     again = true;
                 }
                 self.pump_activity_log(v, out);
@@ -250,7 +253,7 @@ impl Resource {
     /// Writes became known to be on the peer's disk: resync reads that waited for them may go on.
     pub(crate) fn resync_conflicts_changed(&mut self) {
         for vol in &mut self.vols {
-            if vol.resync.active {
+            if vol.resync.active || vol.verify.active {
                 vol.pump = true;
             }
         }
@@ -291,6 +294,14 @@ impl Resource {
             {
                 self.resync_write_done(v, low, ok, out);
             }
+            IoKind::OvRead if v < self.vols.len() && self.vols[v].verify.reads.is_live(low, generation) => {
+                self.verify_read_done(v, low, None, out);
+            }
+            IoKind::OvOwnRead
+                if v < self.vols.len() && self.vols[v].verify.requests.is_live(low, generation) =>
+            {
+                self.verify_own_read_done(v, low, None, out);
+            }
             IoKind::EpochFlush | IoKind::RsFlush | IoKind::BitmapFlush => {
                 let (v, data_epoch) = flush_target(slot);
                 let disk = self.vols.get(v).and_then(|vol| vol.disk.as_ref());
@@ -306,6 +317,28 @@ impl Resource {
         if let Some(buf) = buf {
             out.push(crate::action::Action::Release { buf });
         }
+    }
+
+    fn disk_digest(&mut self, tag: IoTag, buf: model::ids::BufId, digest: &[u8], out: &mut Actions) {
+        let known = unpack(tag).zip(Digest::new(digest));
+        let Some(((kind, slot, generation), digest)) = known else {
+            self.stale_events += 1;
+            out.push(crate::action::Action::Release { buf });
+            return;
+        };
+        let (v, low) = ((slot >> 24) as usize, slot & 0xff_ffff);
+        match kind {
+            IoKind::OvRead if v < self.vols.len() && self.vols[v].verify.reads.is_live(low, generation) => {
+                self.verify_read_done(v, low, Some(digest), out);
+            }
+            IoKind::OvOwnRead
+                if v < self.vols.len() && self.vols[v].verify.requests.is_live(low, generation) =>
+            {
+                self.verify_own_read_done(v, low, Some(digest), out);
+            }
+            _ => self.stale_events += 1,
+        }
+        out.push(crate::action::Action::Release { buf });
     }
 
     /// The key names a request that the disk still has.
@@ -379,6 +412,7 @@ impl Resource {
                 .map(|(_, r)| r.range.len_sectors())
                 .sum();
             assert_eq!(flying, vol.resync.in_flight_sectors, "sectors in flight are those requested");
+            vol.verify.check_invariants();
         }
     }
 

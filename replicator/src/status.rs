@@ -146,9 +146,12 @@ impl Resource {
             al_writes: c.al_writes,
             bm_writes: c.bm_writes,
             local_pending: vol.disk.as_ref().map_or(0, |d| u64::from(d.io_pending)),
-            pending: pending + vol.resync.requests.iter().filter(|(_, r)| !r.writing).count() as u64,
+            pending: pending
+                + vol.resync.requests.iter().filter(|(_, r)| !r.writing).count() as u64
+                + vol.verify.unanswered(),
             unacked: self.peer.writes.iter().filter(|(_, w)| w.vol as usize == v).count() as u64
-                + vol.resync.reads.len() as u64,
+                + vol.resync.reads.len() as u64
+                + vol.verify.reads.len() as u64,
             app_pending: app,
             epochs: (self.peer.epochs.len() as u64).max(1),
             out_of_sync_kib: vol.bitmap.count() * 4,
@@ -157,6 +160,9 @@ impl Resource {
 
     fn progress(&self, v: usize, now: Instant) -> Option<Progress> {
         let vol = &self.vols[v];
+        if vol.verify.active {
+            return self.verify_status(v, now);
+        }
         let run = &vol.resync;
         if !vol.state.conn.is_resync() || !run.active {
             return None;
@@ -177,16 +183,47 @@ impl Resource {
             rate_now_kib_s: marks.current_kib_per_s(now),
             rate_mean_kib_s: marks.mean_kib_per_s(now),
             wanted_kib_s: controller.map(|c| c.wanted_kib_per_s()),
-            limited_by: controller.map(|c| match c.limited_by() {
-                LimitedBy::Controller if fill => RateLimit::FillTarget,
-                LimitedBy::Controller => RateLimit::DelayTarget,
-                LimitedBy::FixedRate => RateLimit::ResyncRate,
-                LimitedBy::MaxRate => RateLimit::MaxRate,
-                LimitedBy::MaxBuffers => RateLimit::MaxBuffers,
-                LimitedBy::Throttled => RateLimit::MinRate,
-            }),
+            limited_by: controller.map(|c| limit(c.limited_by(), fill)),
             eta_s: marks.seconds_left(now),
             stalled: marks.is_stalled(now),
         })
+    }
+
+    /// The same of a verify; none on the other side before its first block.
+    fn verify_status(&self, v: usize, now: Instant) -> Option<Progress> {
+        let vol = &self.vols[v];
+        let run = &vol.verify;
+        let mut marks = run.marks?;
+        marks.advance(now, run.left_blocks);
+        let (running, paused) = marks.running_and_paused(now);
+        let controller = run.controller.as_ref().filter(|_| run.is_requester());
+        let fill = vol.disk.as_ref().is_some_and(|d| d.cfg.c_fill_target_sectors > 0);
+        Some(Progress {
+            direction: if run.is_requester() { Direction::ToPeer } else { Direction::FromPeer },
+            kind: ProgressKind::Verify,
+            total_blocks: run.total_blocks,
+            left_blocks: run.left_blocks,
+            failed_blocks: run.refused_blocks,
+            elapsed_ms: running.as_millis() as u64,
+            paused_ms: paused.as_millis() as u64,
+            rate_now_kib_s: marks.current_kib_per_s(now),
+            rate_mean_kib_s: marks.mean_kib_per_s(now),
+            wanted_kib_s: controller.map(|c| c.wanted_kib_per_s()),
+            limited_by: controller.map(|c| limit(c.limited_by(), fill)),
+            eta_s: marks.seconds_left(now),
+            stalled: marks.is_stalled(now),
+        })
+    }
+}
+
+/// What held back the controller; `fill`: it aims at a fill target.
+fn limit(by: LimitedBy, fill: bool) -> RateLimit {
+    match by {
+        LimitedBy::Controller if fill => RateLimit::FillTarget,
+        LimitedBy::Controller => RateLimit::DelayTarget,
+        LimitedBy::FixedRate => RateLimit::ResyncRate,
+        LimitedBy::MaxRate => RateLimit::MaxRate,
+        LimitedBy::MaxBuffers => RateLimit::MaxBuffers,
+        LimitedBy::Throttled => RateLimit::MinRate,
     }
 }

@@ -17,6 +17,7 @@ use crate::meta::superblock::SuperBlock;
 use crate::meta::uuids::Uuids;
 use crate::meta_io::MetaIo;
 use crate::resync::run::ResyncRun;
+use crate::verify::run::VerifyRun;
 
 /// A backing disk whose metadata was loaded and is clean (activity log applied).
 #[derive(Debug)]
@@ -185,6 +186,7 @@ pub(crate) struct Volume {
     /// The peer's, as far as it is known to have come.
     pub peer_seq: u32,
     pub resync: ResyncRun,
+    pub verify: VerifyRun,
     pub counters: Counters,
     /// Sectors moved for the application here, for the resync's throttle.
     pub app_sectors: u64,
@@ -236,6 +238,7 @@ impl Volume {
             seq: 0,
             peer_seq: 0,
             resync: ResyncRun::default(),
+            verify: VerifyRun::default(),
             counters: Counters::default(),
             app_sectors: 0,
             waiting: Vec::with_capacity(256),

@@ -14,6 +14,9 @@ use crate::rng::Rng;
 const DATA_PAGE: u64 = 64;
 const META_PAGE: u64 = 8;
 
+/// Marks contents that nobody has written, in a bit that no version has.
+pub const ROTTEN: u64 = 1 << 63;
+
 /// A completed write of one sector that was not flushed yet.
 #[derive(Clone, Copy, Debug)]
 struct Unflushed<T> {
@@ -202,6 +205,12 @@ impl Disk {
         for (i, v) in versions.iter().enumerate() {
             self.data.write(sector + i as u64, *v, fua, self.completed);
         }
+    }
+
+    /// Sectors decay on the medium: they hold what nobody has written.
+    pub fn rot(&mut self, sector: u64, count: u64) {
+        let decayed: Vec<u64> = (sector..sector + count).map(|s| self.read(s) | ROTTEN).collect();
+        self.write(sector, &decayed, true);
     }
 
     /// A metadata block write completes.

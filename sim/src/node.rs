@@ -9,7 +9,9 @@ use replicator::activity_log::replay::replay;
 use replicator::activity_log::transaction::{AlRing, encode_initialized};
 use replicator::meta::layout::{Layout, MetaKind};
 use replicator::meta::superblock::{MetaFlags, SuperBlock};
-use replicator::{Actions, AttachedDisk, Config, DiskConfig, MeasuredDisk, Resource, VolIdx, VolumeConfig};
+use replicator::{
+    Actions, AttachedDisk, Config, Digest, DigestAlg, DiskConfig, MeasuredDisk, Resource, VolIdx, VolumeConfig,
+};
 
 use crate::disk::Disk;
 
@@ -22,6 +24,12 @@ pub fn place(vol: VolIdx, sector: u64) -> u64 {
 /// The inverse of [`place`].
 pub fn volume_and_sector(at: u64) -> (VolIdx, u64) {
     (VolIdx((at >> 32) as u8), at & 0xffff_ffff)
+}
+
+/// Digest of block data, of which only the versions exist here.
+pub fn digest_of(alg: DigestAlg, versions: &[u64]) -> Digest {
+    let bytes: Vec<u8> = versions.iter().flat_map(|v| v.to_le_bytes()).collect();
+    alg.of(&bytes)
 }
 
 /// A buffer of versions, counted like the driver's.

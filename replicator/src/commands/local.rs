@@ -3,6 +3,7 @@
 use model::policy::Protocol;
 
 use super::*;
+use crate::digest::DigestAlg;
 
 impl Resource {
     pub(super) fn connect_command(
@@ -18,6 +19,9 @@ impl Resource {
         }
         if net.allow_two_primaries && net.protocol != Protocol::C {
             return CommandResult::Config(ConfigError::NotProtoC);
+        }
+        if let Some(e) = unknown_algorithm(&net) {
+            return CommandResult::Config(e);
         }
         self.conn.net = Some(net);
         self.conn.standalone_reason = None;
@@ -45,6 +49,17 @@ impl Resource {
         let both = |v: &crate::volume::Volume| (v.state.role, v.state.peer) == (Role::Primary, Role::Primary);
         if !net.allow_two_primaries && self.vols.iter().any(both) {
             return CommandResult::Config(ConfigError::NeedAllowTwoPri);
+        }
+        let runs = |is: fn(ConnState) -> bool| self.vols.iter().any(|v| is(v.state.conn));
+        if let Some(e) = unknown_algorithm(&net) {
+            return CommandResult::Config(e);
+        }
+        if old.csums_alg != net.csums_alg && runs(ConnState::is_resync) {
+            return CommandResult::Config(ConfigError::CsumsResyncRunning);
+        }
+        if old.verify_alg != net.verify_alg && runs(|c| matches!(c, ConnState::VerifyS | ConnState::VerifyT))
+        {
+            return CommandResult::Config(ConfigError::VerifyRunning);
         }
         let told = old.protocol != net.protocol
             || old.allow_two_primaries != net.allow_two_primaries
@@ -162,4 +177,15 @@ impl Resource {
         self.md_sync(v, out);
         CommandResult::Ok
     }
+}
+
+/// A digest algorithm that is configured and not known here.
+fn unknown_algorithm(net: &crate::config::NetConfig) -> Option<ConfigError> {
+    let names = [
+        (&net.csums_alg, ConfigError::CsumsAlg),
+        (&net.verify_alg, ConfigError::VerifyAlg),
+        (&net.data_integrity_alg, ConfigError::IntegrityAlg),
+    ];
+    let unknown = |name: &str| !name.is_empty() && DigestAlg::from_name(name).is_none();
+    names.into_iter().find(|(name, _)| unknown(name)).map(|(_, e)| e)
 }

@@ -294,6 +294,12 @@ impl Resource {
                     return Some(Work::Change { vol: v, change });
                 }
             }
+            Command::Verify { vol, start_sector, stop_sector } => {
+                let v = vol.0 as usize;
+                self.vols[v].verify.asked_for(start_sector, stop_sector);
+                let change = StateChange::NONE.conn(ConnState::VerifyS);
+                return Some(Work::Change { vol: v, change });
+            }
             // On a connection the wish would be lifted to what a disk there has to be, UpToDate, from whatever it was.
             Command::Outdate(vol) if lower_than_outdated(self.vols[vol.0 as usize].state.disk) => {
                 CommandResult::State(StateResult::LowerThanOutdated)
@@ -406,6 +412,9 @@ impl Resource {
             Some(e) => return Attempt::Done(CommandResult::State(e)),
             None => {}
         }
+        if verifies_bad_data(&old, change) {
+            return Attempt::Done(CommandResult::State(StateResult::NoUpToDateDisk));
+        }
         if wanted.result == StateResult::NothingToDo {
             return Attempt::Done(CommandResult::Ok);
         }
@@ -449,6 +458,14 @@ fn full_sync_refused(old: &VolumeState, new: &VolumeState) -> Option<StateResult
         DiskState::UpToDate => None,
         _ => Some(StateResult::NoUpToDateDisk),
     }
+}
+
+/// A verify is asked for while a copy is not good. Entering it would call that copy UpToDate (drbd-wire trap 43); there
+/// is nothing to be learned from comparing it.
+fn verifies_bad_data(old: &VolumeState, change: StateChange) -> bool {
+    let verify = [ConnState::VerifyS, ConnState::VerifyT].map(|c| StateChange::NONE.conn(c));
+    let bad = |d: DiskState| d > DiskState::Failed && d < DiskState::UpToDate;
+    old.conn == ConnState::Connected && verify.contains(&change) && (bad(old.disk) || bad(old.pdsk))
 }
 
 fn state_result(r: Result<StateResult, StateResult>) -> CommandResult {

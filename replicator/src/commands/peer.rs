@@ -225,9 +225,7 @@ impl Resource {
 
     fn answer_change_request(&mut self, v: Option<usize>, change: StateChange, out: &mut Actions) {
         let change = translate(change);
-        let conn = change.value & change.mask & mask::CONN;
-        let wants_verify = change.mask & mask::CONN != 0 && conn == (ConnState::VerifyT as u32) << 4;
-        if wants_verify || !translate::is_customary(change) {
+        if !translate::is_customary(change) {
             self.send_change_reply(v, StateResult::NotSupported.number(), out);
             return;
         }
@@ -237,6 +235,10 @@ impl Resource {
                 let old = self.vols[v].state;
                 if let Some(e) = own.apply(&old).and_then(|new| full_sync_refused(&old, &new)) {
                     self.send_change_reply(Some(v), e.number(), out);
+                    return;
+                }
+                if verifies_bad_data(&old, own) {
+                    self.send_change_reply(Some(v), StateResult::NoUpToDateDisk.number(), out);
                     return;
                 }
                 let code = match self.change_volume_verbose(v, own, out) {

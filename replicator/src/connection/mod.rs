@@ -59,6 +59,8 @@ pub(crate) struct TxBytes {
 pub(crate) enum Fence {
     /// Resync of the volume is done here; the peer has processed all acknowledgements.
     EndOfResync { vol: u8 },
+    /// The peer has heard of every block of this run of verify.
+    EndOfVerify { vol: u8, run: u32 },
 }
 
 /// The connection.

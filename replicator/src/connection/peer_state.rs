@@ -48,7 +48,7 @@ impl Resource {
             Conclusion::FinishResync => self.finish_as_source(v, out),
             Conclusion::TargetGaveUp => self.finish_incomplete_as_source(v, out),
             Conclusion::ResyncLeftovers => self.vols[v].resync.peer_done = true,
-            Conclusion::FinishVerify => {}
+            Conclusion::FinishVerify => self.finish_verify(v, out),
             Conclusion::Proceed(p) => {
                 self.apply_peer_state(v, own, &received, p, out);
                 self.vols[v].uncorrected_uuids = None;

@@ -58,6 +58,7 @@ impl Resource {
             let (_, fence) = self.conn.fences.remove(i);
             match fence {
                 Fence::EndOfResync { vol } => self.end_of_resync_fenced(vol as usize, out),
+                Fence::EndOfVerify { vol, run } => self.end_of_verify_fenced(vol as usize, run, out),
             }
         }
     }

@@ -6,13 +6,14 @@ use model::units::SectorRange;
 
 use super::Phase;
 use crate::action::{Action, Actions};
+use crate::digest::Digest;
 use crate::event::SockId;
 use crate::requests::Kind;
 use crate::resource::Resource;
 use crate::timers::Timer;
 use crate::wire::{
     Ack, Barrier, BarrierAck, BarrierNo, BlockDesc, BlockId, Body, ChangeReply, ChangeRequest, Command, Data,
-    DpFlags, Features, Packet, Request, Sock, State, SyncUuid, Trim, UuidFlags, Uuids, put,
+    DigestRequest, DpFlags, Features, Packet, Request, Sock, State, SyncUuid, Trim, UuidFlags, Uuids, put,
 };
 
 /// A layout that several packets share, with the command it is sent as.
@@ -25,6 +26,12 @@ impl<F: Fn(&mut alloc::vec::Vec<u8>)> Body for As<'_, F> {
     fn encode(&self, out: &mut alloc::vec::Vec<u8>) {
         (self.1)(out);
     }
+}
+
+/// The fixed part of requests about a block that no application asked for.
+fn resync_request(range: SectorRange) -> Request {
+    let size_bytes = (range.len_sectors() * 512) as u32;
+    Request { sector: range.start, block_id: BlockId::RESYNC, size_bytes, pad: 0 }
 }
 
 impl Resource {
@@ -178,6 +185,26 @@ impl Resource {
         let p = Request { sector, block_id: BlockId::RESYNC, size_bytes, pad: 0 };
         let vnr = self.vols[v].vnr.0;
         self.send_on(Sock::Data, vnr, &Packet::RsDataRequest(p), None, out);
+    }
+
+    /// P_OV_REQUEST.
+    pub(crate) fn send_verify_request(&mut self, v: usize, range: SectorRange, out: &mut Actions) {
+        let p = resync_request(range);
+        let vnr = self.vols[v].vnr.0;
+        self.send_on(Sock::Data, vnr, &Packet::OvRequest(p), None, out);
+    }
+
+    /// P_OV_REPLY.
+    pub(crate) fn send_verify_reply(
+        &mut self,
+        v: usize,
+        range: SectorRange,
+        digest: &Digest,
+        out: &mut Actions,
+    ) {
+        let p = DigestRequest { request: resync_request(range), digest: digest.as_bytes() };
+        let vnr = self.vols[v].vnr.0;
+        self.send_on(Sock::Data, vnr, &Packet::OvReply(p), None, out);
     }
 
     /// The present state of a volume.

@@ -6,6 +6,7 @@ use model::units::{MAX_BIO_BYTES, SECTOR_BYTES, SectorRange};
 
 use super::PeerRead;
 use crate::action::{Action, Actions};
+use crate::digest::DigestAlg;
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
@@ -63,21 +64,21 @@ impl Resource {
         }
         self.peer.reads[slot].waiting = false;
         let tag = pack(IoKind::PeerRead, slot, self.peer.reads.generation(slot));
-        self.read_disk(v, tag, sector, len_bytes, out);
+        self.read_disk(v, tag, (sector, len_bytes), None, out);
     }
 
-    /// Submits a read for the peer to the local disk.
+    /// Submits a read for the peer to the local disk, which brings a digest if one is named.
     pub(crate) fn read_disk(
         &mut self,
         v: usize,
         tag: crate::event::IoTag,
-        sector: u64,
-        len_bytes: u32,
+        (sector, len_bytes): (u64, u32),
+        digest: Option<DigestAlg>,
         out: &mut Actions,
     ) {
         self.vols[v].disk.as_mut().expect("an UpToDate disk is attached").io_pending += 1;
         self.vols[v].counters.read_sectors += u64::from(len_bytes / 512);
-        out.push(Action::DiskRead { tag, vol: VolIdx(v as u8), sector, len_bytes });
+        out.push(Action::DiskRead { tag, vol: VolIdx(v as u8), sector, len_bytes, digest });
     }
 
     /// Size and place of a read request can be; ends the connection if not.

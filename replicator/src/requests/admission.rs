@@ -132,8 +132,10 @@ impl Resource {
             }
             Kind::Write | Kind::Discard | Kind::Zeroes { .. } => {
                 if !self.reqs.table[slot].has(flag::ACTIVE) {
-                    let busy =
-                        self.reqs.overlaps_active(v as u8, range) || self.vols[v].resync.locks_out(range);
+                    let vol = &self.vols[v];
+                    let busy = self.reqs.overlaps_active(v as u8, range)
+                        || vol.resync.locks_out(range)
+                        || vol.verify.locks_out(range);
                     if busy && !planted::on(Planted::OverlapIgnored) {
                         return false;
                     }

@@ -49,7 +49,7 @@ impl Resource {
         r.local_at = now;
         let (v, sector, len_bytes) = (r.vol, r.sector, r.len_bytes);
         let tag = pack(IoKind::AppRead, slot, generation);
-        out.push(Action::DiskRead { tag, vol: VolIdx(v), sector, len_bytes });
+        out.push(Action::DiskRead { tag, vol: VolIdx(v), sector, len_bytes, digest: None });
         let vol = &mut self.vols[v as usize];
         vol.counters.read_sectors += u64::from(len_bytes / 512);
         vol.app_sectors += u64::from(len_bytes / 512);

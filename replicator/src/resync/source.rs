@@ -107,7 +107,7 @@ impl Resource {
             self.vols[v].resync.reads[slot].reading = true;
             let generation = self.vols[v].resync.reads.generation(slot);
             let tag = pack(IoKind::RsRead, (v as u32) << 24 | slot, generation);
-            self.read_disk(v, tag, r.range.start, (r.range.len_sectors() * 512) as u32, out);
+            self.read_disk(v, tag, (r.range.start, (r.range.len_sectors() * 512) as u32), None, out);
         }
     }
 

@@ -130,23 +130,29 @@ impl Resource {
     }
 
     pub(crate) fn resync_options_changed(&mut self, v: usize) {
-        let max_buffers = self.conn.net.as_ref().map_or(2048, |n| n.max_buffers);
+        let Some(options) = self.rate_options(v) else { return };
         let vol = &mut self.vols[v];
-        let Some(disk) = vol.disk.as_ref() else { return };
-        let c = &disk.cfg;
-        let options = RateOptions {
+        if let Some(controller) = vol.verify.controller.as_mut() {
+            controller.set_options(options);
+        }
+        match vol.resync.controller.as_mut() {
+            Some(controller) => controller.set_options(options),
+            None => vol.resync.controller = Some(RateController::new(options)),
+        }
+    }
+
+    /// The limits that resync and verify of a volume obey; none without a disk.
+    pub(crate) fn rate_options(&self, v: usize) -> Option<RateOptions> {
+        let c = &self.vols[v].disk.as_ref()?.cfg;
+        Some(RateOptions {
             resync_rate_kib_per_s: c.resync_rate_kib_s,
             plan_ahead_ds: c.c_plan_ahead_ds,
             delay_target_ds: c.c_delay_target_ds,
             fill_target_sectors: c.c_fill_target_sectors,
             max_rate_kib_per_s: c.c_max_rate_kib_s,
             min_rate_kib_per_s: c.c_min_rate_kib_s,
-            max_buffers,
-        };
-        match vol.resync.controller.as_mut() {
-            Some(controller) => controller.set_options(options),
-            None => vol.resync.controller = Some(RateController::new(options)),
-        }
+            max_buffers: self.conn.net.as_ref().map_or(2048, |n| n.max_buffers),
+        })
     }
 
     /// The super block is stable: blocks may be requested.
@@ -164,9 +170,11 @@ impl Resource {
     pub(crate) fn resync_step_timer(&mut self, out: &mut Actions) {
         for v in 0..self.vols.len() {
             self.resync_step(v, out);
+            self.verify_step(v, out);
         }
         let busy = |vol: &crate::volume::Volume| {
             vol.resync.active && matches!(vol.state.conn, ConnState::SyncTarget)
+                || vol.verify.requests_blocks()
         };
         if self.vols.iter().any(busy) {
             self.timers.set(Timer::ResyncStep, self.now + STEP);
@@ -555,6 +563,7 @@ impl Resource {
     pub(crate) fn progress_timer(&mut self, out: &mut Actions) {
         let mut any = false;
         for v in 0..self.vols.len() {
+            any |= self.verify_progress(v, out);
             if !self.vols[v].resync.active {
                 continue;
             }

@@ -34,7 +34,7 @@ impl Resource {
             on_no_data: self.cfg.on_no_data,
             net_configured: net.is_some(),
             two_primaries: net.is_some_and(|n| n.allow_two_primaries),
-            verify_alg: net.is_some_and(|n| !n.verify_alg.is_empty()),
+            verify_alg: self.verify_alg().is_some(),
             agreed_version: self.conn.agreed_version,
             peer_primary_elsewhere: self
                 .vols
@@ -207,6 +207,7 @@ impl Resource {
             self.vols[v].invalidated = false;
         }
         self.resync_state_changed(v, &old, &new, out);
+        self.verify_state_changed(v, &old, &new, out);
         self.recompute_md_flags(v);
         if old.role != new.role || (old.disk, old.pdsk) != (new.disk, new.pdsk) {
             out.push(Action::ExportChanged { vol: VolIdx(v as u8) });

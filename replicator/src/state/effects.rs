@@ -214,6 +214,13 @@ impl Resource {
             let generation = self.conn.generation;
             self.when_super_block_stable(v, Then::SendState { generation }, out);
         }
+        // Version 100 leaves it to the other side to count the blocks.
+        if old.conn == ConnState::VerifyS
+            && new.conn == ConnState::Connected
+            && self.conn.agreed_version > 100
+        {
+            self.send_state_as(v, new, out);
+        }
     }
 }
 

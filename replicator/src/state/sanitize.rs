@@ -75,8 +75,10 @@ fn forget_pause_when_unconfigured(s: &mut VolumeState) {
 }
 
 fn abort_without_disks(s: &mut VolumeState, warnings: &mut Warnings) {
-    if s.conn > ConnState::Connected && (s.disk <= DiskState::Failed || s.pdsk <= DiskState::Failed) {
-        let verify = matches!(s.conn, ConnState::VerifyS | ConnState::VerifyT);
+    let verify = matches!(s.conn, ConnState::VerifyS | ConnState::VerifyT);
+    // A copy that turns out to be bad in the middle of a verify ends it; step 6 would call it UpToDate again.
+    let worst = if verify { DiskState::Inconsistent } else { DiskState::Failed };
+    if s.conn > ConnState::Connected && (s.disk <= worst || s.pdsk <= worst) {
         warnings.add(if verify { Warning::VerifyAborted } else { Warning::ResyncAborted });
         // Before its resync begins a target is only Outdated or Consistent, which step 5 would take for UpToDate. But it
         // is known to be older than the disk that went.

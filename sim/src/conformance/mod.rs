@@ -10,6 +10,7 @@ mod resync_control;
 mod split_brain;
 mod states;
 mod upgrade;
+mod verify;
 
 use model::state::{ConnState, DiskState, Role};
 use model::time::Duration;

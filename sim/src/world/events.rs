@@ -2,11 +2,12 @@
 
 use super::handlers::Means;
 use super::*;
+use replicator::DigestAlg;
 
 /// Something that happens later.
 #[derive(Debug)]
 pub(super) enum Later {
-    DiskRead { tag: IoTag, sector: u64, count: u64 },
+    DiskRead { tag: IoTag, sector: u64, count: u64, digest: Option<DigestAlg> },
     DiskWrite { tag: IoTag, sector: u64, versions: Vec<u64>, fua: bool },
     Flush { tag: IoTag, vol: VolIdx, point: u64 },
     MetaWrite { tag: IoTag, sector: u64, block: Vec<u8>, fua: bool, flush: Option<u64> },
@@ -187,14 +188,19 @@ impl World {
             }};
         }
         match what {
-            Later::DiskRead { tag, sector, count } => {
+            Later::DiskRead { tag, sector, count, digest } => {
                 if self.fails(n, DiskOp::Read, sector, count) {
                     core!(Event::DiskDone { tag, result: EIO, buf: None });
                     return;
                 }
-                let versions = (sector..sector + count).map(|s| self.nodes[n].disk.read(s)).collect();
-                let buf = Some(self.nodes[n].alloc(versions));
-                core!(Event::DiskDone { tag, result: IoResult::Ok, buf });
+                let versions: Vec<u64> =
+                    (sector..sector + count).map(|s| self.nodes[n].disk.read(s)).collect();
+                let digest = digest.map(|alg| digest_of(alg, &versions));
+                let buf = self.nodes[n].alloc(versions);
+                match digest {
+                    Some(digest) => core!(Event::DiskDigest { tag, buf, digest: digest.as_bytes() }),
+                    None => core!(Event::DiskDone { tag, result: IoResult::Ok, buf: Some(buf) }),
+                }
             }
             Later::DiskWrite { tag, sector, versions, fua } => {
                 let count = versions.len() as u64;

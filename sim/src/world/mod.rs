@@ -22,7 +22,7 @@ use replicator::{
 
 use crate::disk::Disk;
 use crate::hooks::{Blocked, DiskOp, Hooks, Running};
-use crate::node::{Node, place, volume_and_sector};
+use crate::node::{Node, digest_of, place, volume_and_sector};
 use crate::rng::Rng;
 use crate::tally::Tally;
 use crate::truth::Truths;
@@ -428,12 +428,12 @@ impl World {
     fn carry_out(&mut self, n: usize, a: Action, out: &replicator::Actions) {
         self.mix(self.now.0 << 1 | n as u64);
         match a {
-            Action::DiskRead { tag, vol, sector, len_bytes } => {
+            Action::DiskRead { tag, vol, sector, len_bytes, digest } => {
                 self.nodes[n].disk_op_begins(vol);
                 let sector = place(vol, sector);
                 self.mix(tag.0);
                 let at = self.disk_time();
-                self.at(n, at, Later::DiskRead { tag, sector, count: u64::from(len_bytes / 512) });
+                self.at(n, at, Later::DiskRead { tag, sector, count: u64::from(len_bytes / 512), digest });
             }
             Action::DiskWrite { tag, vol, sector, len_bytes, buf, fua } => {
                 self.nodes[n].disk_op_begins(vol);

@@ -13,7 +13,7 @@ use replicator::meta::superblock::{MetaFlags, SuperBlock};
 use replicator::wire::{Header, HeaderForm, Packet, Sock, parse_header};
 use replicator::{
     Action, Actions, AttachedDisk, ClientOp, ClientRequest, ClientResult, ClientTag, Command, CommandId,
-    CommandResult, Config, DiskConfig, DownCause, Event, IoResult, IoTag, Resource, SockId, VolIdx,
+    CommandResult, Config, Digest, DiskConfig, DownCause, Event, IoResult, IoTag, Resource, SockId, VolIdx,
     VolumeConfig,
 };
 
@@ -140,6 +140,8 @@ pub struct Node {
     submitting: bool,
     out: Actions,
     follow: VecDeque<Event<'static>>,
+    /// Reads that ended, with the digest that was wanted.
+    digests: VecDeque<(IoTag, BufId, Digest)>,
     devices: Vec<Device>,
     disk_config: DiskConfig,
     buffers: HashMap<u32, (Vec<u8>, u32)>,
@@ -169,6 +171,7 @@ impl Node {
             submitting: false,
             out: Actions::default(),
             follow: VecDeque::new(),
+            digests: VecDeque::new(),
             devices: data.iter().map(|d| Device::new(d)).collect(),
             disk_config,
             buffers: HashMap::new(),
@@ -188,6 +191,7 @@ impl Node {
         self.open.clear();
         self.held.clear();
         self.follow.clear();
+        self.digests.clear();
         self.buffers.clear();
         self.out.clear();
     }
@@ -281,7 +285,7 @@ impl Node {
     fn settle(&mut self) {
         loop {
             self.core.end_batch(self.now, &mut self.out);
-            if self.out.list.is_empty() && self.follow.is_empty() {
+            if self.out.list.is_empty() && self.follow.is_empty() && self.digests.is_empty() {
                 break;
             }
             let batch = std::mem::take(&mut self.out);
@@ -289,6 +293,10 @@ impl Node {
                 self.perform(action, &batch);
             }
             while let Some(event) = self.follow.pop_front() {
+                self.core.handle(self.now, event, &mut self.out);
+            }
+            while let Some((tag, buf, digest)) = self.digests.pop_front() {
+                let event = Event::DiskDigest { tag, buf, digest: digest.as_bytes() };
                 self.core.handle(self.now, event, &mut self.out);
             }
         }
@@ -304,7 +312,12 @@ impl Node {
             Action::DiskWrite { tag, .. } if self.faults == Faults::Writes => {
                 self.follow.push_back(Event::DiskDone { tag, result: EIO, buf: None });
             }
-            Action::DiskRead { tag, vol, sector, len_bytes } => {
+            Action::DiskRead { tag, vol, sector, len_bytes, digest: Some(alg) } => {
+                let data = self.devices[vol.0 as usize].read(sector, len_bytes as usize).to_vec();
+                let buf = self.buffer(&data);
+                self.digests.push_back((tag, buf, alg.of(&data)));
+            }
+            Action::DiskRead { tag, vol, sector, len_bytes, digest: None } => {
                 let data = self.devices[vol.0 as usize].read(sector, len_bytes as usize).to_vec();
                 let buf = Some(self.buffer(&data));
                 self.follow.push_back(Event::DiskDone { tag, result: IoResult::Ok, buf });
