@@ -407,7 +407,7 @@ impl Driver {
                 assert!(!twice, "metadata sector {md_sector} is written twice at once");
                 self.pending.push(Pending { tag, io: Io::Meta { vol, sector: md_sector, block } });
             }
-            Action::Send { sock, bytes, payload } => self.send(sock, batch.span(bytes), payload),
+            Action::Send { sock, bytes, payload, .. } => self.send(sock, batch.span(bytes), payload),
             Action::Release { buf } => self.release(buf),
             Action::ClientDone { tag, buf, .. } => {
                 assert!(self.open_requests.remove(&tag.0), "a request is answered once");

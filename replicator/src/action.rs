@@ -132,6 +132,8 @@ pub enum Action {
         bytes: Span,
         /// Bulk payload: handle and length from its offset 0.
         payload: Option<(BufId, u32)>,
+        /// Its digest goes between the bytes and the payload; the header counts it.
+        digest: Option<DigestAlg>,
     },
     /// Give up one reference of a buffer.
     Release {

@@ -83,12 +83,14 @@ pub struct NetConfig {
     pub rr_conflict: RrConflict,
     /// Both nodes may be Primary.
     pub allow_two_primaries: bool,
-    /// Name of the digest of data packets; must be empty here, the names are compared with the peer's.
+    /// Name of the digest of data packets, compared with the peer's.
     pub data_integrity_alg: String,
     /// Name of the verify digest, compared with the peer's.
     pub verify_alg: String,
     /// Name of the checksum resync digest, compared with the peer's.
     pub csums_alg: String,
+    /// Checksum resync only after this node has crashed as Primary.
+    pub csums_after_crash_only: bool,
     /// Compress bitmaps.
     pub use_rle: bool,
     /// One shot: the peer's data wins.
@@ -120,6 +122,7 @@ impl Default for NetConfig {
             data_integrity_alg: String::new(),
             verify_alg: String::new(),
             csums_alg: String::new(),
+            csums_after_crash_only: false,
             use_rle: true,
             discard_my_data: false,
             tentative: false,

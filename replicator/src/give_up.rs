@@ -90,7 +90,8 @@ impl Resource {
         for slot in reads {
             run.reads.remove(slot);
         }
-        let writes: Vec<u32> = run.requests.iter().filter(|(_, r)| r.writing).map(|(slot, _)| slot).collect();
+        let writes: Vec<u32> =
+            run.requests.iter().filter(|(_, r)| r.writing || r.digesting).map(|(slot, _)| slot).collect();
         for slot in writes {
             run.requests.remove(slot);
         }

@@ -25,8 +25,10 @@ pub(crate) enum IoKind {
     OvRead = 14,
     /// Verify: the own block that belongs to a digest of the peer.
     OvOwnRead = 15,
+    /// Resync: the target's own block, for its digest.
+    RsDigest = 16,
     /// Any block written while the metadata moves.
-    MoveBlock = 16,
+    MoveBlock = 17,
 }
 
 impl IoKind {
@@ -47,7 +49,8 @@ impl IoKind {
             13 => IoKind::BitmapFlush,
             14 => IoKind::OvRead,
             15 => IoKind::OvOwnRead,
-            16 => IoKind::MoveBlock,
+            16 => IoKind::RsDigest,
+            17 => IoKind::MoveBlock,
             _ => return None,
         })
     }

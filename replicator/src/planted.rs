@@ -87,11 +87,13 @@ pub enum Planted {
     MismatchNotMarked,
     /// The peer hears the opposite of what verify has found.
     VerifyResultSwapped,
+    /// The source takes every block for equal to the target's digest.
+    CsumsNotCompared,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 41] = [
+    pub const ALL: [Planted; 42] = [
         Planted::ExtentReleasedAtCompletion,
         Planted::ActivityLogSkipped,
         Planted::EvictedPagesNotWritten,
@@ -133,6 +135,7 @@ impl Planted {
         Planted::VerifyWithoutLock,
         Planted::MismatchNotMarked,
         Planted::VerifyResultSwapped,
+        Planted::CsumsNotCompared,
     ];
 }
 

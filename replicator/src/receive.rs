@@ -9,6 +9,7 @@ use model::units::SectorRange;
 use crate::action::{Action, Actions, LogLevel};
 use crate::bitmap::exchange::Progress;
 use crate::connection::Phase;
+use crate::digest::DigestAlg;
 use crate::event::SockId;
 use crate::peer_requests::PeerWriteKind;
 use crate::peer_requests::write::Incoming;
@@ -139,7 +140,8 @@ impl Resource {
                 }
             },
         };
-        let payload_bytes = header.len.saturating_sub(24);
+        let digest_bytes = self.conn.integrity_in.map_or(0, |d| d.len_bytes());
+        let payload_bytes = header.len.saturating_sub(24 + digest_bytes);
         match packet {
             Packet::Data(d) => self.receive_p_data(v, &d, payload, payload_bytes, out),
             Packet::Trim(t) => self.receive_range(v, &t, true, out),
@@ -155,8 +157,8 @@ impl Resource {
             Packet::RsDeallocated(d) => {
                 self.receive_resync_data(v, SectorRange::new(d.sector, d.size_bytes), None, out);
             }
-            Packet::RsDataRequest(r) | Packet::RsThinReq(r) => self.receive_resync_request(v, &r, false, out),
-            Packet::CsumRsRequest(r) => self.receive_resync_request(v, &r.request, true, out),
+            Packet::RsDataRequest(r) | Packet::RsThinReq(r) => self.receive_resync_request(v, &r, None, out),
+            Packet::CsumRsRequest(r) => self.receive_resync_request(v, &r.request, Some(r.digest), out),
             Packet::OvRequest(r) => self.receive_verify_request(v, &r, out),
             Packet::OvReply(r) => self.receive_verify_reply(v, &r, out),
             Packet::OutOfSync(d) => {
@@ -431,11 +433,14 @@ impl Resource {
             self.protocol_error("P_PROTOCOL_UPDATE with unknown settings", out);
             return;
         };
-        if !p.integrity_alg.is_empty() {
-            let why = "the peer switched on data-integrity-alg, which this version lacks";
-            self.end_in_standalone(why, out);
+        let integrity = DigestAlg::from_name(p.integrity_alg);
+        if integrity.is_none() && !p.integrity_alg.is_empty() {
+            let why =
+                format!("the peer switched on data-integrity-alg {}, which is not known", p.integrity_alg);
+            self.end_in_standalone(&why, out);
             return;
         }
+        self.conn.integrity_in = integrity;
         self.close_epoch();
         let net = self.conn.net.as_mut().expect("connected");
         net.protocol = protocol;
@@ -443,6 +448,6 @@ impl Resource {
         net.after_sb_0pri = sb0.mirrored();
         net.after_sb_1pri = sb1;
         net.after_sb_2pri = sb2;
-        self.log_conn(LogLevel::Info, format!("peer changed settings: protocol {protocol}"), out);
+        self.log_conn(LogLevel::Info, format!("settings of the peer: protocol {protocol}"), out);
     }
 }

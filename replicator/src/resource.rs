@@ -12,7 +12,7 @@ use crate::command::{Command, CommandId};
 use crate::commands::Commands;
 use crate::config::{Config, NetConfig};
 use crate::connection::{Connection, Phase};
-use crate::digest::Digest;
+use crate::digest::{Digest, DigestAlg};
 use crate::event::{Event, IoResult, IoTag, SockId, VolIdx};
 use crate::handlers::Handlers;
 use crate::io_tag::{IoKind, flush_target, unpack};
@@ -33,6 +33,8 @@ pub struct Framing {
     pub sock: Option<Sock>,
     /// Agreed features.
     pub features: Features,
+    /// The peer puts a digest in front of block data: the driver checks it, and gives the packet without it.
+    pub integrity: Option<DigestAlg>,
 }
 
 /// At most so many log lines of I/O errors in a window, as the kernel limits them.
@@ -199,12 +201,22 @@ impl Resource {
 
     /// How the next header on a socket looks; None: keep its bytes for now.
     pub fn framing(&self, sock: SockId) -> Option<Framing> {
-        let initial = Framing { form: HeaderForm::H80, sock: Some(Sock::Data), features: Features::NONE };
+        let initial = Framing {
+            form: HeaderForm::H80,
+            sock: Some(Sock::Data),
+            features: Features::NONE,
+            integrity: None,
+        };
         if self.conn.newcomers.contains(&sock) {
             return Some(Framing { sock: None, ..initial });
         }
         let which = self.conn.role_of(sock)?;
-        let hundred = Framing { form: HeaderForm::H100, sock: Some(which), features: self.conn.features };
+        let hundred = Framing {
+            form: HeaderForm::H100,
+            sock: Some(which),
+            features: self.conn.features,
+            integrity: self.conn.integrity_in,
+        };
         match (self.conn.phase, which) {
             (Phase::Features, Sock::Data) => Some(initial),
             (Phase::Challenge | Phase::Response, Sock::Data) => Some(hundred),
@@ -286,8 +298,13 @@ impl Resource {
                 return;
             }
             IoKind::RsRead if v < self.vols.len() && self.vols[v].resync.reads.is_live(low, generation) => {
-                self.resync_read_done(v, low, ok, buf, out);
+                self.resync_read_done(v, low, (buf.filter(|_| ok), None), out);
                 return;
+            }
+            IoKind::RsDigest
+                if v < self.vols.len() && self.vols[v].resync.requests.is_live(low, generation) =>
+            {
+                self.resync_digest_done(v, low, None, out);
             }
             IoKind::RsWrite
                 if v < self.vols.len() && self.vols[v].resync.requests.is_live(low, generation) =>
@@ -328,6 +345,15 @@ impl Resource {
         };
         let (v, low) = ((slot >> 24) as usize, slot & 0xff_ffff);
         match kind {
+            IoKind::RsRead if v < self.vols.len() && self.vols[v].resync.reads.is_live(low, generation) => {
+                self.resync_read_done(v, low, (Some(buf), Some(digest)), out);
+                return;
+            }
+            IoKind::RsDigest
+                if v < self.vols.len() && self.vols[v].resync.requests.is_live(low, generation) =>
+            {
+                self.resync_digest_done(v, low, Some(digest), out);
+            }
             IoKind::OvRead if v < self.vols.len() && self.vols[v].verify.reads.is_live(low, generation) => {
                 self.verify_read_done(v, low, Some(digest), out);
             }

@@ -1,7 +1,7 @@
 //! The core takes part in the recorded conversations of two kernel nodes, in the place of each of them.
 //!
-//! Not replayed, as the core does not do what they show: verify (08, 09), checksums (10), data integrity (15), two
-//! primaries (21), the side that is Ahead (22) and resizing (25).
+//! Not replayed, as the core does not do what they show: two primaries (21), the side that is Ahead (22) and resizing
+//! (25).
 
 mod support;
 
@@ -31,6 +31,10 @@ conversations! {
     writes_a = 5 as 1 2;
     resync_compressed_bitmap = 6 as 1 2;
     resync_plain_bitmap = 7 as 1 2;
+    verify_clean = 8 as 1 2;
+    verify_differences = 9 as 1 2;
+    resync_with_checksums = 10 as 1 2;
+    data_integrity = 15 as 1 2;
     discard_and_zeroes = 11 as 1 2;
     role_switch = 12 as 1 2;
     split_brain = 13 as 1 2;

@@ -134,6 +134,8 @@ pub struct Hooks {
     pub tamper: Option<Tamper>,
     /// The packet with this number arrives as bytes that are no packet.
     pub garbled_at: Option<u64>,
+    /// Block data of the first packet with this number or a later one that has any is changed on its way.
+    pub changed_at: Option<u64>,
     /// Data operations of a node's disk do not end.
     pub disk_held: [bool; 2],
     /// Metadata writes that ended, well or not, by node.
@@ -237,6 +239,16 @@ impl Hooks {
             bytes.fill(GARBAGE);
         }
         self.cut_at == Some(self.sent)
+    }
+
+    /// Block data of a packet that leaves.
+    pub(crate) fn change_data(&mut self, versions: &mut [u64]) {
+        if let Some(v) = versions.last_mut()
+            && self.changed_at.is_some_and(|at| at <= self.sent)
+        {
+            self.changed_at = None;
+            *v |= crate::disk::ROTTEN;
+        }
     }
 
     /// How many packets of this kind left before the first of that kind did, both from the same node.

@@ -5,12 +5,13 @@ use replicator::{Command, CommandResult, DiskConfig, NetConfig};
 
 use crate::world::{SimOp, World};
 
-/// Network options with short times, so that virtual minutes suffice.
+/// Network options with short times, so that virtual minutes suffice; and with what a verify needs.
 pub fn net() -> NetConfig {
     NetConfig {
         connect_int: Duration::from_secs(1),
         ping_int: Duration::from_secs(1),
         timeout: Duration::from_secs(1),
+        verify_alg: "crc32c".into(),
         ..NetConfig::default()
     }
 }

@@ -69,4 +69,10 @@ tally! {
     resyncs "resyncs"
     /// Times both copies went on alone.
     splits "splits"
+    /// Commands to verify.
+    verifies "verifies"
+    /// Sectors that decayed on a disk.
+    rotten "rotten sectors"
+    /// Packets whose block data did not match its digest.
+    bad_digests "bad digests"
 }

@@ -186,6 +186,17 @@ enum Verb {
     },
     /// Becomes Secondary
     Secondary(Names),
+    /// Compares all blocks with the peer's; what differs is marked out of sync
+    Verify {
+        #[command(flatten)]
+        names: Names,
+        /// First sector (default: where the last run ended)
+        #[arg(short = 's', long, value_name = "SECTOR")]
+        start: Option<u64>,
+        /// End before this sector (default: at the end of the device)
+        #[arg(short = 'S', long, value_name = "SECTOR")]
+        stop: Option<u64>,
+    },
     /// Prints the roles, own/peer
     #[command(alias = "state")]
     Role(Names),
@@ -436,6 +447,9 @@ impl Context {
             }
             Verb::SuspendIo(n) => (Action::SuspendIo, n),
             Verb::ResumeIo(n) => (Action::ResumeIo, n),
+            Verb::Verify { names, start, stop } => {
+                (Action::Verify { start_sector: start, stop_sector: stop }, names)
+            }
             Verb::NewCurrentUuid { names, clear_bitmap } => (Action::NewCurrentUuid { clear_bitmap }, names),
             Verb::WaitConnect(w) => (Action::Wait { sync: false, limits: limits(&w) }, w.names),
             Verb::WaitSync(w) => (Action::Wait { sync: true, limits: limits(&w) }, w.names),

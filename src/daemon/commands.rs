@@ -274,6 +274,9 @@ impl Commands {
             Action::ResumeSync => Command::ResumeSync(vol),
             Action::Invalidate => Command::Invalidate(vol),
             Action::InvalidateRemote => Command::InvalidateRemote(vol),
+            Action::Verify { start_sector, stop_sector } => {
+                Command::Verify { vol, start_sector, stop_sector }
+            }
             Action::Outdate => Command::Outdate(vol),
             Action::NewCurrentUuid { clear_bitmap } => Command::NewCurrentUuid { vol, clear_bitmap },
             Action::Up

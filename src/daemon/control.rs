@@ -112,6 +112,13 @@ pub enum Action {
     Invalidate,
     /// Full resync to the peer.
     InvalidateRemote,
+    /// Compare the blocks with the peer's.
+    Verify {
+        /// First sector; without: where the last run ended.
+        start_sector: Option<u64>,
+        /// End before this sector; without: at the end of the device.
+        stop_sector: Option<u64>,
+    },
     /// Mark the own data as outdated.
     Outdate,
     /// Adopt what both disks can hold.

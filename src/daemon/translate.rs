@@ -4,7 +4,7 @@
 use model::config::settings::{DiskOptions, NetOptions, OnCongestion, ResourceConfig, VolumeConfig};
 use model::policy::{Fencing, Protocol};
 use replicator::activity_log::transaction::AL_SLOTS_MIN;
-use replicator::{Auth, HmacAlg};
+use replicator::{Auth, DigestAlg, HmacAlg};
 
 /// Longest shared secret (drbd-admin 2.2).
 const SECRET_BYTES_MAX: usize = 63;
@@ -83,10 +83,16 @@ pub fn translate(resource: &ResourceConfig) -> Result<Translated, Vec<Refusal>> 
 }
 
 fn check_net(net: &NetOptions, refuse: &mut impl FnMut(String, &str)) {
-    if let Some(alg) = &net.data_integrity_alg {
+    let algorithms = [
+        ("verify-alg", &net.verify_alg),
+        ("csums-alg", &net.csums_alg),
+        ("data-integrity-alg", &net.data_integrity_alg),
+    ];
+    for (option, alg) in algorithms {
+        let Some(alg) = alg.as_ref().filter(|a| DigestAlg::from_name(a).is_none()) else { continue };
         refuse(
-            format!("'data-integrity-alg {alg}' is not supported by this version"),
-            "remove it on both nodes",
+            format!("'{option} {alg}' is not known"),
+            "write crc32c, md5, sha1, sha256 or sha512, the same on both nodes",
         );
     }
     if net.allow_two_primaries && net.protocol != Protocol::C {
@@ -187,6 +193,7 @@ fn net_config(o: &NetOptions, auth: Option<Auth>) -> replicator::NetConfig {
         data_integrity_alg: name(&o.data_integrity_alg),
         verify_alg: name(&o.verify_alg),
         csums_alg: name(&o.csums_alg),
+        csums_after_crash_only: o.csums_after_crash_only,
         use_rle: o.use_rle,
         discard_my_data: false,
         tentative: false,
@@ -273,7 +280,9 @@ mod tests {
     #[test]
     fn what_cannot_run_is_refused_with_place_and_remedy() {
         for (sections, word) in [
-            ("net { data-integrity-alg sha1; }", "data-integrity-alg sha1"),
+            ("net { data-integrity-alg whirl; }", "data-integrity-alg whirl"),
+            ("net { verify-alg crc32; }", "verify-alg crc32"),
+            ("net { csums-alg SHA1; }", "csums-alg SHA1"),
             ("net { allow-two-primaries; protocol B; }", "allow-two-primaries"),
             ("net { protocol A; on-congestion pull-ahead; }", "on-congestion pull-ahead"),
             ("net { protocol A; } disk { fencing resource-and-stonith; }", "resource-and-stonith"),

@@ -23,8 +23,8 @@ impl Worker {
     fn carry_out(&mut self, action: Action, out: &Actions) {
         let (ring, now) = (&mut self.ring, self.core.now);
         match action {
-            Action::DiskRead { tag, vol, sector, len_bytes } => {
-                self.disks.read(ring, tag, (vol, sector, len_bytes));
+            Action::DiskRead { tag, vol, sector, len_bytes, digest } => {
+                self.disks.read(ring, tag, (vol, sector, len_bytes), digest);
             }
             Action::DiskWrite { tag, vol, sector, len_bytes, buf, fua } => {
                 self.disks.write(ring, tag, (vol, sector, len_bytes), (buf, fua));
@@ -37,9 +37,16 @@ impl Worker {
                 self.disks.meta_write(ring, tag, (vol, md_sector), out.span(block), (flush_before, fua));
             }
             Action::MeasureDisk { vol, attach } => self.disks.measure(vol, attach),
-            Action::Send { sock, bytes, payload } => {
+            Action::Send { sock, bytes, payload, digest } => {
                 let payload = payload.map(|(buf, len_bytes)| BufSpan::head(buf, len_bytes));
-                self.peers.send(ring, sock, out.span(bytes), payload);
+                match payload.zip(digest) {
+                    None => self.peers.send(ring, sock, out.span(bytes), payload),
+                    Some((span, alg)) => {
+                        let data = &ring.pool_mut().bytes(span.buf)[..span.len_bytes as usize];
+                        let bytes = [out.span(bytes), alg.of(data).as_bytes()].concat();
+                        self.peers.send(ring, sock, &bytes, payload);
+                    }
+                }
             }
             Action::Release { buf } => ring.pool_mut().release(buf),
             Action::ClientDone { tag, result, buf } => {

@@ -3,7 +3,7 @@
 use blockdev::pool::BufSpan;
 use blockdev::ring::{FallocateMode, Ring};
 use model::ids::BufId;
-use replicator::{IoResult, IoTag};
+use replicator::{DigestAlg, IoResult, IoTag};
 
 use super::disks::Disk;
 use super::token::Token;
@@ -46,6 +46,8 @@ pub(super) struct DiskOp {
     len_bytes: u32,
     done_bytes: u32,
     pub fua: bool,
+    /// Wanted with the data of a read.
+    pub digest: Option<DigestAlg>,
     /// Completions that the present step still waits for.
     outstanding: u8,
     /// First error of a step with several completions.
@@ -62,9 +64,14 @@ impl DiskOp {
             len_bytes,
             done_bytes: 0,
             fua: false,
+            digest: None,
             outstanding: 0,
             error: None,
         }
+    }
+
+    pub(super) fn len_bytes(&self) -> u32 {
+        self.len_bytes
     }
 
     pub(super) fn is_meta(&self) -> bool {

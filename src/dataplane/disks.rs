@@ -8,7 +8,7 @@ use blockdev::pool::{BufSpan, BufferPool, SLOT_BYTES_MAX};
 use blockdev::ring::{FileRef, Ring};
 use model::ids::BufId;
 use replicator::meta::layout::{Layout, MetaKind};
-use replicator::{Event, IoResult, IoTag, MeasuredDisk, VolIdx};
+use replicator::{DigestAlg, Event, IoResult, IoTag, MeasuredDisk, VolIdx};
 use slab::Slab;
 
 use super::core_side::Core;
@@ -76,6 +76,7 @@ struct WaitingRead {
     disk: usize,
     offset_bytes: u64,
     len_bytes: u32,
+    digest: Option<DigestAlg>,
 }
 
 impl Disks {
@@ -198,12 +199,13 @@ impl Disks {
         ring: &mut Ring<Token>,
         tag: IoTag,
         (vol, sector, len_bytes): (VolIdx, u64, u32),
+        digest: Option<DigestAlg>,
     ) {
         let Some(disk) = self.disk_of(vol) else {
             self.ended.push((tag, false, GONE));
             return;
         };
-        let read = WaitingRead { tag, disk, offset_bytes: sector * 512, len_bytes };
+        let read = WaitingRead { tag, disk, offset_bytes: sector * 512, len_bytes, digest };
         if !self.reads_waiting.is_empty() || !self.start_read(ring, read) {
             self.reads_waiting.push_back(read);
         }
@@ -211,10 +213,10 @@ impl Disks {
 
     fn start_read(&mut self, ring: &mut Ring<Token>, read: WaitingRead) -> bool {
         let Some(buf) = ring.pool_mut().alloc(read.len_bytes as usize) else { return false };
-        self.start(
-            ring,
-            DiskOp::new(read.tag, read.disk, Work::Read(buf), read.offset_bytes, read.len_bytes),
-        );
+        let work = Work::Read(buf);
+        let mut op = DiskOp::new(read.tag, read.disk, work, read.offset_bytes, read.len_bytes);
+        op.digest = read.digest;
+        self.start(ring, op);
         true
     }
 
@@ -349,6 +351,12 @@ impl Disks {
             Work::Read(buf) if result.is_ok() => data = Some(buf),
             Work::Read(buf) | Work::Write(buf) | Work::Meta(buf, _) => pool.release(buf),
             Work::Flush | Work::Zero(_) => {}
+        }
+        if let Some((buf, alg)) = data.zip(op.digest) {
+            // Here, since block data does not go to other threads: 4 KiB take some microseconds.
+            let digest = alg.of(&pool.bytes(buf)[..op.len_bytes() as usize]);
+            core.event(Event::DiskDigest { tag: op.tag, buf, digest: digest.as_bytes() });
+            return;
         }
         core.event(if op.is_meta() {
             Event::MetaDone { tag: op.tag, result }

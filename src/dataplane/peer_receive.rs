@@ -4,8 +4,8 @@
 use blockdev::pool::{BufSpan, BufferPool};
 use blockdev::ring::{RecvUntil, Ring};
 use model::ids::BufId;
-use replicator::Event;
-use replicator::wire::{FrameShape, Header, frame_shape, parse_header};
+use replicator::wire::{FrameShape, Header, WireError, frame_shape_with_digest, parse_header};
+use replicator::{Digest, DigestAlg, Event};
 
 use super::core_side::Core;
 use super::peer_sockets::PeerSocket;
@@ -29,6 +29,8 @@ struct Bulk {
     header: Header,
     body: [u8; BULK_BODY_BYTES_MAX],
     body_bytes: usize,
+    /// What the payload has to agree with.
+    digest: Option<(DigestAlg, Digest)>,
     buf: BufId,
     len_bytes: u32,
     got_bytes: u32,
@@ -105,39 +107,49 @@ impl PeerSocket {
         let parsed = parse_header(framing.form, bytes).and_then(|found| {
             let Some((header, header_bytes)) = found else { return Ok(None) };
             // A new connection only says which socket it is; whatever else it sends is for the core to refuse.
+            let digest_bytes = framing.integrity.map_or(0, DigestAlg::len_bytes);
             let shape = match framing.sock {
-                Some(sock) => frame_shape(&header, sock, framing.features)?,
+                Some(sock) => frame_shape_with_digest(&header, sock, framing.features, digest_bytes)?,
                 None => FrameShape::default(),
             };
             Ok(Some((header, header_bytes, shape)))
         });
         match parsed {
             Ok(None) => Parsed::Incomplete,
-            Ok(Some((header, header_bytes, shape))) => self.frame(ring, core, header, header_bytes, shape),
+            Ok(Some((header, header_bytes, shape))) => {
+                self.frame(ring, core, (header, header_bytes), shape, framing.integrity)
+            }
             Err(error) => {
-                tracing::warn!("bytes of the peer are no packet: {error}");
-                self.incoming.broken = true;
-                core.event(Event::BadFrame { sock: self.id, error });
+                self.refuse(core, error);
                 Parsed::Held
             }
         }
+    }
+
+    /// The stream cannot be used any further.
+    fn refuse(&mut self, core: &mut Core, error: WireError) {
+        tracing::warn!("bytes of the peer are refused: {error}");
+        self.incoming.broken = true;
+        core.event(Event::BadFrame { sock: self.id, error });
     }
 
     fn frame(
         &mut self,
         ring: &mut Ring<Token>,
         core: &mut Core,
-        header: Header,
-        header_bytes: usize,
+        (header, header_bytes): (Header, usize),
         shape: FrameShape,
+        integrity: Option<DigestAlg>,
     ) -> Parsed {
         let bytes = self.recv.bytes();
-        let body_end = header_bytes + (shape.body_bytes + shape.digest_bytes) as usize;
+        let body_only_end = header_bytes + shape.body_bytes as usize;
+        let body_end = body_only_end + shape.digest_bytes as usize;
         let payload_bytes = shape.payload_bytes as usize;
         if bytes.len() < body_end {
             return Parsed::Incomplete;
         }
-        let body = &bytes[header_bytes..body_end];
+        let body = &bytes[header_bytes..body_only_end];
+        let digest = integrity.zip(Digest::new(&bytes[body_only_end..body_end]));
         if payload_bytes == 0 {
             core.event(Event::Frame { sock: self.id, header, body, payload: None });
             self.recv.consume(body_end);
@@ -155,6 +167,11 @@ impl PeerSocket {
         };
         ring.pool_mut().bytes_mut(buf)[..staged].copy_from_slice(&bytes[body_end..body_end + staged]);
         if missing == 0 {
+            if !is_intact(ring.pool_mut(), buf, shape.payload_bytes, digest) {
+                ring.pool_mut().release(buf);
+                self.refuse(core, WireError::Digest { command: header.command });
+                return Parsed::Held;
+            }
             core.event(Event::Frame { sock: self.id, header, body, payload: Some(buf) });
             self.recv.consume(body_end + staged);
             return Parsed::Frame;
@@ -163,6 +180,7 @@ impl PeerSocket {
             header,
             body: [0; BULK_BODY_BYTES_MAX],
             body_bytes: body.len(),
+            digest,
             buf,
             len_bytes: shape.payload_bytes,
             got_bytes: staged as u32,
@@ -189,13 +207,23 @@ impl PeerSocket {
             return false;
         }
         let bulk = self.incoming.bulk.take().expect("it was just there");
+        if !is_intact(ring.pool_mut(), bulk.buf, bulk.len_bytes, bulk.digest) {
+            ring.pool_mut().release(bulk.buf);
+            self.refuse(core, WireError::Digest { command: bulk.header.command });
+            return false;
+        }
         let body = &bulk.body[..bulk.body_bytes];
         core.event(Event::Frame { sock: self.id, header: bulk.header, body, payload: Some(bulk.buf) });
         true
     }
 }
 
-/// Longest body and digest in front of block data: P_WSAME and the longest digest.
-const BULK_BODY_BYTES_MAX: usize = 28 + 64;
+/// The payload is what the sender computed the digest of.
+fn is_intact(pool: &BufferPool, buf: BufId, len_bytes: u32, digest: Option<(DigestAlg, Digest)>) -> bool {
+    digest.is_none_or(|(alg, digest)| alg.of(&pool.bytes(buf)[..len_bytes as usize]) == digest)
+}
+
+/// Longest body in front of block data: P_WSAME.
+const BULK_BODY_BYTES_MAX: usize = 28;
 /// A payload that lacks no more than this, and fits, is completed in the staging buffer.
 const STAGED_REST_BYTES_MAX: usize = 16 << 10;

@@ -65,7 +65,8 @@ impl Resource {
             || old.allow_two_primaries != net.allow_two_primaries
             || old.after_sb_0pri != net.after_sb_0pri
             || old.after_sb_1pri != net.after_sb_1pri
-            || old.after_sb_2pri != net.after_sb_2pri;
+            || old.after_sb_2pri != net.after_sb_2pri
+            || old.data_integrity_alg != net.data_integrity_alg;
         let changed = *old != net;
         self.close_epoch();
         self.conn.net = Some(net);

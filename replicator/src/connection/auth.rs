@@ -11,7 +11,7 @@ use crate::action::{Actions, LogLevel};
 use crate::config::{Auth, HmacAlg};
 use crate::resource::Resource;
 use crate::wire::{
-    AuthChallenge, AuthResponse, CHALLENGE_BYTES, ConnectionFeatures, Features, PROTOCOL_VERSION_MAX,
+    AuthChallenge, AuthResponse, CHALLENGE_BYTES, ConnectionFeatures, PROTOCOL_VERSION_MAX,
     PROTOCOL_VERSION_MIN, Packet, Sock,
 };
 
@@ -52,7 +52,7 @@ impl Resource {
             return;
         }
         self.conn.agreed_version = agreed;
-        self.conn.features = f.features.and(Features(Features::ALL.0 | super::FF_LOCKSTEP.0));
+        self.conn.features = f.features.and(self.offered_features());
         let text = format!("Handshake successful: Agreed network protocol version {agreed}");
         self.log_conn(LogLevel::Info, text, out);
         if self.net().auth.is_none() {

@@ -195,11 +195,19 @@ impl Resource {
         self.conn.phase = Phase::Features;
         let p = ConnectionFeatures {
             version_min: 86,
-            features: Features(Features::ALL.0 | FF_LOCKSTEP.0),
+            features: self.offered_features(),
             version_max: PROTOCOL_VERSION_MAX,
         };
         self.send_early(data, &Packet::ConnectionFeatures(p), out);
         self.arm_handshake();
+    }
+
+    /// A kernel peer that checks digests expects one in P_ZEROES, where none is sent (drbd-wire trap 14): with digests
+    /// nobody may send P_ZEROES.
+    pub(crate) fn offered_features(&self) -> Features {
+        let all = Features::ALL.0 | FF_LOCKSTEP.0;
+        let digests = !self.net().data_integrity_alg.is_empty();
+        Features(if digests { all & !Features::WZEROES.0 } else { all })
     }
 
     /// Time for the next packet of the handshake.

@@ -16,6 +16,7 @@ use model::state::ConnState;
 use model::time::Instant;
 
 use crate::config::NetConfig;
+use crate::digest::DigestAlg;
 use crate::event::SockId;
 use crate::wire::{Features, Sock};
 
@@ -77,6 +78,9 @@ pub(crate) struct Connection {
     pub conflict_flag: bool,
     pub agreed_version: u32,
     pub features: Features,
+    /// Digest in front of the block data that the peer sends, and of that which goes to it.
+    pub integrity_in: Option<DigestAlg>,
+    pub integrity_out: Option<DigestAlg>,
     pub challenge: [u8; 64],
     pub data_tx: TxBytes,
     pub meta_tx: TxBytes,
@@ -112,6 +116,8 @@ impl Connection {
             conflict_flag: false,
             agreed_version: 0,
             features: Features::NONE,
+            integrity_in: None,
+            integrity_out: None,
             challenge: [0; 64],
             data_tx: TxBytes::default(),
             meta_tx: TxBytes::default(),

@@ -8,6 +8,7 @@ use model::state_word::StateChange;
 
 use super::Phase;
 use crate::action::{Actions, LogLevel};
+use crate::digest::DigestAlg;
 use crate::event::VolIdx;
 use crate::meta::superblock::MetaFlags;
 use crate::resource::Resource;
@@ -34,6 +35,7 @@ impl Resource {
         self.conn.last_rx = self.now;
         self.conn.discard_my_data = self.net().discard_my_data;
         self.send_protocol(out);
+        self.conn.integrity_out = DigestAlg::from_name(&self.net().data_integrity_alg);
         for v in 0..self.vols.len() {
             self.vols[v].seq = 0;
             self.vols[v].peer_seq = 0;
@@ -67,6 +69,8 @@ impl Resource {
         let net = self.net().clone();
         let p = protocol_packet(&net);
         self.send_on(Sock::Data, 0, &Packet::ProtocolUpdate(p), None, out);
+        // spec: drbd-wire 3.4, from the next packet on
+        self.conn.integrity_out = DigestAlg::from_name(&net.data_integrity_alg);
     }
 
     pub(crate) fn receive_protocol(&mut self, p: &Protocol<'_>, out: &mut Actions) {
@@ -94,6 +98,7 @@ impl Resource {
             self.end_in_standalone(&why, out);
             return;
         }
+        self.conn.integrity_in = DigestAlg::from_name(p.integrity_alg);
         self.conn.peer_tentative = p.flags.contains(ProtocolFlags::DRY_RUN);
     }
 

@@ -49,9 +49,10 @@ impl Resource {
             Sock::Meta => self.conn.meta,
         };
         let Some(sock) = sock else { return };
-        let payload_bytes = payload.map_or(0, |(_, len)| len);
+        let digest = self.conn.integrity_out.filter(|_| payload.is_some());
+        let payload_bytes = payload.map_or(0, |(_, len)| len) + digest.map_or(0, |d| d.len_bytes());
         let bytes = out.write_bytes(|b| put(b, vnr, packet, payload_bytes));
-        out.push(Action::Send { sock, bytes, payload });
+        out.push(Action::Send { sock, bytes, payload, digest });
         self.count_queued(which, u64::from(bytes.len) + u64::from(payload_bytes));
     }
 
@@ -80,7 +81,7 @@ impl Resource {
     /// Sends a packet with header 80, before the version is agreed.
     pub(crate) fn send_early<P: Body>(&mut self, sock: SockId, packet: &P, out: &mut Actions) {
         let bytes = out.write_bytes(|b| crate::wire::put80(b, packet));
-        out.push(Action::Send { sock, bytes, payload: None });
+        out.push(Action::Send { sock, bytes, payload: None, digest: None });
         if let Some(which) = self.conn.role_of(sock) {
             self.count_queued(which, u64::from(bytes.len));
         }
@@ -108,7 +109,7 @@ impl Resource {
             Kind::Discard => {
                 self.send_on(Sock::Data, vnr, &Packet::Trim(trim(dp.with(DpFlags::DISCARD))), None, out);
             }
-            Kind::Zeroes { may_unmap } if self.conn.features.contains(Features::WZEROES) => {
+            Kind::Zeroes { may_unmap } if self.may_send_zeroes() => {
                 let unmap = if may_unmap { DpFlags::DISCARD } else { DpFlags::NONE };
                 let t = trim(dp.with(DpFlags::ZEROES).with(unmap));
                 self.send_on(Sock::Data, vnr, &Packet::Zeroes(t), None, out);
@@ -119,6 +120,12 @@ impl Resource {
             }
             Kind::Read | Kind::Flush => unreachable!("only data changes are mirrored"),
         }
+    }
+
+    /// P_ZEROES is agreed; a kernel peer that checks digests could not read it (drbd-wire trap 14).
+    fn may_send_zeroes(&self) -> bool {
+        let readable = self.conn.integrity_out.is_none() || self.conn.peer_is_lockstep();
+        self.conn.features.contains(Features::WZEROES) && readable
     }
 
     pub(crate) fn send_read_request(&mut self, slot: u32, out: &mut Actions) {
@@ -181,10 +188,21 @@ impl Resource {
         self.vols[v].counters.sent_sectors += u64::from(payload.1 / 512);
     }
 
-    pub(crate) fn send_resync_request(&mut self, v: usize, sector: u64, size_bytes: u32, out: &mut Actions) {
-        let p = Request { sector, block_id: BlockId::RESYNC, size_bytes, pad: 0 };
+    /// P_RS_DATA_REQUEST, or P_CSUM_RS_REQUEST with the digest of what is here.
+    pub(crate) fn send_resync_request(
+        &mut self,
+        v: usize,
+        range: SectorRange,
+        digest: Option<&Digest>,
+        out: &mut Actions,
+    ) {
+        let request = resync_request(range);
         let vnr = self.vols[v].vnr.0;
-        self.send_on(Sock::Data, vnr, &Packet::RsDataRequest(p), None, out);
+        let packet = match digest {
+            Some(d) => Packet::CsumRsRequest(DigestRequest { request, digest: d.as_bytes() }),
+            None => Packet::RsDataRequest(request),
+        };
+        self.send_on(Sock::Data, vnr, &packet, None, out);
     }
 
     /// P_OV_REQUEST.

@@ -74,6 +74,8 @@ impl Resource {
         self.conn.pings_sent = 0;
         self.conn.pings_acked = 0;
         self.conn.handshake_in_progress = false;
+        self.conn.integrity_in = None;
+        self.conn.integrity_out = None;
     }
 
     /// Everything that ends with the connection; then Unconnected, or StandAlone if that was asked for.

@@ -336,6 +336,7 @@ impl Resource {
         let reported = ok || planted::on(Planted::NegAckForgotten);
         if !reported {
             self.vols[v].set_out_of_sync(w.range());
+            self.vols[v].resync.spoil(w.range());
         }
         if !w.orphan {
             if !reported {

@@ -9,6 +9,7 @@ use model::units::SectorRange;
 use super::progress::Progress;
 use super::rate::RateController;
 use crate::bitmap::exchange::BitmapReceiver;
+use crate::digest::{Digest, DigestAlg};
 use crate::meta::uuids::Uuids;
 use crate::requests::table::Table;
 use crate::wire::BlockId;
@@ -18,6 +19,8 @@ use crate::wire::BlockId;
 pub(crate) struct RsRead {
     pub range: SectorRange,
     pub block_id: BlockId,
+    /// Digest of what the target has.
+    pub digest: Option<Digest>,
     pub reading: bool,
     pub orphan: bool,
 }
@@ -26,10 +29,21 @@ pub(crate) struct RsRead {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RsRequest {
     pub range: SectorRange,
+    /// The own data is read for its digest; the request has not been sent.
+    pub digesting: bool,
     /// The data arrived and is being written.
     pub writing: bool,
+    /// A write of the peer to it failed here since: what the peer finds equal is not.
+    pub spoiled: bool,
     /// Its run has ended: what comes is dropped.
     pub orphan: bool,
+}
+
+impl RsRequest {
+    /// The peer was asked, and has not answered.
+    pub(crate) fn is_asked(&self) -> bool {
+        !self.digesting && !self.writing
+    }
 }
 
 /// State of the resync of a volume.
@@ -41,6 +55,10 @@ pub(crate) struct ResyncRun {
     pub paused_ns: u64,
     pub total_bits: u64,
     pub failed_bits: u64,
+    /// Blocks that need not be copied, as their digests are equal.
+    pub same_bits: u64,
+    /// Requests carry digests by this algorithm.
+    pub csums: Option<DigestAlg>,
     /// Target: next bit to look at.
     pub cursor: u64,
     /// Target: requests without their data on disk.
@@ -99,6 +117,8 @@ impl Default for ResyncRun {
             paused_ns: 0,
             total_bits: 0,
             failed_bits: 0,
+            same_bits: 0,
+            csums: None,
             cursor: 0,
             requests: Table::with_capacity(64),
             reads: Table::with_capacity(64),
@@ -147,15 +167,24 @@ impl ResyncRun {
 
     /// Requests of a run that has ended were not answered.
     pub(crate) fn has_unanswered(&self) -> bool {
-        self.requests.iter().any(|(_, r)| r.orphan && !r.writing)
+        self.requests.iter().any(|(_, r)| r.orphan && r.is_asked())
     }
 
     /// They are not going to be.
     pub(crate) fn forget_unanswered(&mut self) {
         let slots: Vec<u32> =
-            self.requests.iter().filter(|(_, r)| r.orphan && !r.writing).map(|(slot, _)| slot).collect();
+            self.requests.iter().filter(|(_, r)| r.orphan && r.is_asked()).map(|(slot, _)| slot).collect();
         for slot in slots {
             self.requests.remove(slot);
+        }
+    }
+
+    /// A write of the peer failed here.
+    pub(crate) fn spoil(&mut self, range: SectorRange) {
+        let hit = self.requests.iter().filter(|(_, r)| r.range.overlaps(range));
+        let slots: Vec<u32> = hit.map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.requests[slot].spoiled = true;
         }
     }
 

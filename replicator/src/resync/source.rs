@@ -7,12 +7,13 @@ use alloc::format;
 use model::ids::BufId;
 use model::state::{ConnState, DiskState, Role};
 use model::state_word::StateChange;
-use model::units::SectorRange;
+use model::units::{SectorRange, bits_of};
 
 use super::rate::{ThrottleInput, should_throttle};
 use super::run::RsRead;
 use crate::action::{Action, Actions, LogLevel};
 use crate::connection::Fence;
+use crate::digest::Digest;
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
@@ -60,9 +61,22 @@ impl Resource {
     }
 
     /// P_RS_DATA_REQUEST and its kin.
-    pub(crate) fn receive_resync_request(&mut self, v: usize, r: &Request, csum: bool, out: &mut Actions) {
+    pub(crate) fn receive_resync_request(
+        &mut self,
+        v: usize,
+        r: &Request,
+        digest: Option<&[u8]>,
+        out: &mut Actions,
+    ) {
         self.vols[v].resync.target_began = true;
         if !self.request_is_possible(v, r, out) {
+            return;
+        }
+        let csum = digest.is_some();
+        let alg = self.csums_alg();
+        let digest = digest.and_then(Digest::new).filter(|d| alg.is_some_and(|a| d.is_of(a)));
+        if csum && digest.is_none() {
+            self.protocol_error("P_CSUM_RS_REQUEST with a digest of another length", out);
             return;
         }
         let id = (r.sector, r.size_bytes, r.block_id);
@@ -75,9 +89,11 @@ impl Resource {
             return;
         }
         let run = &mut self.vols[v].resync;
+        run.csums = alg.filter(|_| csum);
         let slot = run.reads.insert(RsRead {
             range: SectorRange::new(r.sector, r.size_bytes),
             block_id: if csum { BlockId::RESYNC } else { r.block_id },
+            digest,
             reading: false,
             orphan: false,
         });
@@ -107,7 +123,8 @@ impl Resource {
             self.vols[v].resync.reads[slot].reading = true;
             let generation = self.vols[v].resync.reads.generation(slot);
             let tag = pack(IoKind::RsRead, (v as u32) << 24 | slot, generation);
-            self.read_disk(v, tag, (r.range.start, (r.range.len_sectors() * 512) as u32), None, out);
+            let alg = self.csums_alg().filter(|_| r.digest.is_some());
+            self.read_disk(v, tag, (r.range.start, (r.range.len_sectors() * 512) as u32), alg, out);
         }
     }
 
@@ -135,19 +152,23 @@ impl Resource {
         run.throttled
     }
 
+    /// The block the target asked for was read, with its digest if the target sent one.
     pub(crate) fn resync_read_done(
         &mut self,
         v: usize,
         slot: u32,
-        ok: bool,
-        buf: Option<BufId>,
+        (buf, digest): (Option<BufId>, Option<Digest>),
         out: &mut Actions,
     ) {
         let r = self.vols[v].resync.reads.remove(slot);
         self.local_io_ended(v, out);
         let len_bytes = (r.range.len_sectors() * 512) as u32;
         if !r.orphan {
-            match buf.filter(|_| ok) {
+            let same = digest.is_some()
+                && r.digest.is_some()
+                && (digest == r.digest || planted::on(Planted::CsumsNotCompared));
+            match buf {
+                Some(_) if same => self.resync_block_is_same(v, r.range, out),
                 Some(buf) => {
                     let at = (r.range.start, BlockId::RESYNC);
                     self.send_block(Command::RsDataReply, v, at, (buf, len_bytes), out);
@@ -164,10 +185,18 @@ impl Resource {
         if let Some(buf) = buf {
             out.push(Action::Release { buf });
         }
-        if !ok {
+        if buf.is_none() {
             self.local_io_failed(v, FailedIo::Read, out);
         }
         self.vols[v].pump = true;
+    }
+
+    /// The target has the same block: both are equal there.
+    fn resync_block_is_same(&mut self, v: usize, range: SectorRange, out: &mut Actions) {
+        let id = (range.start, (range.len_sectors() * 512) as u32, BlockId::RESYNC);
+        self.send_ack(Command::RsIsInSync, v, id, out);
+        self.vols[v].resync.same_bits += bits_of(range.len_sectors());
+        self.resync_block_acked(v, range, out);
     }
 
     /// The target wrote a resync block: both copies are equal there. Of a run that was given up it says nothing: a disk

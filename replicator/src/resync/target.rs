@@ -12,6 +12,7 @@ use super::rate::{RateController, RateOptions, StepInput};
 use super::run::RsRequest;
 use crate::action::{Action, Actions, LogLevel};
 use crate::connection::Fence;
+use crate::digest::{Digest, DigestAlg};
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, flush_slot, pack};
@@ -94,6 +95,9 @@ impl Resource {
     /// Starts counting a resync, on either side.
     pub(crate) fn begin_run(&mut self, v: usize, role: &str, out: &mut Actions) {
         let now = self.now;
+        let after_crash_only = self.conn.net.as_ref().is_some_and(|n| n.csums_after_crash_only);
+        let csums = self.csums_alg().filter(|_| !after_crash_only || self.vols[v].crashed_primary);
+        let run_is_source = crate::state::is_source(self.vols[v].state.conn);
         let vol = &mut self.vols[v];
         let bits = vol.bitmap.count();
         let text = format!("Began resync as {role} (will sync {} KB [{bits} bits set]).", bits * 4);
@@ -108,6 +112,8 @@ impl Resource {
         run.paused_ns = 0;
         run.total_bits = bits;
         run.failed_bits = 0;
+        run.same_bits = 0;
+        run.csums = csums.filter(|_| !run_is_source);
         run.cursor = 0;
         run.wanted = None;
         run.in_flight_sectors = 0;
@@ -139,6 +145,11 @@ impl Resource {
             Some(controller) => controller.set_options(options),
             None => vol.resync.controller = Some(RateController::new(options)),
         }
+    }
+
+    /// The algorithm of `csums-alg`, if one is configured.
+    pub(crate) fn csums_alg(&self) -> Option<DigestAlg> {
+        DigestAlg::from_name(&self.conn.net.as_ref()?.csums_alg)
     }
 
     /// The limits that resync and verify of a volume obey; none without a disk.
@@ -248,16 +259,51 @@ impl Resource {
             let run = &mut self.vols[v].resync;
             run.wanted = None;
             run.cursor = range.end.div_ceil(SECTORS_PER_BIT);
-            run.requests.insert(RsRequest { range, writing: false, orphan: false });
+            let csums = run.csums;
+            let slot = run.requests.insert(RsRequest {
+                range,
+                digesting: csums.is_some(),
+                writing: false,
+                spoiled: false,
+                orphan: false,
+            });
             run.in_flight_sectors += range.len_sectors();
             let overdrawn = range.len_sectors().saturating_sub(run.budget_sectors);
             run.budget_sectors = run.budget_sectors.saturating_sub(range.len_sectors());
             if let Some(c) = run.controller.as_mut().filter(|_| overdrawn > 0) {
                 c.overdrawn(overdrawn);
             }
-            self.send_resync_request(v, range.start, (range.len_sectors() * 512) as u32, out);
+            if csums.is_some() {
+                let generation = self.vols[v].resync.requests.generation(slot);
+                let tag = pack(IoKind::RsDigest, (v as u32) << 24 | slot, generation);
+                self.read_disk(v, tag, (range.start, (range.len_sectors() * 512) as u32), csums, out);
+            } else {
+                self.send_resync_request(v, range, None, out);
+            }
         }
         self.check_resync_end(v, out);
+    }
+
+    /// The own block was read for its digest; None: it could not be, and is asked for as it is.
+    pub(crate) fn resync_digest_done(
+        &mut self,
+        v: usize,
+        slot: u32,
+        digest: Option<Digest>,
+        out: &mut Actions,
+    ) {
+        self.local_io_ended(v, out);
+        let r = self.vols[v].resync.requests[slot];
+        if r.orphan {
+            self.vols[v].resync.requests.remove(slot);
+            self.vols[v].pump = true;
+        } else {
+            self.vols[v].resync.requests[slot].digesting = false;
+            self.send_resync_request(v, r.range, digest.as_ref(), out);
+        }
+        if digest.is_none() {
+            self.local_io_failed(v, FailedIo::Read, out);
+        }
     }
 
     /// The request that starts at a set bit (drbd-wire 6.2): consecutive set bits, growing only as far as the
@@ -293,7 +339,7 @@ impl Resource {
         out: &mut Actions,
     ) {
         let run = &mut self.vols[v].resync;
-        let found = run.requests.iter().find(|(_, r)| r.range == range && !r.writing);
+        let found = run.requests.iter().find(|(_, r)| r.range == range && r.is_asked());
         let Some((slot, orphan)) = found.map(|(slot, r)| (slot, r.orphan)) else {
             if let Some(buf) = buf {
                 out.push(Action::Release { buf });
@@ -380,12 +426,14 @@ impl Resource {
         out: &mut Actions,
     ) {
         let run = &mut self.vols[v].resync;
-        let found = run.requests.iter().find(|(_, r)| r.range == range && !r.writing);
+        let found = run.requests.iter().find(|(_, r)| r.range == range && r.is_asked());
         let Some((slot, orphan)) = found.map(|(slot, r)| (slot, r.orphan)) else { return };
-        run.requests.remove(slot);
+        let spoiled = run.requests.remove(slot).spoiled;
         if orphan {
             return;
         }
+        let failed = failed || in_sync && spoiled;
+        let in_sync = in_sync && !spoiled;
         run.in_flight_sectors -= range.len_sectors();
         // Refused blocks count as answered, or the controller would wait for them for ever.
         run.received_sectors += range.len_sectors();
@@ -393,6 +441,7 @@ impl Resource {
             run.failed_bits += range.len_sectors().div_ceil(8);
         }
         if in_sync {
+            run.same_bits += range.len_sectors().div_ceil(8);
             self.vols[v].set_in_sync(range);
         }
         self.vols[v].pump = true;
@@ -465,6 +514,9 @@ impl Resource {
         let failed = vol.resync.failed_bits;
         let at = Some(VolIdx(v as u8));
         out.log(LogLevel::Info, at, resync_done_line(vol, now));
+        if let Some(line) = same_line(&vol.resync) {
+            out.log(LogLevel::Info, at, line);
+        }
         vol.resync.active = false;
         if failed > 0 {
             out.log(LogLevel::Error, at, format!("            {failed} failed blocks"));
@@ -590,4 +642,13 @@ fn resync_done_line(vol: &crate::volume::Volume, now: model::time::Instant) -> a
     let done_kb = (run.total_bits.saturating_sub(run.failed_bits)) * 4;
     let active_s = total_s.saturating_sub(paused_s).max(1);
     format!("Resync done (total {total_s} sec; paused {paused_s} sec; {} K/sec)", done_kb / active_s)
+}
+
+/// What checksums have spared, if the requests carried any.
+fn same_line(run: &super::run::ResyncRun) -> Option<alloc::string::String> {
+    run.csums?;
+    let percent = (run.same_bits * 100).checked_div(run.total_bits)?;
+    let (same, total) = (run.same_bits * 4, run.total_bits * 4);
+    let rest = total.saturating_sub(same);
+    Some(format!("{percent} % had equal checksums, eliminated: {same}K; transferred {rest}K total {total}K"))
 }

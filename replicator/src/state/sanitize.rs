@@ -48,7 +48,7 @@ const PASSES: u32 = 2;
 fn pass(old: &VolumeState, s: &mut VolumeState, ctx: &Context, warnings: &mut Warnings) {
     forget_lost_peer(s); // step 1
     forget_pause_when_unconfigured(s); // step 2
-    abort_without_disks(s, warnings); // step 3
+    abort_without_disks(old, s, warnings); // step 3
     settle_negotiating(s, ctx, warnings); // step 4
     keep_invalidated(s, ctx);
     consistent_is_up_to_date_when_connected(s); // step 5
@@ -74,10 +74,11 @@ fn forget_pause_when_unconfigured(s: &mut VolumeState) {
     }
 }
 
-fn abort_without_disks(s: &mut VolumeState, warnings: &mut Warnings) {
+fn abort_without_disks(old: &VolumeState, s: &mut VolumeState, warnings: &mut Warnings) {
     let verify = matches!(s.conn, ConnState::VerifyS | ConnState::VerifyT);
     // A copy that turns out to be bad in the middle of a verify ends it; step 6 would call it UpToDate again.
-    let worst = if verify { DiskState::Inconsistent } else { DiskState::Failed };
+    let goes_on = verify && s.conn == old.conn;
+    let worst = if goes_on { DiskState::Inconsistent } else { DiskState::Failed };
     if s.conn > ConnState::Connected && (s.disk <= worst || s.pdsk <= worst) {
         warnings.add(if verify { Warning::VerifyAborted } else { Warning::ResyncAborted });
         // Before its resync begins a target is only Outdated or Consistent, which step 5 would take for UpToDate. But it

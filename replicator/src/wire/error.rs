@@ -53,6 +53,12 @@ pub enum WireError {
         /// What it holds.
         value: u64,
     },
+    /// Block data arrived that is not what was sent.
+    #[error("{} whose block data does not match its digest", command.name())]
+    Digest {
+        /// The packet.
+        command: Command,
+    },
     /// An algorithm name is not terminated, too long or not printable ASCII.
     #[error("{0} is not a proper name")]
     Name(&'static str),

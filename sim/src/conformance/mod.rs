@@ -2,6 +2,7 @@
 //! of README.md in this folder, named like it. Every scenario ends with [`ends`].
 
 mod connecting;
+mod digests;
 mod disks;
 mod generations;
 mod io;

@@ -260,7 +260,8 @@ fn verify_goes_on_through_role_changes_pauses_and_suspended_io() {
 #[test]
 fn verify_is_refused_without_algorithm_connection_or_good_copies() {
     let state = |r| CommandResult::State(r);
-    let mut w = small_pair(8);
+    let without = NetConfig { verify_alg: String::new(), ..net() };
+    let mut w = pair_with(8, SMALL, &without, [DiskConfig::default(), DiskConfig::default()]);
     assert_eq!(w.command_and_wait(0, verify(None, None)), state(StateResult::NoVerifyAlg));
     let with_alg = verifying();
     for n in 0..2 {

@@ -435,7 +435,7 @@ impl Station {
                     self.begin_meta(tag, md_sector, &block, fua);
                 }
             }
-            Action::Send { sock, bytes, payload } => {
+            Action::Send { sock, bytes, payload, .. } => {
                 let bytes = batch.span(bytes).to_vec();
                 let blocks = payload
                     .map_or(Vec::new(), |(buf, len)| self.buffers[&buf.0].0[..len as usize / 4096].to_vec());

@@ -336,12 +336,13 @@ fn al_wait_vs_disk_failure_or_resize() {
 #[test]
 fn silent_peer_blocks_command() {
     type Make = fn() -> Command;
-    let commands: [(bool, Make); 5] = [
+    let commands: [(bool, Make); 6] = [
         (false, || Command::Primary { force: false }),
         (true, || DETACH),
         (true, || Command::Disconnect { force: false }),
         (true, || Command::Invalidate(VOL)),
         (true, || Command::InvalidateRemote(VOL)),
+        (true, || Command::Verify { vol: VOL, start_sector: None, stop_sector: None }),
     ];
     for (as_primary, command) in commands {
         for which in [Blocked::Meta, Blocked::Data, Blocked::Both] {

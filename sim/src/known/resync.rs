@@ -316,3 +316,52 @@ fn resync_failure_reported_as_success_when_the_word_of_it_is_lost() {
         ends_well(&mut w);
     }
 }
+
+/// LINBIT/drbd#68: a verify had marked blocks; when nodes with equal generations connected again, nothing was repaired,
+/// and DRBD 9 forgot the marks. They stay, are shown, and the block is copied as soon as a Primary was disconnected.
+#[test]
+fn verify_bits_dropped_at_reconnect() {
+    for (asks, killed) in [(0, false), (1, false), (0, true)] {
+        for as_primary in [false, true] {
+            let mut w = pair(40);
+            for block in 0..20 {
+                put(&mut w, 0, block);
+            }
+            w.run_for(ms(100));
+            w.nodes[1].disk.rot(at(7), 8);
+            let verify = Command::Verify { vol: VOL, start_sector: Some(0), stop_sector: None };
+            assert_eq!(w.command_and_wait(asks, verify), OK);
+            let over = |w: &World| (0..2).all(|n| conn(w, n) == ConnState::Connected);
+            assert!(w.run_until(secs(60), over));
+            if !as_primary {
+                assert_eq!(secondary(&mut w, 0), OK);
+            }
+            w.hooks.packets.clear();
+            if killed {
+                w.crash(1, true);
+                w.run_for(secs(3));
+            } else {
+                disconnect(&mut w, 1);
+            }
+            all_up(&mut w, &[net(), net()]);
+            assert!(w.run_until(secs(30), World::in_sync), "{:?} {:?}", w.state(0), w.state(1));
+            w.run_for(secs(1));
+            if !as_primary {
+                for n in 0..2 {
+                    let shown = w.nodes[n].core.as_ref().expect("it runs").snapshot(w.now);
+                    assert_eq!(
+                        (marked(&w, n), shown.volumes[0].counters.out_of_sync_kib),
+                        (1, 4),
+                        "node {}",
+                        n + 1
+                    );
+                }
+                assert_eq!(primary(&mut w, 0), OK);
+                disconnect(&mut w, 1);
+                all_up(&mut w, &[net(), net()]);
+            }
+            ends_well(&mut w);
+            assert_eq!(resync_bytes(&w, 0), 4096, "this block and no other");
+        }
+    }
+}

@@ -93,6 +93,7 @@ impl Schedule<'_> {
         }
         let n = self.below(2) as usize;
         self.w.note_phase(|| format!("act {number}: {act:?}"));
+        self.digests_beside(number);
         self.carry_out(act, n);
         if self.rng.one_in(4) {
             self.wait();
@@ -249,7 +250,7 @@ impl Schedule<'_> {
         place(vol, self.plan.sectors + self.below(size - self.plan.sectors - count + 1))
     }
 
-    fn range(&mut self, vol: VolIdx) -> (u64, u64) {
+    pub(super) fn range(&mut self, vol: VolIdx) -> (u64, u64) {
         let size = self.plan.sectors;
         let count = match self.below(8) {
             0 => 1 + self.below(100),

@@ -5,6 +5,7 @@
 //! a schedule can be run with some of its acts left out (see [`shrink`]).
 
 mod acts;
+mod digests;
 mod plan;
 mod quiet;
 pub mod shrink;

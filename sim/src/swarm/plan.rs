@@ -44,6 +44,10 @@ pub struct Plan {
     pub(super) grows: bool,
     /// The metadata is at the end of the backing disk.
     pub(super) internal: bool,
+    /// Beside one act in so many somebody starts a verify; 0: never.
+    pub(super) verify_one_in: u64,
+    /// In the end sectors of a copy decay, and a verify has to find them.
+    pub(super) decay: bool,
     /// Both nodes lose power in the end, and come back.
     pub(super) last_power_failure: bool,
     pub(super) weather: Weather,
@@ -72,6 +76,8 @@ impl Plan {
         };
         plan.fence(&mut Rng::new(seed ^ 0x4645_4e43));
         plan.choose_later_options(&mut Rng::new(seed ^ 0x4752_4f57));
+        // From a generator of its own, so that seeds without digests stay what they were.
+        plan.digests(&mut Rng::new(seed.rotate_left(32) ^ 0x6469_6765_7374));
         plan
     }
 
@@ -82,6 +88,23 @@ impl Plan {
         if self.grows {
             let at = ACTS.iter().position(|a| *a == Act::Grow).expect("one of the acts");
             self.weights[at] = 4;
+        }
+    }
+
+    /// Verify, checksum resync and data integrity, each in some schedules.
+    fn digests(&mut self, r: &mut Rng) {
+        let some = |r: &mut Rng| String::from(pick(r, &["crc32c", "md5", "sha1", "sha256"]));
+        if r.one_in(4) {
+            self.net.verify_alg = some(r);
+            self.verify_one_in = pick(r, &[2, 4, 8]);
+            self.decay = r.one_in(2);
+        }
+        if r.one_in(4) {
+            self.net.csums_alg = some(r);
+            self.net.csums_after_crash_only = r.one_in(4);
+        }
+        if r.one_in(8) {
+            self.net.data_integrity_alg = some(r);
         }
     }
 
@@ -131,6 +154,8 @@ impl Plan {
             metadata_faults: r.one_in(3),
             grows: false,
             internal: false,
+            verify_one_in: 0,
+            decay: false,
             last_power_failure: r.one_in(4),
             weather: Weather {
                 disk_us: pick(r, &[20, 100, 3000]),
@@ -177,6 +202,8 @@ impl Plan {
             metadata_faults: r.one_in(2),
             grows: false,
             internal: false,
+            verify_one_in: 0,
+            decay: false,
             last_power_failure: r.one_in(4),
             weather: Weather {
                 disk_us: pick(r, &[20, 100, 2000]),

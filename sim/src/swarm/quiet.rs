@@ -41,6 +41,11 @@ impl Schedule<'_> {
         self.calm();
         self.converge();
         self.check_end();
+        if self.plan.decay {
+            self.decay();
+            self.converge();
+            self.check_end();
+        }
         if self.plan.last_power_failure {
             self.w.note_phase(|| "both lose power in the end".into());
             self.w.crash(0, true);
@@ -59,6 +64,7 @@ impl Schedule<'_> {
         self.w.no_fuse();
         self.w.hooks.mend_disks();
         self.w.hooks.garbled_at = None;
+        self.w.hooks.changed_at = None;
         for n in 0..2 {
             self.w.block(n, Blocked::No);
         }

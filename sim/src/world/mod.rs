@@ -17,7 +17,7 @@ use model::time::{Duration, Instant};
 use replicator::wire::parse_header;
 use replicator::{
     Action, Actions, ClientOp, ClientRequest, ClientResult, ClientTag, Command, CommandId, CommandResult,
-    DiskConfig, DownCause, Event, HandlerRun, IoResult, IoTag, NetConfig, SockId, VolIdx,
+    DigestAlg, DiskConfig, DownCause, Event, HandlerRun, IoResult, IoTag, NetConfig, SockId, VolIdx,
 };
 
 use crate::disk::Disk;
@@ -317,6 +317,10 @@ impl World {
         let promotion = match &c {
             Command::Primary { force } => Promotion::Yes { forced: *force },
             Command::Attach(vol, _) => Promotion::Attach(*vol),
+            Command::Verify { .. } => {
+                self.tally.verifies += 1;
+                Promotion::No
+            }
             Command::Invalidate(vol) => Promotion::Invalidate(*vol),
             Command::InvalidateRemote(vol) => Promotion::InvalidateRemote(*vol),
             _ => Promotion::No,
@@ -468,7 +472,9 @@ impl World {
                 let at = self.disk_time();
                 self.at(n, at, Later::Measured { vol, attach });
             }
-            Action::Send { sock, bytes, payload } => self.send(n, sock, out.span(bytes), payload),
+            Action::Send { sock, bytes, payload, digest } => {
+                self.send(n, sock, out.span(bytes), (payload, digest));
+            }
             Action::Release { buf } => self.nodes[n].release(buf),
             Action::ClientDone { tag, result, buf } => self.client_done(n, tag, result, buf),
             Action::Listen => self.nodes[n].listening = true,

@@ -1,6 +1,7 @@
 //! The network between the nodes: sockets, what is on the way, and what cuts it.
 
 use super::*;
+use replicator::wire::WireError;
 
 impl World {
     /// Closes one end; the other hears of it unless the host is gone.
@@ -158,10 +159,20 @@ impl World {
         }
     }
 
-    pub(super) fn send(&mut self, n: usize, sock: SockId, bytes: &[u8], payload: Option<(BufId, u32)>) {
+    pub(super) fn send(
+        &mut self,
+        n: usize,
+        sock: SockId,
+        bytes: &[u8],
+        (payload, digest): (Option<(BufId, u32)>, Option<DigestAlg>),
+    ) {
         let mut bytes = bytes.to_vec();
-        let versions =
+        let mut versions =
             payload.map_or(Vec::new(), |(buf, len)| self.nodes[n].versions(buf, u64::from(len / 512)));
+        if let Some(alg) = digest {
+            bytes.extend_from_slice(digest_of(alg, &versions).as_bytes());
+        }
+        self.hooks.change_data(&mut versions);
         self.mix(fingerprint(&bytes) ^ versions.len() as u64);
         let free = !self.weather.cut && !self.is_blocked(n, sock);
         if self.hooks.packet_leaves(self.now, (n, sock), &mut bytes, versions.len() as u64) {
@@ -272,11 +283,23 @@ impl World {
                 }
             };
             let (header, used) = header;
+            let mut body_end = m.bytes.len();
+            if let Some(alg) = framing.integrity.filter(|_| !m.versions.is_empty()) {
+                body_end -= alg.len_bytes() as usize;
+                if digest_of(alg, &m.versions).as_bytes() != &m.bytes[body_end..] {
+                    self.tally.bad_digests += 1;
+                    let error = WireError::Digest { command: header.command };
+                    let node = &mut self.nodes[n];
+                    let core = node.core.as_mut().expect("checked");
+                    core.handle(now, Event::BadFrame { sock, error }, &mut node.out);
+                    return true;
+                }
+            }
             self.note(n, || format!("<- {} vol {} len {}", header.command.name(), header.vnr, header.len));
             let payload = (!m.versions.is_empty()).then(|| self.nodes[n].alloc(m.versions.clone()));
             let node = &mut self.nodes[n];
             let core = node.core.as_mut().expect("checked");
-            let event = Event::Frame { sock, header, body: &m.bytes[used..], payload };
+            let event = Event::Frame { sock, header, body: &m.bytes[used..body_end], payload };
             core.handle(now, event, &mut node.out);
             return true;
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use hmac::{Hmac, KeyInit, Mac};
 use model::ids::DataUuid;
 use replicator::wire::{
-    Ack, AuthResponse, BlockId, Command, Data, DpFlags, Features, Packet, SyncUuid, Trim, Uuids,
+    Ack, AuthResponse, BlockId, Command, Data, DpFlags, Features, Packet, Request, SyncUuid, Trim, Uuids,
 };
 use sha1::Sha1;
 
@@ -24,6 +24,7 @@ pub enum Allowed {
     BlockIds,
     BarrierNumbers,
     FeatureBit,
+    NoZeroesWithDigests,
     DeviceLimits,
     RwSync,
     MaySetInSync,
@@ -45,6 +46,7 @@ pub const ALLOWED: &[(Allowed, &str)] = &[
     (Allowed::BlockIds, "chosen by the sender, opaque to the peer (drbd-wire 4.2); mapped"),
     (Allowed::BarrierNumbers, "chosen by the sender, opaque to the peer (drbd-wire 4.6)"),
     (Allowed::FeatureBit, "by bit 30 two lockstep nodes know each other; it vanishes in the AND with a kernel"),
+    (Allowed::NoZeroesWithDigests, "P_ZEROES is not offered beside data-integrity-alg: trap 14 of drbd-wire"),
     (Allowed::DeviceLimits, "queue limits in P_SIZES are those of the backing device"),
     (Allowed::RwSync, "DP_RW_SYNC is a hint for the peer's I/O scheduler (drbd-wire 4.2)"),
     (Allowed::MaySetInSync, "DP_MAY_SET_IN_SYNC permits to clear bits early, which the core never does; so capture 28, \
@@ -184,12 +186,13 @@ impl Mapping {
             self.allow(Allowed::ZeroesAsData, true);
             return Ok(());
         }
-        if same_header && recorded.payload == own.payload && self.same_body(&theirs, &ours) {
+        let same_data = recorded.payload == own.payload && recorded.digest == own.digest;
+        if same_header && same_data && self.same_body(&theirs, &ours) {
             return Ok(());
         }
         let what = if !same_header {
             "header"
-        } else if recorded.payload != own.payload {
+        } else if !same_data {
             "block data"
         } else {
             "fields"
@@ -203,9 +206,12 @@ impl Mapping {
     fn same_body(&mut self, theirs: &Packet<'_>, ours: &Packet<'_>) -> bool {
         match (*theirs, *ours) {
             (Packet::ConnectionFeatures(t), Packet::ConnectionFeatures(o)) => {
+                let own = o.features.0 & !(1 << 30);
+                let zeroes = Features::WZEROES.0;
                 (t.version_min, t.version_max) == (o.version_min, o.version_max)
-                    && o.features.0 & !(1 << 30) == t.features.0
+                    && own | zeroes == t.features.0
                     && self.allow(Allowed::FeatureBit, o.features != t.features)
+                    && self.allow(Allowed::NoZeroesWithDigests, own != t.features.0)
             }
             (Packet::AuthChallenge(t), Packet::AuthChallenge(o)) => {
                 self.allow(Allowed::RandomNumbers, t != o)
@@ -244,6 +250,13 @@ impl Mapping {
                 self.same_id(t.sector, t.block_id, o.block_id);
                 (t.sector, t.size_bytes) == (o.sector, o.size_bytes)
             }
+            (Packet::OvRequest(t), Packet::OvRequest(o)) => same_request(&t, &o),
+            // The kernel's id is garbage here (drbd-wire 6.3).
+            (Packet::RsIsInSync(t), Packet::RsIsInSync(o)) => t == Ack { block_id: t.block_id, ..o },
+            (Packet::CsumRsRequest(t), Packet::CsumRsRequest(o))
+            | (Packet::OvReply(t), Packet::OvReply(o)) => {
+                same_request(&t.request, &o.request) && t.digest == o.digest
+            }
             (Packet::Barrier(t), Packet::Barrier(o)) => self.allow(Allowed::BarrierNumbers, t != o),
             (t, o) => t == o,
         }
@@ -269,6 +282,11 @@ impl Mapping {
         };
         less & !may_lack.0 == 0 && more & !may_add.0 == 0
     }
+}
+
+/// What is behind the size means nothing.
+fn same_request(recorded: &Request, own: &Request) -> bool {
+    *own == Request { pad: own.pad, ..*recorded }
 }
 
 /// Packets whose number and place are free.

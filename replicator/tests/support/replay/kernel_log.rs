@@ -47,6 +47,10 @@ const COMPARED: &[&str] = &[
     "Resumed AL updates",
     "real peer disk state = ",
     "Writing the whole bitmap",
+    "Starting Online Verify from sector ",
+    "Online Verify start sector: ",
+    "Out of sync: ",
+    "Online verify ",
 ];
 
 /// Where the core took another course than the recorded kernel: capture, node, line of the kernel, line of the
@@ -65,7 +69,7 @@ const UNFINISHED: &str =
 type Line = (Option<u8>, String);
 
 fn compared(line: &Line) -> bool {
-    COMPARED.iter().any(|start| line.1.starts_with(start))
+    COMPARED.iter().any(|start| line.1.starts_with(start)) || line.1.contains(" % had equal checksums")
 }
 
 /// Lines of the recorded node.
@@ -121,8 +125,10 @@ impl Replay<'_> {
 
 /// Equal but for UUIDs, which have to correspond, and durations.
 fn same_text(mapping: &mut Mapping, recorded: &str, own: &str) -> bool {
-    if recorded.starts_with("Resync done ") {
-        return own.starts_with("Resync done (total ") && own.ends_with(" K/sec)");
+    for done in ["Resync done (total ", "Online verify done (total "] {
+        if recorded.starts_with(done) {
+            return own.starts_with(done) && own.ends_with(" K/sec)");
+        }
     }
     let split = |text: &str| -> Vec<String> {
         text.split_inclusive(|c: char| !c.is_ascii_alphanumeric()).map(str::to_string).collect()

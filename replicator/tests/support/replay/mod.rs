@@ -27,6 +27,8 @@ struct Waiting {
     sock: SockId,
     bytes: Vec<u8>,
     form: HeaderForm,
+    /// Length of the digest in front of block data.
+    digest_bytes: usize,
     payload: Vec<u8>,
 }
 
@@ -200,12 +202,12 @@ impl<'a> Replay<'a> {
         self.collect();
     }
 
-    /// Advances the core's clock; a sync target's only as far as the recorded requests say, as its steps take
-    /// 100 ms and those of the recorded nodes 110.
+    /// Advances the core's clock; that of a sync target, or of the requester of a verify, only as far as the recorded
+    /// requests say, as its steps take 100 ms and those of the recorded nodes 110.
     fn advance(&mut self, now: Instant) {
         self.recorded_now = now;
         let shot = self.node.core.snapshot(self.node.now);
-        if shot.volumes[0].state.conn != ConnState::SyncTarget {
+        if !matches!(shot.volumes[0].state.conn, ConnState::SyncTarget | ConnState::VerifyS) {
             self.node.advance(now.max(self.node.now));
         }
     }
@@ -431,9 +433,10 @@ impl<'a> Replay<'a> {
         let form = p.header.form;
         match form {
             HeaderForm::H80 => put80(&mut bytes, &packet),
-            _ => put(&mut bytes, p.header.vnr, &packet, p.payload.len() as u32),
+            _ => put(&mut bytes, p.header.vnr, &packet, (p.digest.len() + p.payload.len()) as u32),
         }
-        self.waiting.push_back(Waiting { sock, bytes, form, payload: p.payload.clone() });
+        let digest_bytes = p.digest.len();
+        self.waiting.push_back(Waiting { sock, bytes, form, digest_bytes, payload: p.payload.clone() });
         self.deliver_waiting();
         if let Packet::DataReply(d) = p.packet() {
             let tag = self.reads.remove(&(d.sector, d.block_id.0));
@@ -480,6 +483,11 @@ impl<'a> Replay<'a> {
                 self.deviates(&text);
             }
             let w = self.waiting.remove(i).expect("it is there");
+            let known = framing.and_then(|f| f.integrity).map_or(0, |alg| alg.len_bytes() as usize);
+            if !w.payload.is_empty() && known != w.digest_bytes {
+                let text = format!("digest of {known} bytes expected, the peer sends {}", w.digest_bytes);
+                self.deviates(&text);
+            }
             let (header, at) = parse_header(w.form, &w.bytes).expect("recorded").expect("whole");
             let payload = (!w.payload.is_empty()).then(|| self.node.buffer(&w.payload));
             self.node.event(Event::Frame { sock, header, body: &w.bytes[at..], payload });

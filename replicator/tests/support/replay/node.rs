@@ -33,6 +33,8 @@ pub struct Sent {
     pub header: Header,
     /// Behind the header, without block data.
     pub body: Vec<u8>,
+    /// Digest of the block data, if there is one.
+    pub digest: Vec<u8>,
     /// Block data.
     pub payload: Vec<u8>,
 }
@@ -206,6 +208,11 @@ impl Node {
         self.devices[vol].super_block()
     }
 
+    /// Zeroes a block behind the core's back.
+    pub fn zero(&mut self, vol: usize, sector: u64) {
+        self.devices[vol].write(sector, &[0; 4096]);
+    }
+
     /// Gives a command and performs what follows.
     pub fn command(&mut self, command: Command) -> CommandId {
         self.next_number += 1;
@@ -338,10 +345,11 @@ impl Node {
                 self.devices[vol.0 as usize].write(md_sector, batch.span(block));
                 self.follow.push_back(Event::MetaDone { tag, result: IoResult::Ok });
             }
-            Action::Send { sock, bytes, payload } => {
+            Action::Send { sock, bytes, payload, digest } => {
                 let payload =
                     payload.map_or(Vec::new(), |(buf, len)| self.buffers[&buf.0].0[..len as usize].to_vec());
-                self.packet_sent(sock, batch.span(bytes), payload);
+                let digest = digest.map_or(Vec::new(), |alg| alg.of(&payload).as_bytes().to_vec());
+                self.packet_sent(sock, batch.span(bytes), digest, payload);
             }
             Action::Release { buf } => self.release(buf),
             Action::ClientDone { tag, result, buf } => {
@@ -387,9 +395,9 @@ impl Node {
         }
     }
 
-    fn packet_sent(&mut self, sock: SockId, bytes: &[u8], payload: Vec<u8>) {
+    fn packet_sent(&mut self, sock: SockId, bytes: &[u8], digest: Vec<u8>, payload: Vec<u8>) {
         let total = self.totals.entry(sock).or_default();
-        *total += (bytes.len() + payload.len()) as u64;
+        *total += (bytes.len() + digest.len() + payload.len()) as u64;
         self.follow.push_back(Event::Sent { sock, total_bytes: *total });
         let early = bytes.starts_with(&[0x83, 0x74, 0x02, 0x67]);
         let form = if early { HeaderForm::H80 } else { HeaderForm::H100 };
@@ -416,7 +424,7 @@ impl Node {
             Packet::PingAck => self.ping_acks += 1,
             _ => {}
         }
-        self.sent[which as usize].push_back(Sent { header, body, payload });
+        self.sent[which as usize].push_back(Sent { header, body, digest, payload });
     }
 }
 

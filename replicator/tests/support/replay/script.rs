@@ -34,6 +34,11 @@ pub enum Step {
     InvalidateRemote,
     PauseSync,
     ResumeSync,
+    Verify,
+    /// `net-options --data-integrity-alg=`
+    NoDigests,
+    /// Blocks of the device are zeroed behind the program's back.
+    Zeroed(&'static [u64]),
     Outdate,
     SuspendIo,
     ResumeIo,
@@ -186,6 +191,14 @@ impl Replay<'_> {
             Step::InvalidateRemote => self.good(Command::InvalidateRemote(v)),
             Step::PauseSync => self.good(Command::PauseSync(v)),
             Step::ResumeSync => self.good(Command::ResumeSync(v)),
+            Step::Verify => {
+                self.good(Command::Verify { vol: v, start_sector: None, stop_sector: None });
+            }
+            Step::NoDigests => {
+                let net = NetConfig { data_integrity_alg: String::new(), ..self.conversation.net.clone() };
+                self.good(Command::NetOptions(Box::new(net)));
+            }
+            Step::Zeroed(blocks) => blocks.iter().for_each(|b| self.node.zero(0, b * 8)),
             Step::Outdate => self.good(Command::Outdate(v)),
             Step::SuspendIo => self.good(Command::SuspendIo),
             Step::ResumeIo => self.good(Command::ResumeIo),
@@ -291,6 +304,45 @@ pub fn conversation(number: u32) -> Conversation {
         7 => {
             let c = synced(7, 1_795_209_615_082_805, [5131, 5619, 6586, 7305], &away(7497, 7668, 8131, 8359));
             Conversation { net: NetConfig { use_rle: false, ..c.net }, ..c }
+        }
+        8 => synced(8, 1_795_209_630_092_432, [5951, 6434, 7445, 8162], &[(8485, 1, Verify)]),
+        9 => {
+            let found = |role, peer| See(Connected, role, peer, UpToDate, UpToDate, 20);
+            let script = [
+                (8029, 2, Zeroed(&[5, 6, 7, 300, 1000])),
+                (8197, 1, Verify),
+                (10_110, 1, found(P, S)),
+                (10_226, 2, found(S, P)),
+                (10_317, 1, Disconnect),
+                (10_583, 1, Connect),
+                (12_390, 1, Verify),
+                seen_by(60_000, 1, P, S),
+                seen_by(60_000, 2, S, P),
+            ];
+            synced(9, 1_795_209_646_102_505, [5853, 6189, 7029, 7673], &script)
+        }
+        10 => {
+            let script = [
+                (7771, 2, Disconnect),
+                (7953, 1, Write(0, 0, 32)),
+                (8055, 1, Write(32, 0, 32)),
+                (8168, 2, Connect),
+                seen_by(60_000, 1, P, S),
+                seen_by(60_000, 2, S, P),
+            ];
+            let c = synced(10, 1_795_209_667_127_773, [5338, 5856, 6774, 7392], &script);
+            Conversation { net: NetConfig { csums_alg: "sha1".into(), ..c.net }, ..c }
+        }
+        15 => {
+            let script = [
+                (8818, 1, InvalidateRemote),
+                (10_958, 1, NoDigests),
+                (11_124, 2, NoDigests),
+                seen_by(60_000, 1, P, S),
+                seen_by(60_000, 2, S, P),
+            ];
+            let c = synced(15, 1_795_209_750_225_627, [6177, 6726, 7661, 8368], &script);
+            Conversation { net: NetConfig { data_integrity_alg: "sha1".into(), ..c.net }, ..c }
         }
         11 => synced(11, 1_795_209_682_121_199, [6839, 7302, 8348, 9058], &[]),
         12 => {

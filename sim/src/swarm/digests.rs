@@ -1,0 +1,86 @@
+//! Verify and data integrity in random schedules: runs beside the other acts, block data that changes on its way,
+//! sectors that decay.
+
+use std::collections::BTreeSet;
+
+use model::state::{ConnState, Role};
+use model::time::Duration;
+use replicator::{Command, CommandResult, VolIdx};
+
+use super::Schedule;
+use crate::node::{place, volume_and_sector};
+use crate::rng::Rng;
+use crate::world::{SimOp, World};
+
+/// Virtual time in which a verify without faults has to end.
+const VERIFIED: Duration = Duration::from_secs(400);
+
+fn is_verifying(w: &World, vol: VolIdx) -> bool {
+    let verifies = |c| matches!(c, ConnState::VerifyS | ConnState::VerifyT);
+    (0..2).any(|n| w.volume_of(n, vol.0).is_some_and(|s| verifies(s.conn)))
+}
+
+impl Schedule<'_> {
+    /// What may come with an act, by a generator of its own.
+    pub(super) fn digests_beside(&mut self, number: u64) {
+        let mut r = Rng::new(self.seed.rotate_left(47) ^ number.wrapping_mul(0x9fb2_1c65_1e98_df25));
+        if self.plan.verify_one_in > 0 && r.one_in(self.plan.verify_one_in) {
+            let (n, vol) = (r.below(2) as usize, VolIdx(r.below(self.plan.volumes.into()) as u8));
+            let sector = |r: &mut Rng| r.one_in(3).then(|| r.below(self.plan.sectors));
+            let (start_sector, stop_sector) = (sector(&mut r), sector(&mut r));
+            self.w.command(n, Command::Verify { vol, start_sector, stop_sector });
+            if r.one_in(2) {
+                let us = 1 << r.below(14);
+                self.w.run_for(Duration::from_micros(us));
+            }
+        }
+        if !self.plan.net.data_integrity_alg.is_empty() && r.one_in(8) {
+            self.w.hooks.changed_at = Some(self.w.hooks.sent + 1 + r.below(20));
+        }
+    }
+
+    /// Sectors of a copy decay that no client reads. A verify finds them, and nothing else, while clients write; a new
+    /// connection repairs them.
+    pub(super) fn decay(&mut self) {
+        self.rng = Rng::new(self.seed ^ 0x6465_6361_79);
+        let is_primary = |w: &World, n: usize| w.volume(n).is_some_and(|s| s.role == Role::Primary);
+        let bad = if is_primary(self.w, 0) { 1 } else { 0 };
+        if is_primary(self.w, bad) {
+            return;
+        }
+        if !is_primary(self.w, 1 - bad) {
+            self.w.command_and_wait(1 - bad, Command::Primary { force: false });
+        }
+        let vol = VolIdx(self.below(self.plan.volumes.into()) as u8);
+        let blocks = self.plan.sectors.div_ceil(8);
+        let mut rotten = BTreeSet::new();
+        for _ in 0..1 + self.below(5) {
+            let sector = self.below(self.plan.sectors);
+            self.w.nodes[bad].disk.rot(place(vol, sector), 1);
+            self.w.tally.rotten += 1;
+            rotten.insert(sector / 8);
+        }
+        let asks = self.below(2) as usize;
+        self.w
+            .note_phase(|| format!("blocks {rotten:?} of node{} decay, node{} verifies", bad + 1, asks + 1));
+        let all = Command::Verify { vol, start_sector: Some(0), stop_sector: None };
+        assert_eq!(self.w.command_and_wait(asks, all), CommandResult::Ok, "a calm pair can verify");
+        for _ in 0..self.below(30) {
+            let (sector, count) = self.range(vol);
+            self.w.request(1 - bad, SimOp::Write { sector, count, fua: false });
+            let us = 1 << self.below(14);
+            self.w.run_for(Duration::from_micros(us));
+        }
+        assert!(self.w.run_until(VERIFIED, |w| !is_verifying(w, vol) && w.is_idle()), "a verify ends");
+        let [a, b] = &self.w.nodes;
+        let differ: BTreeSet<u64> = a.disk.differences(&b.disk).map(|s| volume_and_sector(s).1 / 8).collect();
+        for n in &self.w.nodes {
+            let core = n.core.as_ref().expect("nobody dies in the end");
+            let found: BTreeSet<u64> = (0..blocks).filter(|b| core.is_marked(vol, b * 8)).collect();
+            assert!(found.is_superset(&differ), "blocks {differ:?} differ, verify has marked {found:?}");
+            assert!(found.is_subset(&rotten), "blocks {rotten:?} decayed, verify has marked {found:?}");
+        }
+        self.w.command_and_wait(1 - bad, Command::Disconnect { force: false });
+        self.w.connect(1 - bad, &self.plan.net);
+    }
+}
