@@ -133,7 +133,9 @@ impl Resource {
 
     pub(super) fn peer_agreed(&mut self, v: usize, change: StateChange, out: &mut Actions) {
         let old = self.vols[v].state;
-        let refused = change.apply(&old).and_then(|new| full_sync_refused(&old, &new));
+        let full_sync = change.apply(&old).and_then(|new| full_sync_refused(&old, &new));
+        // A copy may have gone bad since the question.
+        let refused = full_sync.or(verifies_bad_data(&old, change).then_some(StateResult::NoUpToDateDisk));
         let result = refused.map_or_else(|| self.change_volume(v, change, Kind::Soft, out), Err);
         let Some(mut active) = self.cmds.active.take() else { return };
         let id = active.id;
@@ -177,6 +179,11 @@ impl Resource {
         let s = self.vols[v].state;
         let apart = match work {
             Work::Promote { .. } => {
+                self.send_state(v, out);
+                false
+            }
+            // It waits for our blocks, and takes this for the end.
+            Work::Change { change, .. } if *change == StateChange::NONE.conn(ConnState::VerifyS) => {
                 self.send_state(v, out);
                 false
             }

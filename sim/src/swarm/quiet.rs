@@ -73,7 +73,7 @@ impl Schedule<'_> {
         self.w.run_for(thaws.saturating_since(self.w.now));
     }
 
-    fn converge(&mut self) {
+    pub(super) fn converge(&mut self) {
         let until = self.w.now + CONVERGE;
         let mut rounds = 0;
         loop {
