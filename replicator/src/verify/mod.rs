@@ -7,6 +7,7 @@ mod target;
 
 use alloc::format;
 
+use model::config::settings::Handler;
 use model::state::{ConnState, VolumeState};
 use model::state_word::StateChange;
 use model::time::Duration;
@@ -145,8 +146,12 @@ impl Resource {
             let text = format!("Online verify: the peer refused {} 4k block", run.refused_blocks);
             out.log(LogLevel::Warn, at, text);
         }
+        let differs = run.found_blocks > 0;
         let change = StateChange::NONE.conn(ConnState::Connected);
         let _ = self.change_volume(v, change, Kind::Hard, out);
+        if differs {
+            self.call_handler(Handler::OutOfSync, Some(v), out);
+        }
     }
 
     /// What became possible because a request, or a lock, has ended.
