@@ -36,6 +36,8 @@ const COMMANDS: &[&[&str]] = &[
     &["resume-io", "r0"],
     &["invalidate", "r0"],
     &["invalidate-remote", "r0"],
+    &["verify", "r0"],
+    &["verify", "--start=0", "--stop=1000", "r0"],
     &["outdate", "r0"],
     &["new-current-uuid", "r0"],
     &["wait-connect", "--wfc-timeout=1", "r0"],
@@ -58,7 +60,7 @@ fn synced(name: &str) -> Pair {
     let dir = std::env::temp_dir().join(format!("lockstep-hangs-{name}-{}", std::process::id()));
     let options = Options {
         disk_bytes: 24 << 20,
-        net: "timeout 10; ping-int 2; connect-int 2; ping-timeout 5; ko-count 3;",
+        net: "timeout 10; ping-int 2; connect-int 2; ping-timeout 5; ko-count 3; verify-alg crc32c;",
         disk: "c-plan-ahead 0; resync-rate 4M; c-min-rate 4M;",
         addresses: [free_address(), free_address()],
         netns: [None, None],

@@ -11,7 +11,7 @@ use replicator::meta::layout::{Layout, MetaKind};
 use replicator::meta::superblock::{MetaFlags, SuperBlock};
 use replicator::wire::{Features, FrameShape, Header, HeaderForm, Packet, Sock, frame_shape, parse_header};
 use replicator::{
-    Action, Actions, AttachedDisk, ClientOp, ClientRequest, ClientTag, Command, CommandId, Config,
+    Action, Actions, AttachedDisk, ClientOp, ClientRequest, ClientTag, Command, CommandId, Config, DigestAlg,
     DiskConfig, DownCause, Event, HandlerRun, IoResult, IoTag, Resource, SockId, VolIdx,
 };
 
@@ -45,7 +45,7 @@ pub struct Socket {
 }
 
 enum Io {
-    Read,
+    Read { digest: Option<DigestAlg> },
     Data { buf: Option<BufId> },
     Meta { vol: VolIdx, sector: u64, block: Vec<u8> },
     Handler(HandlerRun),
@@ -249,7 +249,12 @@ impl Driver {
         let Pending { tag, io } = self.pending.remove(at);
         let result = if ok { IoResult::Ok } else { IoResult::Err(5) };
         match io {
-            Io::Read => {
+            Io::Read { digest: Some(alg) } if ok => {
+                // Buffers have no contents here: all blocks are alike.
+                let (buf, digest) = (self.buffer(), alg.of(&[]));
+                self.event(Event::DiskDigest { tag, buf, digest: digest.as_bytes() });
+            }
+            Io::Read { .. } => {
                 let buf = ok.then(|| self.buffer());
                 self.event(Event::DiskDone { tag, result, buf });
             }
@@ -383,9 +388,9 @@ impl Driver {
 
     fn perform(&mut self, action: Action, batch: &Actions) {
         match action {
-            Action::DiskRead { tag, vol, sector, len_bytes, .. } => {
+            Action::DiskRead { tag, vol, sector, len_bytes, digest } => {
                 self.check_range(vol, sector, len_bytes);
-                self.pending.push(Pending { tag, io: Io::Read });
+                self.pending.push(Pending { tag, io: Io::Read { digest } });
             }
             Action::DiskWrite { tag, vol, sector, len_bytes, buf, .. } => {
                 self.check_range(vol, sector, len_bytes);

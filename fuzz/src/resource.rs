@@ -48,6 +48,8 @@ pub fn net(how: u8, policies: u8) -> NetConfig {
         after_sb_1pri: AfterSb1::from_number(u32::from(policies / 7 % 11)).unwrap_or(AfterSb1::Disconnect),
         after_sb_2pri: AfterSb2::from_number(u32::from(policies / 7 % 11)).unwrap_or(AfterSb2::Disconnect),
         always_asbp: policies & 64 != 0,
+        verify_alg: if policies & 64 == 0 { String::new() } else { "crc32c".into() },
+        csums_alg: if policies & 64 == 0 { String::new() } else { "md5".into() },
         rr_conflict: if policies & 128 == 0 { RrConflict::Disconnect } else { RrConflict::Violently },
         ..NetConfig::default()
     }
@@ -284,7 +286,7 @@ impl Run {
         if self.driver.open_commands.len() >= 16 {
             return Some(());
         }
-        let command = match which % 18 {
+        let command = match which % 19 {
             0 => Command::Primary { force: flag },
             1 => Command::Secondary { open: 0 },
             2 => Command::Connect(Box::new(self.net.clone())),
@@ -304,6 +306,7 @@ impl Run {
             13 => Command::NewCurrentUuid { vol, clear_bitmap: flag },
             14 => Command::SetAfterDependency(vol, flag),
             15 => Command::NetOptions(Box::new(net(how, which))),
+            18 => Command::Verify { vol, start_sector: None, stop_sector: flag.then_some(u64::from(how)) },
             16 => Command::DiskOptions(vol, Box::new(config(how).0.volumes.remove(0).disk)),
             _ => {
                 self.driver.core.set_open(vol, flag);
