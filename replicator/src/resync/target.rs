@@ -297,6 +297,7 @@ impl Resource {
         if r.orphan {
             self.vols[v].resync.requests.remove(slot);
             self.vols[v].pump = true;
+            self.request_blocks(v, out);
         } else {
             self.vols[v].resync.requests[slot].digesting = false;
             self.send_resync_request(v, r.range, digest.as_ref(), out);
