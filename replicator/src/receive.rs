@@ -441,6 +441,10 @@ impl Resource {
             return;
         }
         self.conn.integrity_in = integrity;
+        if p.integrity_alg != self.net().data_integrity_alg {
+            let name = integrity.map_or("(none)", DigestAlg::name);
+            self.log_conn(LogLevel::Info, format!("peer data-integrity-alg: {name}"), out);
+        }
         self.close_epoch();
         let net = self.conn.net.as_mut().expect("connected");
         net.protocol = protocol;
