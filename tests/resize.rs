@@ -24,6 +24,7 @@ fn new_pair(dir: &Path) -> Pair {
         disk_bytes: OLD_BYTES,
         net: "ping-timeout 3; connect-int 1;",
         disk: "resync-rate 400M; c-plan-ahead 0;",
+        sections: "",
         addresses: [free_address(), free_address()],
         netns: [None, None],
         prewritten: false,

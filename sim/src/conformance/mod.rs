@@ -6,6 +6,7 @@ mod digests;
 mod disks;
 mod generations;
 mod io;
+mod resizing;
 mod resync;
 mod resync_control;
 mod split_brain;

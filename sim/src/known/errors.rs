@@ -294,9 +294,13 @@ fn wait_cycles_with_frozen_io() {
 /// same.
 #[test]
 fn al_wait_vs_disk_failure_or_resize() {
-    for what in 0..4 {
+    for what in 0..5 {
         for k in [0, 40, 150] {
             let mut w = crowded_pair(what + k);
+            if what == 4 {
+                w.grow(0, EXTENT * 8);
+                w.grow(1, EXTENT * 8);
+            }
             missed(&mut w, &[1, 2000, 5000, 70_000]);
             w.cut(false);
             assert!(w.run_until(secs(20), |w| conn(w, 0) == ConnState::SyncSource));
@@ -311,6 +315,12 @@ fn al_wait_vs_disk_failure_or_resize() {
                 2 => {
                     w.reset();
                     Some(w.command(0, DETACH))
+                }
+                // Refused in the resync, and done after it.
+                4 => {
+                    let wish =
+                        ResizeWish { limit_sectors: 0, assume_clean: false, assume_peer_has_space: false };
+                    Some(w.command(0, Command::Resize(VOL, wish)))
                 }
                 // A handshake, while the log is full.
                 _ => {

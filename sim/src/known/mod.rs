@@ -23,7 +23,9 @@ use model::state::{ConnState, DiskState};
 use model::time::Duration;
 use replicator::activity_log::transaction::AL_SLOTS_MIN;
 use replicator::wire::Command as Wire;
-use replicator::{ClientResult, ClientTag, Command, CommandId, CommandResult, DiskConfig, NetConfig, VolIdx};
+use replicator::{
+    ClientResult, ClientTag, Command, CommandId, CommandResult, DiskConfig, NetConfig, ResizeWish, VolIdx,
+};
 
 const VOL: VolIdx = VolIdx(0);
 const DETACH: Command = Command::Detach { vol: VOL, force: false };
