@@ -259,6 +259,16 @@ impl Resource {
         self.peer_pump = true;
         let grew = vol.size_sectors > r.before_sectors;
         let connected = vol.state.conn >= ConnState::Connected;
+        if grew && matches!(vol.state.conn, ConnState::VerifyS | ConnState::VerifyT) {
+            // Of two questions that crossed both were answered with yes.
+            let text = "The device has grown in the middle of a verify; connecting anew";
+            out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text.into());
+            if matches!(r.cause, Cause::Command(_)) {
+                self.end_resize(v, CommandResult::Ok);
+            }
+            self.lose_connection(ConnState::NetworkFailure, out);
+            return;
+        }
         match r.cause {
             Cause::Command(wish) => {
                 self.end_resize(v, CommandResult::Ok);

@@ -94,7 +94,9 @@ impl Plan {
     /// Verify, checksum resync and data integrity, each in some schedules.
     fn digests(&mut self, r: &mut Rng) {
         let some = |r: &mut Rng| String::from(pick(r, &["crc32c", "md5", "sha1", "sha256"]));
-        if r.one_in(4) {
+        // A verify has four packets for every block of the device.
+        let odds = if self.sectors <= 2100 { 12 } else { 60 };
+        if r.one_in(odds) {
             self.net.verify_alg = some(r);
             self.verify_one_in = pick(r, &[2, 4, 8]);
             self.decay = r.one_in(2);
