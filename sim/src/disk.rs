@@ -196,7 +196,7 @@ impl Disk {
 
     /// Version in a sector as clients know it: what a disk held before it was a part of the device is as good as nothing.
     pub fn version(&self, sector: u64) -> u64 {
-        Some(self.read(sector)).filter(|v| *v < JUNK).unwrap_or(0)
+        Some(self.read(sector)).filter(|v| *v < JUNK || *v & ROTTEN != 0).unwrap_or(0)
     }
 
     /// A write completes.

@@ -10,7 +10,8 @@ use replicator::activity_log::transaction::{AlRing, encode_initialized};
 use replicator::meta::layout::{Layout, MetaKind};
 use replicator::meta::superblock::{MetaFlags, SuperBlock};
 use replicator::{
-    Actions, AttachedDisk, Config, Digest, DigestAlg, DiskConfig, MeasuredDisk, Resource, VolIdx, VolumeConfig,
+    Actions, AttachedDisk, Config, Digest, DigestAlg, DiskConfig, MeasuredDisk, Resource, VolIdx,
+    VolumeConfig,
 };
 
 use crate::disk::Disk;

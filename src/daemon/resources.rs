@@ -167,8 +167,8 @@ async fn forward_changes(resources: std::rc::Weak<Resources>, running: std::rc::
         let now: Vec<u64> = running.snapshot().volumes.iter().map(size).collect();
         if sizes != now {
             // By command of the peer too: the metadata may have moved.
-            for index in 0..now.len() {
-                if now[index] != 0 && sizes.get(index) != Some(&now[index]) {
+            for (index, size) in now.iter().enumerate() {
+                if *size != 0 && sizes.get(index) != Some(size) {
                     running.remember(index).await;
                 }
             }

@@ -150,6 +150,11 @@ impl Resource {
         let change = StateChange::NONE.conn(ConnState::Connected);
         let _ = self.change_volume(v, change, Kind::Hard, out);
         if differs {
+            if let Some(disk) = self.vols[v].disk.as_mut() {
+                // What was found outlives a loss of power, from the handler on.
+                disk.md.mark_dirty();
+                disk.md.sb_after_pages = true;
+            }
             self.call_handler(Handler::OutOfSync, Some(v), out);
         }
     }

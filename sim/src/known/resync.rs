@@ -337,6 +337,7 @@ fn verify_bits_dropped_at_reconnect() {
                 assert_eq!(secondary(&mut w, 0), OK);
             }
             w.hooks.packets.clear();
+            w.run_for(ms(100));
             if killed {
                 w.crash(1, true);
                 w.run_for(secs(3));
@@ -360,8 +361,9 @@ fn verify_bits_dropped_at_reconnect() {
                 disconnect(&mut w, 1);
                 all_up(&mut w, &[net(), net()]);
             }
-            ends_well(&mut w);
+            assert!(w.run_until(secs(30), |w| w.in_sync() && marked(w, 0) == 0), "{:?}", w.volume(0));
             assert_eq!(resync_bytes(&w, 0), 4096, "this block and no other");
+            ends_well(&mut w);
         }
     }
 }

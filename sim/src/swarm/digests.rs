@@ -42,7 +42,7 @@ impl Schedule<'_> {
     /// Sectors of a copy decay that no client reads. A verify finds them, and nothing else, while clients write; a new
     /// connection repairs them.
     pub(super) fn decay(&mut self) {
-        self.rng = Rng::new(self.seed ^ 0x6465_6361_79);
+        self.rng = Rng::new(self.seed ^ 0x64_6563_6179);
         let is_primary = |w: &World, n: usize| w.volume(n).is_some_and(|s| s.role == Role::Primary);
         let bad = if is_primary(self.w, 0) { 1 } else { 0 };
         if is_primary(self.w, bad) {
