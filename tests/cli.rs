@@ -136,7 +136,7 @@ impl Node {
             "resource r0 {{ net {{ {net_section} }} device /dev/drbd0; meta-disk internal;\n\
              on one {{ disk {disk}; address 127.0.0.1:{own}; }}\n\
              on two {{ disk /nonexistent; address 127.0.0.1:{peer}; }} }}\n\
-             resource other {{ net {{ allow-two-primaries; }} device /dev/drbd5; meta-disk internal; disk /dev/x;\n\
+             resource other {{ net {{ protocol A; on-congestion pull-ahead; }} device /dev/drbd5; meta-disk internal; disk /dev/x;\n\
              on one {{ address 127.0.0.1:1; }} on two {{ address 127.0.0.2:1; }} }}\n",
             disk = dir.path().join("disk.img").display(),
             own = port(0),
@@ -314,12 +314,12 @@ fn what_is_not_up_is_unknown() {
 
 #[test]
 fn what_this_version_cannot_run_is_refused_by_name() {
-    let node = Node::start("data-integrity-alg sha1;");
+    let node = Node::start("data-integrity-alg whirl;");
     let (exit, _, err) = node.run(&["up", "r0"]);
     assert_eq!(exit, 1);
-    assert!(err.contains("drbd.conf:1: resource r0: 'data-integrity-alg sha1' is not supported"), "{err}");
+    assert!(err.contains("drbd.conf:1: resource r0: 'data-integrity-alg whirl' is not known"), "{err}");
     let (exit, _, err) = node.run(&["up", "other"]);
-    assert!(exit == 1 && err.contains("'allow-two-primaries' is not supported"), "{err}");
+    assert!(exit == 1 && err.contains("'on-congestion pull-ahead' is not supported"), "{err}");
 }
 
 #[test]
