@@ -367,6 +367,8 @@ impl Resource {
         if ok {
             self.queue_dirty_pages(v, out);
             self.pump_super_block(v, out);
+            // With nothing left to write it is this flush that metadata on its way to another place waits for.
+            self.pump_move(v, out);
             self.local_io_ended(v, out);
         } else {
             if self.vols[v].state.disk == DiskState::Failed

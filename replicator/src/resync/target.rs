@@ -20,7 +20,7 @@ use crate::meta::superblock::MetaFlags;
 use crate::meta_io::{Then, uuid_line};
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
-use crate::state::Kind;
+use crate::state::{Kind, is_source};
 use crate::timers::Timer;
 use crate::wire::{BlockId, Command};
 
@@ -50,6 +50,9 @@ impl Resource {
             if expected {
                 self.vols[v].resync.early_sync_uuid = Some(uuid);
                 self.vols[v].resync.source_uuids = source;
+            } else if is_source(self.vols[v].state.conn) {
+                // What each was shown has changed under the other's decision: they would wait for each other for ever.
+                self.protocol_error("both nodes are the source of a resync", out);
             }
             return;
         }

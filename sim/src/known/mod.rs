@@ -12,6 +12,7 @@ mod handshake;
 mod resync;
 mod split_brain;
 mod two_primaries;
+mod waiting;
 mod writes;
 
 use crate::hooks::Blocked;
