@@ -4,14 +4,13 @@
 use model::config::settings::Handler;
 use model::policy::Fencing;
 use model::state::{ConnState, DiskState, Role, VolumeState};
-use model::state_word::StateChange;
+use model::state_word::{StateChange, mask};
 
 use crate::action::{Actions, LogLevel};
 use crate::handshake::decide::Decision;
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::state::Kind;
-use crate::wire::UuidFlags;
 
 /// What came of the wish to fence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,7 +54,9 @@ impl Resource {
                     out.log(LogLevel::Info, None, text.into());
                 }
                 if frozen {
-                    self.end_freeze(out);
+                    // There is nothing to wait for.
+                    self.begin_due_generations(out);
+                    self.end_suspensions(mask::SUSP_FEN, out);
                 }
                 Start::Impossible
             }
@@ -76,7 +77,7 @@ impl Resource {
             _ => {
                 let text = alloc::format!("fence-peer helper broken, returned {exit_code}");
                 out.log(LogLevel::Error, None, text);
-                self.fencing_ended(out);
+                self.promotion_fenced(self.peer_is_fenced());
                 return;
             }
         };
@@ -97,12 +98,7 @@ impl Resource {
         {
             self.log_refusal(0, change, e, out);
         }
-        self.fencing_ended(out);
-    }
-
-    fn fencing_ended(&mut self, out: &mut Actions) {
-        let fenced = self.peer_is_fenced();
-        self.promotion_fenced(fenced, out);
+        self.promotion_fenced(self.peer_is_fenced());
     }
 
     /// Not connected, and no copy of the peer's can be taken for current.
@@ -130,8 +126,7 @@ impl Resource {
             self.new_current_uuid(v, out);
         } else if vol.wrote_ahead && vol.state.conn == ConnState::WFBitMapS {
             // Without a Primary nothing would tell whose copy is ahead if the resync did not begin.
-            self.new_current_uuid(v, out);
-            self.send_uuids(v, UuidFlags::NONE, out);
+            self.go_ahead_of_peer(v, out);
         }
         self.vols[v].generation_due = false;
     }
@@ -163,19 +158,10 @@ impl Resource {
         if !vol.generation_due || own.conn >= ConnState::Connected || !goes_on || !open {
             return decision;
         }
-        self.new_current_uuid(v, out);
-        self.send_uuids(v, UuidFlags::NONE, out);
+        self.go_ahead_of_peer(v, out);
         match decision {
             Decision::Connected => Decision::Source { full: false },
             other => other,
         }
-    }
-
-    /// There is nothing to wait for.
-    fn end_freeze(&mut self, out: &mut Actions) {
-        self.begin_due_generations(out);
-        let clear = StateChange { mask: model::state_word::mask::SUSP_FEN, value: 0 };
-        let _ = self.change_connection(clear, Kind::Hard, out);
-        self.pump_all = true;
     }
 }

@@ -368,7 +368,7 @@ impl Resource {
 
     fn begin_new_part(&mut self, v: usize, source: bool, out: &mut Actions) {
         if source && self.conn.peer_is_lockstep() {
-            self.lead_new_part(v, out);
+            self.go_ahead_of_peer(v, out);
         }
         // Between two of us the bitmaps are exchanged: whatever else is marked on one side alone goes with it.
         let conn = match (source, self.conn.peer_is_lockstep()) {

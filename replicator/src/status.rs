@@ -13,7 +13,9 @@ use crate::event::{SockId, VolIdx};
 use crate::meta::superblock::MetaFlags as Flags;
 use crate::requests::flag;
 use crate::resource::Resource;
-use crate::resync::rate::LimitedBy;
+use crate::resync::progress::Progress as Marks;
+use crate::resync::rate::{LimitedBy, RateController};
+use crate::volume::Volume;
 
 /// Whether clients may open a volume.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -170,23 +172,9 @@ impl Resource {
         let marks = run.marks.as_ref()?;
         let source = matches!(vol.state.conn, ConnState::SyncSource | ConnState::PausedSyncS);
         let controller = run.controller.as_ref().filter(|_| !source);
-        let (running, paused) = marks.running_and_paused(now);
-        let fill = vol.disk.as_ref().is_some_and(|d| d.cfg.c_fill_target_sectors > 0);
-        Some(Progress {
-            direction: if source { Direction::ToPeer } else { Direction::FromPeer },
-            kind: ProgressKind::Resync,
-            total_blocks: run.total_bits,
-            left_blocks: vol.bitmap.count(),
-            failed_blocks: run.failed_bits,
-            elapsed_ms: running.as_millis() as u64,
-            paused_ms: paused.as_millis() as u64,
-            rate_now_kib_s: marks.current_kib_per_s(now),
-            rate_mean_kib_s: marks.mean_kib_per_s(now),
-            wanted_kib_s: controller.map(|c| c.wanted_kib_per_s()),
-            limited_by: controller.map(|c| limit(c.limited_by(), fill)),
-            eta_s: marks.seconds_left(now),
-            stalled: marks.is_stalled(now),
-        })
+        let direction = if source { Direction::ToPeer } else { Direction::FromPeer };
+        let blocks = [run.total_bits, vol.bitmap.count(), run.failed_bits];
+        Some(paced(vol, (ProgressKind::Resync, direction), blocks, (marks, controller), now))
     }
 
     /// The same of a verify; none on the other side before its first block.
@@ -195,24 +183,37 @@ impl Resource {
         let run = &vol.verify;
         let mut marks = run.marks?;
         marks.advance(now, run.left_blocks);
-        let (running, paused) = marks.running_and_paused(now);
         let controller = run.controller.as_ref().filter(|_| run.is_requester());
-        let fill = vol.disk.as_ref().is_some_and(|d| d.cfg.c_fill_target_sectors > 0);
-        Some(Progress {
-            direction: if run.is_requester() { Direction::ToPeer } else { Direction::FromPeer },
-            kind: ProgressKind::Verify,
-            total_blocks: run.total_blocks,
-            left_blocks: run.left_blocks,
-            failed_blocks: run.refused_blocks,
-            elapsed_ms: running.as_millis() as u64,
-            paused_ms: paused.as_millis() as u64,
-            rate_now_kib_s: marks.current_kib_per_s(now),
-            rate_mean_kib_s: marks.mean_kib_per_s(now),
-            wanted_kib_s: controller.map(|c| c.wanted_kib_per_s()),
-            limited_by: controller.map(|c| limit(c.limited_by(), fill)),
-            eta_s: marks.seconds_left(now),
-            stalled: marks.is_stalled(now),
-        })
+        let direction = if run.is_requester() { Direction::ToPeer } else { Direction::FromPeer };
+        let blocks = [run.total_blocks, run.left_blocks, run.refused_blocks];
+        Some(paced(vol, (ProgressKind::Verify, direction), blocks, (&marks, controller), now))
+    }
+}
+
+/// Progress of a run over a volume: its blocks (all, left, failed), and how fast it is and is meant to be.
+fn paced(
+    vol: &Volume,
+    (kind, direction): (ProgressKind, Direction),
+    [total_blocks, left_blocks, failed_blocks]: [u64; 3],
+    (marks, controller): (&Marks, Option<&RateController>),
+    now: Instant,
+) -> Progress {
+    let (running, paused) = marks.running_and_paused(now);
+    let fill = vol.disk.as_ref().is_some_and(|d| d.cfg.c_fill_target_sectors > 0);
+    Progress {
+        direction,
+        kind,
+        total_blocks,
+        left_blocks,
+        failed_blocks,
+        elapsed_ms: running.as_millis() as u64,
+        paused_ms: paused.as_millis() as u64,
+        rate_now_kib_s: marks.current_kib_per_s(now),
+        rate_mean_kib_s: marks.mean_kib_per_s(now),
+        wanted_kib_s: controller.map(|c| c.wanted_kib_per_s()),
+        limited_by: controller.map(|c| limit(c.limited_by(), fill)),
+        eta_s: marks.seconds_left(now),
+        stalled: marks.is_stalled(now),
     }
 }
 

@@ -17,10 +17,7 @@ impl Resource {
         if net.discard_my_data && self.role() == Role::Primary {
             return CommandResult::Config(ConfigError::DiscardImpossible);
         }
-        if net.allow_two_primaries && net.protocol != Protocol::C {
-            return CommandResult::Config(ConfigError::NotProtoC);
-        }
-        if let Some(e) = unknown_algorithm(&net) {
+        if let Some(e) = refused_options(&net) {
             return CommandResult::Config(e);
         }
         self.conn.net = Some(net);
@@ -43,17 +40,14 @@ impl Resource {
         let Some(old) = self.conn.net.as_ref() else {
             return CommandResult::Config(ConfigError::InvalidRequest);
         };
-        if net.allow_two_primaries && net.protocol != Protocol::C {
-            return CommandResult::Config(ConfigError::NotProtoC);
+        if let Some(e) = refused_options(&net) {
+            return CommandResult::Config(e);
         }
         let both = |v: &crate::volume::Volume| (v.state.role, v.state.peer) == (Role::Primary, Role::Primary);
         if !net.allow_two_primaries && self.vols.iter().any(both) {
             return CommandResult::Config(ConfigError::NeedAllowTwoPri);
         }
         let runs = |is: fn(ConnState) -> bool| self.vols.iter().any(|v| is(v.state.conn));
-        if let Some(e) = unknown_algorithm(&net) {
-            return CommandResult::Config(e);
-        }
         if old.csums_alg != net.csums_alg && runs(ConnState::is_resync) {
             return CommandResult::Config(ConfigError::CsumsResyncRunning);
         }
@@ -180,8 +174,11 @@ impl Resource {
     }
 }
 
-/// A digest algorithm that is configured and not known here.
-fn unknown_algorithm(net: &crate::config::NetConfig) -> Option<ConfigError> {
+/// What is wrong with options whatever the state: two Primaries without protocol C, a digest that is not known here.
+fn refused_options(net: &crate::config::NetConfig) -> Option<ConfigError> {
+    if net.allow_two_primaries && net.protocol != Protocol::C {
+        return Some(ConfigError::NotProtoC);
+    }
     let names = [
         (&net.csums_alg, ConfigError::CsumsAlg),
         (&net.verify_alg, ConfigError::VerifyAlg),

@@ -131,7 +131,7 @@ impl Resource {
     }
 
     /// The handler has answered: a promotion that waits for it goes on.
-    pub(crate) fn promotion_fenced(&mut self, fenced: bool, _out: &mut Actions) {
+    pub(crate) fn promotion_fenced(&mut self, fenced: bool) {
         if let Some(Active { work: Work::Promote { fence, .. }, .. }) = self.cmds.active.as_mut()
             && *fence == Fence::Waiting
         {

@@ -321,16 +321,16 @@ impl Resource {
         }
         out.log(LogLevel::Info, at, "Resync of the part by which the device has grown".into());
         if source_of_new_part(own.role, received.role, self.conn.conflict_flag) {
-            self.lead_new_part(v, out);
+            self.go_ahead_of_peer(v, out);
             Decision::Source { full: false }
         } else {
             Decision::Target { full: false }
         }
     }
 
-    /// From here on writes may go to this copy alone, though both are of one generation: should the connection end before
-    /// the resync begins, this copy has to count for the newer one.
-    pub(crate) fn lead_new_part(&mut self, v: usize, out: &mut Actions) {
+    /// Begins a generation that the peer is told of. From here on writes may go to this copy alone, though both were of one
+    /// generation: should the connection end before the resync begins, this copy has to count for the newer one.
+    pub(crate) fn go_ahead_of_peer(&mut self, v: usize, out: &mut Actions) {
         self.new_current_uuid(v, out);
         self.send_uuids(v, UuidFlags::NONE, out);
     }

@@ -30,6 +30,30 @@ pub(crate) struct Incoming {
     pub buf: Option<BufId>,
 }
 
+impl Incoming {
+    /// As it is kept, checked, when nothing has been done about it.
+    fn counted_in(self, epoch: u64, order: u64) -> PeerWrite {
+        PeerWrite {
+            vol: self.vol as u8,
+            kind: self.kind,
+            sector: self.sector,
+            len_bytes: self.len_bytes,
+            block_id: self.block_id,
+            dp: self.dp,
+            buf: self.buf,
+            epoch,
+            order,
+            seq: self.seq,
+            undecided: false,
+            submitted: false,
+            orphan: false,
+            only_copy: false,
+            in_al: false,
+            waits_for_al: false,
+        }
+    }
+}
+
 impl Resource {
     /// P_DATA, P_TRIM, P_ZEROES.
     pub(crate) fn receive_write(&mut self, w: Incoming, out: &mut Actions) {
@@ -74,24 +98,8 @@ impl Resource {
             self.vols[v].set_out_of_sync(range);
         }
         let order = self.peer.arrival();
-        let slot = self.peer.writes.insert(PeerWrite {
-            vol: v as u8,
-            kind: w.kind,
-            sector: w.sector,
-            len_bytes: w.len_bytes,
-            block_id: w.block_id,
-            dp: w.dp,
-            buf: w.buf,
-            epoch: number,
-            order,
-            seq: w.seq,
-            undecided: self.may_both_be_primary(),
-            submitted: false,
-            orphan: false,
-            only_copy,
-            in_al: false,
-            waits_for_al: false,
-        });
+        let undecided = self.may_both_be_primary();
+        let slot = self.peer.writes.insert(PeerWrite { undecided, only_copy, ..w.counted_in(number, order) });
         if !(self.peer.waiting.is_empty() && self.try_submit_peer_write(slot, 0, out)) {
             self.peer.waiting.push(slot);
         }
@@ -115,24 +123,8 @@ impl Resource {
         }
         epoch.active += 1;
         let number = epoch.number;
-        let slot = self.peer.writes.insert(PeerWrite {
-            vol: v as u8,
-            kind: w.kind,
-            sector: w.sector,
-            len_bytes: w.len_bytes,
-            block_id: w.block_id,
-            dp: w.dp,
-            buf: None,
-            epoch: number,
-            order,
-            seq: w.seq,
-            undecided: false,
-            submitted: true,
-            orphan: false,
-            only_copy: false,
-            in_al: false,
-            waits_for_al: false,
-        });
+        let w = PeerWrite { buf: None, submitted: true, ..w.counted_in(number, order) };
+        let slot = self.peer.writes.insert(w);
         self.peer.active.push((v as u8, range, slot));
         self.refuse_when_stable(slot, out);
     }

@@ -108,10 +108,15 @@ impl Resource {
             }
         }
         if clear != 0 {
-            let change = StateChange { mask: clear, value: 0 };
-            let _ = self.change_connection(change, Kind::Hard, out);
-            self.pump_all = true;
+            self.end_suspensions(clear, out);
         }
+    }
+
+    /// Clears these suspend flags: what was frozen goes on.
+    pub(crate) fn end_suspensions(&mut self, flags: u32, out: &mut Actions) {
+        let change = StateChange { mask: flags, value: 0 };
+        let _ = self.change_connection(change, Kind::Hard, out);
+        self.pump_all = true;
     }
 
     /// Rows 9 and 10: this node goes on alone, which starts a new data generation.

@@ -255,18 +255,7 @@ fn disconnect_on_a_dead_link_fences() {
     for settled in [false, true] {
         for k in 0..16 {
             let mut w = fenced_pair(k, Fencing::ResourceOnly, FencePeer::Outdates { after: ms(200) });
-            let id = if settled {
-                cut(&mut w);
-                w.command(0, Command::Disconnect { force: false })
-            } else {
-                let id = w.command(0, Command::Disconnect { force: false });
-                events(&mut w, k % 4);
-                w.cut(true);
-                id
-            };
-            let is_it = |a: &Answer| matches!(a, Answer::Command(i, _) if *i == id);
-            assert!(w.run_until(secs(10), |w| w.answers.iter().any(|(_, a)| is_it(a))), "it ends");
-            w.run_for(secs(3));
+            disconnect_on_dead_link(&mut w, settled, k % 4);
             assert!(pdsk(&w, 0) == DiskState::Outdated, "{:?}", w.volume(0));
             assert_eq!(disk(&w, 1), DiskState::Outdated, "and that is true");
             put(&mut w, 0, 5);
@@ -280,13 +269,7 @@ fn disconnect_on_a_dead_link_fences() {
 #[test]
 fn unreachable_peer_lifts_consistent() {
     let mut w = fenced_pair(10, Fencing::ResourceOnly, answers(5));
-    cut(&mut w);
-    put(&mut w, 0, 5);
-    w.crash(1, false);
-    w.start(1);
-    w.run_for(ms(100));
-    assert_eq!(disk(&w, 1), DiskState::Consistent);
-    assert_ne!(primary(&mut w, 1), OK);
+    consistent_and_alone(&mut w);
     assert_eq!(calls(&w, 1, Handler::FencePeer), 1);
     assert_eq!((disk(&w, 1), pdsk(&w, 1)), (DiskState::Consistent, DiskState::DUnknown));
     ends_well(&mut w);

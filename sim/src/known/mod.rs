@@ -127,6 +127,33 @@ fn kept(w: &mut World, n: usize) {
     assert!(w.run_until(secs(30), |w| w.keeps_from(n)), "{:?} {:?}", w.state(0), w.state(1));
 }
 
+/// Node 1 (index 0) disconnects gracefully when the link is dead: it knows that already, or the link dies so many events
+/// behind the question.
+fn disconnect_on_dead_link(w: &mut World, known: bool, later: u64) {
+    if known {
+        cut(w);
+    }
+    let id = w.command(0, Command::Disconnect { force: false });
+    if !known {
+        events(w, later);
+        w.cut(true);
+    }
+    let is_it = |a: &Answer| matches!(a, Answer::Command(i, _) if *i == id);
+    assert!(w.run_until(secs(10), |w| w.answers.iter().any(|(_, a)| is_it(a))), "it ends");
+    w.run_for(secs(3));
+}
+
+/// Node 2 (index 1), which fences, has lost its Primary and started again: what it has is Consistent at best.
+fn consistent_and_alone(w: &mut World) {
+    cut(w);
+    put(w, 0, 5);
+    w.crash(1, false);
+    w.start(1);
+    w.run_for(ms(100));
+    assert_eq!(disk(w, 1), DiskState::Consistent);
+    assert_ne!(primary(w, 1), OK);
+}
+
 /// Faults off, and the link works.
 fn mend(w: &mut World) {
     (w.hooks.cut_at, w.hooks.tamper) = (None, None);

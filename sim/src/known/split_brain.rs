@@ -94,18 +94,7 @@ fn disconnect_on_a_dead_link() {
             let mut w = pair(k);
             put(&mut w, 0, 1);
             w.run_for(ms(100));
-            let id = if settled {
-                cut(&mut w);
-                w.command(0, Command::Disconnect { force: false })
-            } else {
-                let id = w.command(0, Command::Disconnect { force: false });
-                events(&mut w, k % 4);
-                w.cut(true);
-                id
-            };
-            let is_it = |a: &Answer| matches!(a, Answer::Command(i, _) if *i == id);
-            assert!(w.run_until(secs(10), |w| w.answers.iter().any(|(_, a)| is_it(a))), "it ends");
-            w.run_for(secs(3));
+            disconnect_on_dead_link(&mut w, settled, k % 4);
             assert_ne!(w.volume(0).unwrap().pdsk, DiskState::Outdated, "nobody has told it");
             put(&mut w, 0, 5);
             assert_eq!(primary(&mut w, 1), OK);
@@ -122,13 +111,7 @@ fn unreachable_peer_lifts_consistent() {
     let mut w = fenced_pair(5, Fencing::ResourceOnly);
     put(&mut w, 0, 1);
     w.run_for(ms(100));
-    cut(&mut w);
-    put(&mut w, 0, 5);
-    w.crash(1, false);
-    w.start(1);
-    w.run_for(ms(100));
-    assert_eq!(disk(&w, 1), DiskState::Consistent);
-    assert_ne!(primary(&mut w, 1), OK);
+    consistent_and_alone(&mut w);
     w.connect(1, &net());
     assert_ne!(primary(&mut w, 1), OK);
     ends_well(&mut w);
