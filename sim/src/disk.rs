@@ -1,8 +1,12 @@
 //! A simulated disk: data as one version number per sector, metadata as bytes; both behind a volatile cache.
 //!
-//! A completed write is only in the cache. A flush makes durable what had completed when it was submitted; FUA
-//! makes its own write durable. On power loss each unflushed sector survives or not on its own, those of writes in
-//! flight too; on a crash of the process alone everything completed survives.
+//! * Order: writes under way end in any order (the world draws their times). Between two flushes the cache is written
+//!   out in any order too: nothing but a flush says what is on the medium before what.
+//! * Loss: a completed write is only in the cache. A flush makes durable what had completed when it was submitted; FUA
+//!   makes its own write durable, and nothing else. A loss of power keeps any subset of what was not flushed, of writes
+//!   in flight too. A crash of the process alone keeps everything completed, and any subset of the writes in flight.
+//! * Tearing: the unit that survives or not is a piece of a write, see [`Tearing`]. A write that failed leaves any subset
+//!   of its pieces behind.
 //!
 //! Sectors live in pages that come into being when they are touched, so that a large device costs little and nothing
 //! is allocated from one schedule to the next.
@@ -16,6 +20,39 @@ const META_PAGE: u64 = 8;
 
 /// Marks contents that nobody has written, in a bit that no version has.
 pub const ROTTEN: u64 = 1 << 63;
+
+/// Into which pieces a disk tears the writes that it was not allowed to finish. A piece gets to the medium whole or not at
+/// all, whatever becomes of its neighbours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Tearing {
+    /// Sectors of 512 bytes.
+    #[default]
+    Sectors,
+    /// Physical blocks of 4 KiB, as far as the write fills them.
+    Blocks,
+}
+
+impl Tearing {
+    /// Sectors of a piece; pieces begin at multiples of it.
+    fn piece_sectors(self) -> u64 {
+        match self {
+            Tearing::Sectors => 1,
+            Tearing::Blocks => 8,
+        }
+    }
+
+    /// The pieces of a write of `count` sectors: where each begins and ends, counted from the first sector of the write.
+    fn pieces(self, sector: u64, count: u64) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let size = self.piece_sectors();
+        let first = sector / size;
+        let last = (sector + count).div_ceil(size);
+        (first..last).map(move |p| {
+            let from = (p * size).max(sector) - sector;
+            let to = ((p + 1) * size).min(sector + count) - sector;
+            from as usize..to as usize
+        })
+    }
+}
 
 /// A completed write of one sector that was not flushed yet.
 #[derive(Clone, Copy, Debug)]
@@ -125,10 +162,19 @@ impl<T: Copy + PartialEq, const PAGE: u64> Area<T, PAGE> {
         self.cache.drain(..done);
     }
 
-    /// Each sector keeps what is on the medium, or any of what came after it.
-    fn power_loss(&mut self, rng: &mut Rng) {
+    fn power_loss(&mut self, tearing: Tearing, rng: &mut Rng) {
         let mut cache = std::mem::take(&mut self.cache);
         cache.retain(|u| self.find(u.sector).is_some_and(|i| self.settled[i] < u.at));
+        match tearing {
+            Tearing::Sectors => self.keep_sectors(&mut cache, rng),
+            Tearing::Blocks => self.keep_pieces(&mut cache, tearing.piece_sectors(), rng),
+        }
+        cache.clear();
+        self.cache = cache;
+    }
+
+    /// Each sector keeps what is on the medium, or any of what came after it.
+    fn keep_sectors(&mut self, cache: &mut [Unflushed<T>], rng: &mut Rng) {
         cache.sort_by_key(|u| (u.sector, u.at));
         for of_one in cache.chunk_by(|a, b| a.sector == b.sector) {
             let i = self.cell(of_one[0].sector);
@@ -137,8 +183,23 @@ impl<T: Copy + PartialEq, const PAGE: u64> Area<T, PAGE> {
             }
             self.current[i] = self.durable[i];
         }
-        cache.clear();
-        self.cache = cache;
+    }
+
+    /// Any subset of the pieces of writes gets to the medium; of two in the same place the younger one stays.
+    fn keep_pieces(&mut self, cache: &mut [Unflushed<T>], piece_sectors: u64, rng: &mut Rng) {
+        cache.sort_by_key(|u| (u.sector / piece_sectors, u.at, u.sector));
+        for piece in
+            cache.chunk_by(|a, b| (a.sector / piece_sectors, a.at) == (b.sector / piece_sectors, b.at))
+        {
+            let stays = rng.one_in(2);
+            for u in piece {
+                let i = self.cell(u.sector);
+                if stays {
+                    self.durable[i] = u.value;
+                }
+                self.current[i] = self.durable[i];
+            }
+        }
     }
 
     /// The first sectors of pages that are not the same on both.
@@ -162,6 +223,8 @@ pub const JUNK: u64 = 1 << 40;
 pub struct Disk {
     /// Data sectors.
     pub sectors: u64,
+    /// How it tears writes.
+    pub tearing: Tearing,
     /// Versions; what was never written holds 0.
     data: Area<u64, DATA_PAGE>,
     /// Metadata bytes, 512-byte sectors of the metadata device.
@@ -172,12 +235,14 @@ pub struct Disk {
 impl Disk {
     /// A disk of zeroes.
     pub fn new(sectors: u64) -> Disk {
-        Disk { sectors, data: Area::new(0), metadata: Area::new([0; 512]), completed: 0 }
+        let (data, metadata) = (Area::new(0), Area::new([0; 512]));
+        Disk { sectors, tearing: Tearing::Sectors, data, metadata, completed: 0 }
     }
 
     /// As new, with the memory of its former life.
     pub fn clear(&mut self, sectors: u64) {
         self.sectors = sectors;
+        self.tearing = Tearing::Sectors;
         self.data.clear();
         self.metadata.clear();
         self.completed = 0;
@@ -254,18 +319,20 @@ impl Disk {
         self.metadata.flush(point);
     }
 
-    /// Power loss: each unflushed sector survives or not.
+    /// Power loss: each piece of a write that was not flushed survives or not.
     pub fn power_loss(&mut self, rng: &mut Rng) {
-        self.data.power_loss(rng);
-        self.metadata.power_loss(rng);
+        self.data.power_loss(self.tearing, rng);
+        self.metadata.power_loss(self.tearing, rng);
     }
 
-    /// A write that was in flight at a crash: each sector made it or not.
+    /// A write that was in flight at a crash: each piece made it or not.
     pub fn torn_write(&mut self, sector: u64, versions: &[u64], rng: &mut Rng) {
         self.completed += 1;
-        for (i, v) in versions.iter().enumerate() {
+        for piece in self.tearing.pieces(sector, versions.len() as u64) {
             if rng.one_in(2) {
-                self.data.write(sector + i as u64, *v, false, self.completed);
+                for i in piece {
+                    self.data.write(sector + i as u64, versions[i], false, self.completed);
+                }
             }
         }
     }
@@ -280,9 +347,12 @@ impl Disk {
             self.flush(point);
         }
         self.completed += 1;
-        for (i, part) in block.as_chunks::<512>().0.iter().enumerate() {
+        let parts = block.as_chunks::<512>().0;
+        for piece in self.tearing.pieces(sector, parts.len() as u64) {
             if rng.one_in(2) {
-                self.metadata.write(sector + i as u64, *part, false, self.completed);
+                for i in piece {
+                    self.metadata.write(sector + i as u64, parts[i], false, self.completed);
+                }
             }
         }
     }
@@ -331,13 +401,63 @@ mod tests {
         assert_eq!(seen, [true; 4]);
     }
 
+    /// What power losses leave of sectors 6 to 25 after one write over all of them, one of sectors 8 to 15 over it, and one
+    /// of metadata.
+    fn left_of_writes(tearing: Tearing, seed: u64) -> (Vec<u64>, Vec<u8>) {
+        let mut d = Disk::new(100);
+        d.tearing = tearing;
+        d.write(6, &[1; 20], false);
+        d.write(8, &[2; 8], false);
+        d.write_md(16, &[7; 8192], false);
+        d.power_loss(&mut Rng::new(seed));
+        ((6..26).map(|s| d.read(s)).collect(), (16..32).map(|s| d.read_md(s, 1)[0]).collect())
+    }
+
+    #[test]
+    fn blocks_of_4_kib_survive_whole_or_not_at_all() {
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..4000 {
+            let (data, metadata) = left_of_writes(Tearing::Blocks, seed);
+            for piece in [0..2, 2..10, 10..18, 18..20] {
+                assert!(data[piece.clone()].iter().all(|v| *v == data[piece.start]), "{data:?}");
+            }
+            assert!(metadata.chunks(8).all(|b| b.iter().all(|v| *v == b[0])), "{metadata:?}");
+            seen.insert(([0, 2, 10, 18].map(|i| data[i]), [metadata[0], metadata[8]]));
+        }
+        assert_eq!(seen.len(), 2 * 3 * 2 * 2 * 4, "in any combination");
+    }
+
+    #[test]
+    fn sectors_survive_each_on_its_own() {
+        let mixed = |b: &[u64]| b.iter().any(|v| *v != b[0]);
+        let torn = (0..50).filter(|seed| mixed(&left_of_writes(Tearing::Sectors, *seed).0[10..18])).count();
+        assert!(torn > 40, "{torn}");
+    }
+
+    #[test]
+    fn a_write_in_flight_is_torn_into_the_same_pieces() {
+        for (tearing, size) in [(Tearing::Sectors, 1), (Tearing::Blocks, 8)] {
+            let mut smallest = 100;
+            for seed in 0..100 {
+                let mut d = Disk::new(100);
+                d.tearing = tearing;
+                d.torn_write(8, &[3; 24], &mut Rng::new(seed));
+                let there: Vec<u64> = (8..32).map(|s| d.read(s)).collect();
+                there.chunk_by(|a, b| a == b).for_each(|run| smallest = smallest.min(run.len()));
+            }
+            assert_eq!(smallest, size);
+        }
+    }
+
     #[test]
     fn a_cleared_disk_is_a_new_one() {
         let mut d = Disk::new(100);
+        d.tearing = Tearing::Blocks;
         d.write(64, &[1], true);
         d.write_md(8, &[7; 4096], true);
         d.clear(50);
         assert_eq!((d.sectors, d.medium(64), d.written().count()), (50, 0, 0));
+        assert_eq!(d.tearing, Tearing::Sectors);
         assert_eq!(d.read_md(8, 1), [0; 512]);
     }
 }

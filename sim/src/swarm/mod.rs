@@ -89,6 +89,9 @@ pub fn world_in(old: Option<World>, profile: Profile, seed: u64) -> World {
     for h in &mut w.hooks.handlers {
         h.fence_peer = plan.fence_peer;
     }
+    for n in &mut w.nodes {
+        n.disk.tearing = plan.tearing;
+    }
     if plan.internal {
         w.nodes.iter_mut().for_each(crate::node::Node::make_internal);
     }

@@ -6,6 +6,7 @@ use replicator::{Auth, DiskConfig, HmacAlg, NetConfig};
 
 use super::Profile;
 use super::acts::{ACTS, Act};
+use crate::disk::Tearing;
 use crate::hooks::FencePeer;
 use crate::rng::Rng;
 use crate::world::Weather;
@@ -51,6 +52,8 @@ pub struct Plan {
     /// Both nodes lose power in the end, and come back.
     pub(super) last_power_failure: bool,
     pub(super) weather: Weather,
+    /// Into which pieces the disks of both nodes tear writes.
+    pub(super) tearing: Tearing,
     /// What the fence-peer handlers of both nodes do, where the disk options ask for them.
     pub(super) fence_peer: FencePeer,
 }
@@ -78,6 +81,7 @@ impl Plan {
         plan.choose_later_options(&mut Rng::new(seed ^ 0x4752_4f57));
         // From a generator of its own, so that seeds without digests stay what they were.
         plan.digests(&mut Rng::new(seed.rotate_left(32) ^ 0x6469_6765_7374));
+        plan.tearing = pick(&mut Rng::new(seed ^ 0x7465_6172), &[Tearing::Sectors, Tearing::Blocks]);
         plan
     }
 
@@ -165,6 +169,7 @@ impl Plan {
                 disk_spikes: pick(r, &[0, 0, 0, 50, 1000]),
                 ..Weather::default()
             },
+            tearing: Tearing::Sectors,
             fence_peer: FencePeer::default(),
         };
         if tiny_log {
@@ -213,6 +218,7 @@ impl Plan {
                 disk_spikes: pick(r, &[0, 0, 20]),
                 ..Weather::default()
             },
+            tearing: Tearing::Sectors,
             fence_peer: FencePeer::default(),
         };
         plan.net.ping_int = ms(10_000);
