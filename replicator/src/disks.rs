@@ -8,7 +8,7 @@ use model::policy::{Fencing, OnIoError};
 use model::result_code::ConfigError;
 use model::state::{ConnState, DiskState, Role};
 use model::state_word::StateChange;
-use model::time::Duration;
+use model::time::{Duration, Instant};
 use model::units::bits_of;
 
 use crate::action::{Actions, LogLevel};
@@ -125,6 +125,7 @@ impl Resource {
             capacity_sectors: d.capacity_sectors,
             max_bio_bytes: d.max_bio_bytes,
             io_pending: 0,
+            io_moved_at: self.now,
             data_epoch: epoch,
             given_up_at: None,
             was_good: false,
@@ -200,6 +201,7 @@ impl Resource {
         let Some(disk) = self.vols[v].disk.as_mut() else { return };
         assert!(disk.io_pending > 0, "every operation is counted");
         disk.io_pending -= 1;
+        disk.io_moved_at = self.now;
         if self.vols[v].state.disk == DiskState::Failed {
             self.finish_detach_if_idle(v, out);
         }
@@ -344,26 +346,21 @@ impl Resource {
         self.command_detached(v, out);
     }
 
-    /// Watches the age of local requests, if disk-timeout asks for it.
+    /// Watches how long the disks take, where disk-timeout asks for it and something is under way.
     pub(crate) fn arm_disk_timeout(&mut self) {
-        let timeout = self.vols.iter().filter_map(|v| v.disk.as_ref()).map(|d| d.cfg.disk_timeout);
-        if timeout.into_iter().any(|t| !t.is_zero()) {
+        let watched = |d: &LocalDisk| {
+            !d.cfg.disk_timeout.is_zero()
+                && d.given_up_at.is_none()
+                && (d.io_pending > 0 || d.md.in_flight > 0)
+        };
+        if self.vols.iter().any(|v| v.disk.as_ref().is_some_and(watched)) {
             self.timers.set_if_idle(Timer::DiskTimeout, self.now + Duration::from_millis(100));
         }
     }
 
     pub(crate) fn disk_timeout_timer(&mut self, out: &mut Actions) {
         for v in 0..self.vols.len() {
-            let Some(timeout) = self.vols[v].disk.as_ref().map(|d| d.cfg.disk_timeout) else { continue };
-            if timeout.is_zero() {
-                continue;
-            }
-            let late = self.reqs.table.iter().any(|(_, r)| {
-                r.vol as usize == v
-                    && r.has(flag::LOCAL_PENDING)
-                    && self.now.saturating_since(r.local_at) > timeout
-            });
-            if late {
+            if self.is_over_disk_timeout(v) {
                 let text = "Local backing device failed to meet the disk-timeout";
                 out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text.into());
                 self.vols[v].last_error = Some(text.into());
@@ -371,8 +368,25 @@ impl Resource {
                 self.give_up_disk(v, out);
             }
         }
-        if self.reqs.table.iter().any(|(_, r)| r.has(flag::LOCAL_PENDING)) {
-            self.arm_disk_timeout();
+    }
+
+    /// A request of a client, here or on the peer, is older than disk-timeout, or the disk has ended nothing for so long:
+    /// a resync, flushes and metadata have no age of their own.
+    fn is_over_disk_timeout(&self, v: usize) -> bool {
+        let vol = &self.vols[v];
+        let Some(disk) = vol.disk.as_ref() else { return false };
+        let timeout = disk.cfg.disk_timeout;
+        if timeout.is_zero() || disk.given_up_at.is_some() || vol.state.disk < DiskState::Failed {
+            return false;
         }
+        let late = |since: Instant| self.now.saturating_since(since) > timeout;
+        let mut own = self.reqs.table.iter().map(|(_, r)| r);
+        let mut written = self.peer.writes.iter().map(|(_, w)| w);
+        let mut read = self.peer.reads.iter().map(|(_, r)| r);
+        own.any(|r| r.vol as usize == v && r.has(flag::LOCAL_PENDING) && late(r.local_at))
+            || written.any(|w| w.vol as usize == v && w.is_on_disk() && late(w.disk_at))
+            || read.any(|r| r.vol as usize == v && !r.waiting && late(r.disk_at))
+            || disk.io_pending > 0 && late(disk.io_moved_at)
+            || disk.md.in_flight > 0 && late(disk.md.moved_at)
     }
 }

@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use model::state::{ConnState, DiskState, Role};
-use model::time::Duration;
+use model::time::{Duration, Instant};
 
 use crate::action::{Action, Actions, LogLevel};
 use crate::activity_log::extents::PendingTransaction;
@@ -124,6 +124,10 @@ pub(crate) struct MetaIo {
     pub scratch_extents: Vec<u32>,
     /// A metadata write failed: nothing more is written.
     pub failed: bool,
+    /// Writes submitted and not ended.
+    pub in_flight: u32,
+    /// One of them ended then, or the first of those under way began.
+    pub moved_at: Instant,
 }
 
 /// The activity log transaction under way: first the pages of evicted extents, then the block.
@@ -142,6 +146,14 @@ impl MetaIo {
     /// No bitmap page is under way or asked for.
     pub(crate) fn pages_idle(&self) -> bool {
         self.page_queue.is_empty() && self.pages_in_flight.is_empty() && !self.bitmap_flush
+    }
+
+    /// A write is submitted.
+    pub(crate) fn write_begins(&mut self, now: Instant) {
+        if self.in_flight == 0 {
+            self.moved_at = now;
+        }
+        self.in_flight += 1;
     }
 
     /// Metadata writes that have not ended.
@@ -230,6 +242,7 @@ impl Resource {
         }
         md.sb_after_pages = false;
         md.sb_writing = Some(md.sb_latest);
+        md.write_begins(self.now);
         let sb = &disk.sb;
         md.primary_writing = sb.flags.has(MetaFlags::PRIMARY_IND);
         md.size_writing_sectors = sb.la_size_sectors;
@@ -352,7 +365,7 @@ impl Resource {
         let unflushed = planted::on(Planted::ClearedBitsWithoutFlush);
         if inconsistent && cleared && vol.size_sectors > 0 && !unflushed {
             if !core::mem::replace(&mut disk.md.bitmap_flush, true) {
-                disk.io_pending += 1;
+                disk.io_begins(self.now);
                 let tag = pack(IoKind::BitmapFlush, flush_slot(v, disk.data_epoch), 0);
                 out.push(Action::DiskFlush { tag, vol: VolIdx(v as u8) });
             }
@@ -443,6 +456,7 @@ impl Resource {
         let vol = &mut self.vols[v];
         let disk = vol.disk.as_mut().expect("checked by the caller");
         disk.md.pages_in_flight.push(page);
+        disk.md.write_begins(self.now);
         // Pages of an evicted extent are written one by one, without the common flush of a whole write.
         let evicts_on_target = vol.state.disk == DiskState::Inconsistent && disk.md.transaction.is_some();
         vol.bitmap.mark_page_clean(page);
@@ -515,6 +529,7 @@ impl Resource {
         let md_sector = disk.layout.al_block_sector(t.pending.ring_block);
         let flush = disk.cfg.md_flushes;
         let tag = pack(IoKind::AlBlock, v as u32, disk.epoch);
+        disk.md.write_begins(self.now);
         vol.counters.al_writes += 1;
         out.push(Action::MetaWrite {
             tag,
@@ -545,6 +560,9 @@ impl Resource {
             return;
         }
         let md = &mut disk.md;
+        assert!(md.in_flight > 0, "every write is counted");
+        md.in_flight -= 1;
+        md.moved_at = self.now;
         match kind {
             IoKind::SuperBlock => {
                 let written = md.sb_writing.take().expect("one super block write at a time");

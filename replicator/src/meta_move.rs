@@ -186,6 +186,7 @@ impl Resource {
             Step::Wipe => m.from.superblock_sector(),
             Step::Drain | Step::Store => unreachable!("nothing is written in this step"),
         };
+        disk.md.write_begins(self.now);
         let block = out.write_bytes(|b| b.extend_from_slice(&raw));
         let first = step == Step::Announce && disk.cfg.md_flushes;
         out.push(Action::MetaWrite {

@@ -192,6 +192,7 @@ impl Resource {
         self.answer_suspensions(out);
         self.reconnect_if_clean(out);
         self.arm_md_sync();
+        self.arm_disk_timeout();
     }
 
     /// When to call [`Resource::handle`] with [`Event::Deadline`].

@@ -54,6 +54,8 @@ pub(crate) struct LocalDisk {
     pub max_bio_bytes: u32,
     /// Data operations submitted and not ended, except those that were given up.
     pub io_pending: u32,
+    /// One of them ended then, or the first of those under way began.
+    pub io_moved_at: Instant,
     /// Flushes carry it; those that were given up carry an older one.
     pub data_epoch: u32,
     /// What was under way on it was given up; at this time the disk is, whatever its metadata writes do.
@@ -63,6 +65,16 @@ pub(crate) struct LocalDisk {
     pub md: MetaIo,
     /// Which attach this is; metadata operations carry it.
     pub epoch: u32,
+}
+
+impl LocalDisk {
+    /// A data operation is submitted.
+    pub(crate) fn io_begins(&mut self, now: Instant) {
+        if self.io_pending == 0 {
+            self.io_moved_at = now;
+        }
+        self.io_pending += 1;
+    }
 }
 
 /// Traffic counters of `/proc/drbd`, in sectors or counts.

@@ -98,7 +98,7 @@ impl Resource {
                 continue;
             }
             let disk = self.vols[v].disk.as_mut().expect("usable disk is present");
-            disk.io_pending += 1;
+            disk.io_begins(self.now);
             self.peer.flushes_left |= 1 << v;
             let tag = pack(IoKind::EpochFlush, flush_slot(v, disk.data_epoch), generation);
             out.push(Action::DiskFlush { tag, vol: VolIdx(v as u8) });

@@ -9,6 +9,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use model::ids::BufId;
+use model::time::Instant;
 use model::units::SectorRange;
 
 use crate::requests::table::Table;
@@ -43,6 +44,8 @@ pub(crate) struct PeerWrite {
     /// Both nodes may be Primary: it is not known yet whether it comes before own writes or after them.
     pub undecided: bool,
     pub submitted: bool,
+    /// When the disk got it.
+    pub disk_at: Instant,
     /// The connection it came on is gone: nothing is acknowledged.
     pub orphan: bool,
     /// The peer had no disk when it sent this, so nobody but this node remembers what it changes.
@@ -75,6 +78,8 @@ pub(crate) struct PeerRead {
     pub order: u64,
     /// Not submitted yet: a write that came before and overlaps is not on the disk.
     pub waiting: bool,
+    /// When the disk got it.
+    pub disk_at: Instant,
 }
 
 impl PeerRead {

@@ -33,6 +33,7 @@ impl Resource {
             orphan: false,
             order,
             waiting: true,
+            disk_at: self.now,
         });
         self.try_submit_peer_read(slot, out);
     }
@@ -63,6 +64,7 @@ impl Resource {
             return;
         }
         self.peer.reads[slot].waiting = false;
+        self.peer.reads[slot].disk_at = self.now;
         let tag = pack(IoKind::PeerRead, slot, self.peer.reads.generation(slot));
         self.read_disk(v, tag, (sector, len_bytes), None, out);
     }
@@ -76,7 +78,7 @@ impl Resource {
         digest: Option<DigestAlg>,
         out: &mut Actions,
     ) {
-        self.vols[v].disk.as_mut().expect("an UpToDate disk is attached").io_pending += 1;
+        self.vols[v].disk.as_mut().expect("an UpToDate disk is attached").io_begins(self.now);
         self.vols[v].counters.read_sectors += u64::from(len_bytes / 512);
         out.push(Action::DiskRead { tag, vol: VolIdx(v as u8), sector, len_bytes, digest });
     }

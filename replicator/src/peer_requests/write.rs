@@ -5,6 +5,7 @@ use core::mem;
 
 use model::ids::BufId;
 use model::state::DiskState;
+use model::time::Instant;
 use model::units::{MAX_BIO_BYTES, MAX_DISCARD_BYTES, SECTOR_BYTES, SectorRange};
 
 use super::conflict::Verdict;
@@ -46,6 +47,7 @@ impl Incoming {
             seq: self.seq,
             undecided: false,
             submitted: false,
+            disk_at: Instant::default(),
             orphan: false,
             only_copy: false,
             in_al: false,
@@ -262,6 +264,7 @@ impl Resource {
         let generation = self.peer.writes.generation(slot);
         let w = &mut self.peer.writes[slot];
         w.submitted = true;
+        w.disk_at = self.now;
         let (v, range) = (w.vol as usize, w.range());
         let vol = VolIdx(w.vol);
         let (sector, len_bytes) = (w.sector, w.len_bytes);
@@ -272,7 +275,7 @@ impl Resource {
             self.refuse_when_stable(slot, out);
             return;
         };
-        disk.io_pending += 1;
+        disk.io_begins(self.now);
         self.vols[v].counters.written_sectors += u64::from(len_bytes / 512);
         let w = &self.peer.writes[slot];
         out.push(match w.kind {

@@ -26,7 +26,7 @@ impl Resource {
         let mut flags = 0;
         if vol.has_usable_disk() {
             flags |= flag::LOCAL_PENDING;
-            vol.disk.as_mut().expect("usable disk is present").io_pending += 1;
+            vol.disk.as_mut().expect("usable disk is present").io_begins(self.now);
             let tag = pack(IoKind::AppFlush, slot, generation);
             out.push(Action::DiskFlush { tag, vol: VolIdx(v) });
         }

@@ -53,8 +53,7 @@ impl Resource {
         let vol = &mut self.vols[v as usize];
         vol.counters.read_sectors += u64::from(len_bytes / 512);
         vol.app_sectors += u64::from(len_bytes / 512);
-        vol.disk.as_mut().expect("local reads need a disk").io_pending += 1;
-        self.arm_disk_timeout();
+        vol.disk.as_mut().expect("local reads need a disk").io_begins(now);
     }
 
     fn read_remote(&mut self, slot: u32, out: &mut Actions) {

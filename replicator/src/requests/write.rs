@@ -87,8 +87,7 @@ impl Resource {
         let vol = &mut self.vols[vol.0 as usize];
         vol.counters.written_sectors += u64::from(len_bytes / 512);
         vol.app_sectors += u64::from(len_bytes / 512);
-        vol.disk.as_mut().expect("local writes need a disk").io_pending += 1;
-        self.arm_disk_timeout();
+        vol.disk.as_mut().expect("local writes need a disk").io_begins(now);
     }
 
     /// Protocols A and B answer for the sake of the own copy. While it is not good, the peer's is the only one, and

@@ -379,7 +379,7 @@ impl Resource {
             self.finish_resync_write(v, slot, false, out);
             return;
         };
-        disk.io_pending += 1;
+        disk.io_begins(self.now);
         vol.counters.written_sectors += range.len_sectors();
         let tag = pack(IoKind::RsWrite, (v as u32) << 24 | slot, generation);
         let (vol, sector, len_bytes) = (VolIdx(v as u8), range.start, (range.len_sectors() * 512) as u32);
@@ -472,7 +472,7 @@ impl Resource {
         run.flushing_end = true;
         let generation = run.generation;
         let Some(disk) = vol.disk.as_mut() else { return };
-        disk.io_pending += 1;
+        disk.io_begins(self.now);
         // Both bitmaps say "equal" after this; so the blocks have to be on the medium before.
         let tag = pack(IoKind::RsFlush, flush_slot(v, disk.data_epoch), generation);
         out.push(Action::DiskFlush { tag, vol: VolIdx(v as u8) });

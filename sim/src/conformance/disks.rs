@@ -164,6 +164,47 @@ pub(super) fn disk_timeout() {
     }
 }
 
+/// The disk ends no metadata write, no flush, or nothing of a resync: it is detached after the timeout on either node.
+#[test]
+pub(super) fn disk_timeout_of_everything_else() {
+    let timeout = secs(3);
+    let cfg = DiskConfig { disk_timeout: timeout, ..DiskConfig::default() };
+    let net = NetConfig { ko_count: 20, ..net() };
+    for n in 0..2 {
+        for case in 0..3 {
+            let mut w = pair_with(4, LARGE, &net, [cfg.clone(), cfg.clone()]);
+            wrote(&mut w, 0, 64);
+            w.run_for(secs(10));
+            match case {
+                0 => {
+                    w.hooks.slow_disk(n, DiskOp::Meta, 0, 0);
+                    disconnect(&mut w, 0);
+                }
+                1 => {
+                    wrote(&mut w, 0, 128);
+                    w.hold_disk(n, true);
+                    w.request(0, SimOp::Flush);
+                }
+                _ => {
+                    disconnect(&mut w, 0);
+                    for block in 0..40 {
+                        wrote(&mut w, 0, 1000 + block * 8);
+                    }
+                    let op = [DiskOp::Read, DiskOp::Write][n];
+                    w.hooks.slow_disk(n, op, 1000, 400);
+                    w.connect(0, &net);
+                }
+            }
+            let gone = w.run_until(secs(30), |w| states(w)[n].1 < DiskState::Inconsistent);
+            assert!(gone, "node {n}, case {case}: {:?}", states(&w));
+            w.hold_disk(n, false);
+            w.let_go(false);
+            w.run_for(secs(1));
+            ends(&mut w, &net);
+        }
+    }
+}
+
 /// A disk is attached on one node, or on both at once, while they are connected: they agree, and only the differences are
 /// copied.
 #[test]

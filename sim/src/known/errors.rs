@@ -373,6 +373,95 @@ fn silent_peer_blocks_command() {
     }
 }
 
+/// Crucible, Longhorn: both copies were too slow, and one of them was kept as good. Whichever disk takes longer than
+/// disk-timeout is given up, also for what the peer asked it; a client hears `ok` only of what a good copy has.
+#[test]
+fn failed_copy_counts_as_good_when_both_time_out() {
+    for (first, second) in [(0, 1), (1, 0)] {
+        for later in [0, 300, 1500, 4000] {
+            let d = DiskConfig { disk_timeout: secs(2), ..DiskConfig::default() };
+            let net = NetConfig { ko_count: 20, ..net() };
+            let mut w = pair_with(12, SECTORS, &net, [d.clone(), d]);
+            put(&mut w, 0, 5);
+            w.run_for(ms(100));
+            let seen = w.nodes[0].disk.read(at(5));
+            w.hooks.slow_disk(first, DiskOp::Write, at(5), 8);
+            let tag = begin(&mut w, 0, 5);
+            w.run_for(ms(later));
+            w.hooks.slow_disk(second, DiskOp::Write, at(5), 8);
+            let again = begin(&mut w, 0, 5);
+            let mut ok = Vec::new();
+            for t in [tag, again] {
+                let (result, _) = wait(&mut w, t);
+                ok.push(result == ClientResult::Ok);
+            }
+            w.run_for(secs(6));
+            let gone = [0, 1].map(|n| disk(&w, n) < DiskState::Inconsistent);
+            assert!(gone[0] || gone[1], "the slow one, {later} ms: {:?}", w.volume(0));
+            if ok == [false, false] {
+                assert_eq!(read(&mut w, 0, at(5)).is_ok_and(|v| v != seen), false, "nothing was promised");
+            }
+            w.let_go(later % 200 == 0);
+            w.run_for(ms(200));
+            // The peer has begun a generation for clients that it could not serve in the end: two pasts may be reported.
+            ends_well_or_apart(&mut w, 1);
+        }
+    }
+}
+
+/// The disk of the Secondary ends nothing of what the Primary asks: it is given up there, the Primary hears that its write
+/// failed on that side, and its client is answered. What the disk does later harms nobody.
+#[test]
+fn aborted_request_of_the_peer_completes_later() {
+    for newest_first in [false, true] {
+        let d = DiskConfig { disk_timeout: secs(2), ..DiskConfig::default() };
+        let net = NetConfig { ko_count: 20, ..net() };
+        let mut w = pair_with(13, SECTORS, &net, [d.clone(), d]);
+        put(&mut w, 0, 5);
+        w.run_for(ms(100));
+        w.hooks.packets.clear();
+        w.hooks.slow_disk(1, DiskOp::Write, at(5), 8);
+        let stuck = begin(&mut w, 0, 5);
+        // The rest of the disk is well: its age alone tells.
+        for block in 20..40 {
+            put(&mut w, 0, block);
+            w.run_for(ms(80));
+        }
+        assert!(w.run_until(secs(3), |w| disk(w, 1) < DiskState::Inconsistent), "given up");
+        is_done(&mut w, stuck);
+        assert_eq!(w.hooks.seen(1, Wire::NegAck), 1);
+        assert_eq!(conn(&w, 0), ConnState::Connected);
+        for block in 10..20 {
+            put(&mut w, 0, block);
+        }
+        put(&mut w, 0, 5);
+        w.let_go(newest_first);
+        w.run_for(ms(100));
+        ends_well_with(&mut w, &[net.clone(), net]);
+    }
+}
+
+/// A read of a Primary without a disk that its peer's disk does not end: refused when that is given up, and the buffer is
+/// free when the disk has ended it.
+#[test]
+fn aborted_read_of_the_peer_completes_later() {
+    let d = DiskConfig { disk_timeout: secs(2), ..DiskConfig::default() };
+    let net = NetConfig { ko_count: 20, ..net() };
+    let mut w = pair_with(14, SECTORS, &net, [d.clone(), d]);
+    put(&mut w, 0, 5);
+    assert_eq!(w.command_and_wait(0, DETACH), OK);
+    w.hooks.slow_disk(1, DiskOp::Read, at(5), 8);
+    let tag = w.request(0, SimOp::Read { sector: at(5), count: 8 });
+    assert!(w.run_until(secs(3), |w| disk(w, 1) < DiskState::Inconsistent), "given up");
+    assert_ne!(wait(&mut w, tag).0, ClientResult::Ok, "there is no copy left");
+    w.let_go(false);
+    w.run_for(ms(100));
+    for n in 0..2 {
+        assert!(w.nodes[n].buffers.is_empty(), "node {}", n + 1);
+    }
+    ends_well_with(&mut w, &[net.clone(), net]);
+}
+
 /// DRBD 8.4.2 and 8.4.6: disk-timeout gave up requests, their buffers were used again, and then the disk ended them.
 /// The simulator counts the references of a buffer, and what the disk writes late is what the request said.
 #[test]
