@@ -31,7 +31,12 @@ struct Running {
 
 impl Resource {
     /// Calls a handler, of one volume or of the connection. The script finds on disk what made it necessary.
-    pub(crate) fn call_handler(&mut self, handler: Handler, vol: Option<usize>, out: &mut Actions) {
+    pub(crate) fn call_handler(
+        &mut self,
+        handler: Handler,
+        vol: Option<usize>,
+        out: &mut Actions,
+    ) -> HandlerRun {
         let run = HandlerRun(self.handlers.next_run);
         self.handlers.next_run += 1;
         let vols = match vol {
@@ -48,6 +53,7 @@ impl Resource {
         for v in vols {
             self.when_super_block_stable(v, Then::RunHandler(run), out);
         }
+        run
     }
 
     /// A resync of a volume is over, perhaps without some blocks.
@@ -105,8 +111,12 @@ impl Resource {
         let text =
             alloc::format!("helper command: {} exit code {exit_code} ({status:#x})", self.handler_text(&r));
         out.log(level, r.vol, text);
-        if r.handler == Handler::FencePeer {
-            self.fence_peer_answered(exit_code, r.connection, out);
+        match (r.handler, r.vol) {
+            (Handler::FencePeer, _) => self.fence_peer_answered(exit_code, r.connection, out),
+            (Handler::BeforeResyncSource | Handler::BeforeResyncTarget, Some(vol)) => {
+                self.before_resync_ended(usize::from(vol.0), run, r.handler, exit_code, out);
+            }
+            _ => {}
         }
     }
 

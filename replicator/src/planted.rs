@@ -89,11 +89,13 @@ pub enum Planted {
     VerifyResultSwapped,
     /// The source takes every block for equal to the target's digest.
     CsumsNotCompared,
+    /// A resync begins although its handler has not ended.
+    HandlerNotAwaited,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 42] = [
+    pub const ALL: [Planted; 43] = [
         Planted::ExtentReleasedAtCompletion,
         Planted::ActivityLogSkipped,
         Planted::EvictedPagesNotWritten,
@@ -136,6 +138,7 @@ impl Planted {
         Planted::MismatchNotMarked,
         Planted::VerifyResultSwapped,
         Planted::CsumsNotCompared,
+        Planted::HandlerNotAwaited,
     ];
 }
 

@@ -223,6 +223,7 @@ impl Resource {
             (Phase::Challenge | Phase::Response, Sock::Data) => Some(hundred),
             // What comes behind the announcement of a new size may be meant for the new part.
             (Phase::Established, Sock::Data) if self.vols.iter().any(|v| v.resizing.is_some()) => None,
+            (Phase::Established, Sock::Data) if self.waits_before_target() => None,
             (Phase::Established, _) => Some(hundred),
             _ => None,
         }

@@ -82,7 +82,7 @@ pub(crate) struct Running {
     pub count: u64,
 }
 
-/// How handler scripts behave. All but fence-peer end with exit code 0 after a while.
+/// How handler scripts behave. All but those named here end with exit code 0 after a while.
 #[derive(Clone, Debug, Default)]
 pub struct Handlers {
     /// How fence-peer goes about it.
@@ -122,6 +122,8 @@ impl Default for FencePeer {
 /// All hooks; none is set at first.
 #[derive(Default)]
 pub struct Hooks {
+    /// What before-resync-source and before-resync-target do.
+    pub before_resync: BeforeResync,
     /// Packets are kept in `packets`.
     pub record: bool,
     /// What was sent since recording began or the list was emptied.
@@ -148,6 +150,21 @@ pub struct Hooks {
     kept: Vec<(usize, Command)>,
     /// Sockets on which such a packet waits: what comes behind it waits too.
     pub(crate) kept_behind: Vec<SockId>,
+/// What the scripts before a resync do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BeforeResync {
+    /// How it ends; with anything but 0 the connection is dropped.
+    pub exit_code: i32,
+    /// After so long.
+    pub after: Duration,
+}
+
+impl Default for BeforeResync {
+    fn default() -> BeforeResync {
+        BeforeResync { exit_code: 0, after: Duration::from_millis(1) }
+    }
+}
+
     /// How the handlers of a node behave.
     pub handlers: [Handlers; 2],
     /// Errors by [`Hooks::break_disk`] are worth an operator's word where the policy is to pass them on.

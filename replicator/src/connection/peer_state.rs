@@ -287,7 +287,9 @@ impl Resource {
                     };
                     out.log(level, Some(VolIdx(v as u8)), text);
                 }
-                Step::Handler(handler) => self.call_handler(handler, Some(v), out),
+                Step::Handler(handler) => {
+                    self.call_handler(handler, Some(v), out);
+                }
                 Step::Demote => {
                     let change = StateChange::NONE.role(Role::Secondary);
                     if self.change_volume(v, change, Kind::Soft, out).is_err() {

@@ -1,6 +1,7 @@
 //! Resynchronisation: how fast it goes ([`rate`]), how far it is ([`progress`]), and which device goes first
 //! ([`order`]).
 
+pub(crate) mod before;
 pub mod order;
 pub mod progress;
 pub mod rate;

@@ -6,6 +6,7 @@ use model::ids::DataUuid;
 use model::time::Instant;
 use model::units::SectorRange;
 
+use super::before::Before;
 use super::progress::Progress;
 use super::rate::RateController;
 use crate::bitmap::exchange::BitmapReceiver;
@@ -92,6 +93,8 @@ pub(crate) struct ResyncRun {
     pub source_uuids: Option<Uuids>,
     /// P_SYNC_UUID that came before this node was ready for it.
     pub early_sync_uuid: Option<DataUuid>,
+    /// The handler that it begins after.
+    pub before: Option<Before>,
     pub receiver: Option<BitmapReceiver>,
     /// The own bitmap goes to the target as soon as all of it is written.
     pub bitmap_due: bool,
@@ -136,6 +139,7 @@ impl Default for ResyncRun {
             peer_done: false,
             source_uuids: None,
             early_sync_uuid: None,
+            before: None,
             receiver: None,
             bitmap_due: false,
             bitmap_written_at: Instant(0),

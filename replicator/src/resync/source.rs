@@ -6,7 +6,6 @@ use core::mem;
 use alloc::format;
 use model::ids::BufId;
 use model::state::{ConnState, DiskState, Role};
-use model::state_word::StateChange;
 use model::units::{SectorRange, bits_of};
 
 use super::rate::{ThrottleInput, should_throttle};
@@ -21,7 +20,6 @@ use crate::meta::superblock::MetaFlags;
 use crate::meta_io::{FullSyncStep, Then, uuid_line};
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
-use crate::state::Kind;
 use crate::timers::Timer;
 use crate::wire::{BlockId, Command, Request};
 
@@ -33,11 +31,6 @@ impl Resource {
         if !later {
             self.send_bitmap(v, out);
         }
-    }
-
-    /// The peer's bitmap is merged (or was not needed): this node is the source now.
-    pub(crate) fn start_as_source(&mut self, v: usize, out: &mut Actions) {
-        let _ = self.change_volume(v, StateChange::NONE.conn(ConnState::SyncSource), Kind::Soft, out);
     }
 
     /// SyncSource was entered: rotate the data generations, tell the target once that is stable.

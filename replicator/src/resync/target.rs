@@ -35,7 +35,7 @@ impl Resource {
         let _ = self.change_volume(v, StateChange::NONE.conn(ConnState::WFSyncUUID), Kind::Soft, out);
         let waits = self.vols[v].state.conn == ConnState::WFSyncUUID;
         if waits && let Some(uuid) = self.vols[v].resync.early_sync_uuid.take() {
-            self.begin_as_target(v, uuid, out);
+            self.start_as_target(v, uuid, out);
         }
     }
 
@@ -57,11 +57,11 @@ impl Resource {
             return;
         }
         self.vols[v].resync.source_uuids = source;
-        self.begin_as_target(v, uuid, out);
+        self.start_as_target(v, uuid, out);
     }
 
     /// From here on this copy is the target's.
-    fn begin_as_target(&mut self, v: usize, uuid: DataUuid, out: &mut Actions) {
+    pub(super) fn begin_as_target(&mut self, v: usize, uuid: DataUuid, out: &mut Actions) {
         if self.vols[v].resync.has_unanswered() && !self.conn.peer_is_lockstep() {
             // A kernel may still send what was asked for in the last run, or not, and its blocks do not say for which run
             // they are.
@@ -559,6 +559,7 @@ impl Resource {
         run.wanted = None;
         run.may_request = false;
         run.early_sync_uuid = None;
+        run.before = None;
         run.source_uuids = None;
         run.receiver = None;
         run.bitmap_due = false;

@@ -26,6 +26,9 @@ impl Resource {
 
     fn after_change(&mut self, t: Transition, out: &mut Actions) {
         let Transition { vol: v, old, new } = t;
+        if old.conn != new.conn {
+            self.before_resync_left(v, old.conn);
+        }
         self.both_up_to_date(v, &old, &new);
         self.call_handler_without_data(v, &old, &new, out);
         self.thaw(v, &old, &new, out);

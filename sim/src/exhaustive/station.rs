@@ -461,6 +461,9 @@ impl Station {
             Action::CommandDone { id, result } => {
                 self.commands.insert(id.0, result);
             }
+            Action::RunHandler { run, .. } => {
+                self.core.handle(now, Event::HandlerDone { run, exit_code: 0 }, &mut self.out);
+            }
             Action::MeasureDisk { vol, attach } => {
                 let disk = self.measured();
                 self.core.handle(now, Event::DiskMeasured { vol, attach, disk: Some(&disk) }, &mut self.out);
@@ -468,7 +471,6 @@ impl Station {
             Action::Listen
             | Action::Unlisten
             | Action::CloseDisk { .. }
-            | Action::RunHandler { .. }
             | Action::ExportChanged { .. }
             | Action::Log { .. } => {}
         }

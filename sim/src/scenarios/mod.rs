@@ -1,5 +1,6 @@
 //! Named situations, by subject: each promise of the protocol and of the resync once, small enough to read.
 
+mod before_resync;
 mod completion;
 mod connecting;
 mod diskless;

@@ -21,7 +21,11 @@ impl World {
         self.tally.handlers += 1;
         let script = &mut self.hooks.handlers[n];
         script.calls.push((self.now, handler, vol));
+        let before = script.before_resync;
         let (after, means) = match script.fence_peer {
+            _ if matches!(handler, Handler::BeforeResyncSource | Handler::BeforeResyncTarget) => {
+                (before.after, Means::Answer(before.exit_code))
+            }
             _ if handler != Handler::FencePeer => (SOON, Means::Answer(0)),
             FencePeer::Answers { exit_code, after } => (after, Means::Answer(exit_code)),
             FencePeer::Outdates { after } => (after, Means::OutdatePeer),

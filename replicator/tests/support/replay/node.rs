@@ -367,15 +367,15 @@ impl Node {
             Action::Log { vol, text, .. } => {
                 self.log.push((vol.map(|v| v.0), batch.texts[text as usize].clone()));
             }
+            // None is configured.
+            Action::RunHandler { run, .. } => {
+                self.follow.push_back(Event::HandlerDone { run, exit_code: 0 });
+            }
             // The recorded disks stay as large as they are.
             Action::MeasureDisk { vol, attach } => {
                 self.follow.push_back(Event::DiskMeasured { vol, attach, disk: None });
             }
-            Action::Listen
-            | Action::Unlisten
-            | Action::CloseDisk { .. }
-            | Action::RunHandler { .. }
-            | Action::ExportChanged { .. } => {}
+            Action::Listen | Action::Unlisten | Action::CloseDisk { .. } | Action::ExportChanged { .. } => {}
         }
     }
 
