@@ -17,6 +17,9 @@ use crate::requests::flag;
 use crate::resource::Resource;
 use crate::wire::{Ack, BlockId, Command, Data, DpFlags, Header, Packet, Scope, Sock, Trim, WireError};
 
+/// So many volumes that only the peer has are known.
+const FOREIGN_VOLUMES_MAX: usize = 64;
+
 impl Resource {
     /// A complete packet.
     pub(crate) fn receive(
@@ -190,8 +193,19 @@ impl Resource {
 
     fn unknown_volume(&mut self, header: &Header, out: &mut Actions) {
         let (name, vnr) = (header.command.name(), header.vnr);
-        let skipped =
-            matches!(header.command, Command::SyncParam89 | Command::Sizes | Command::Uuids | Command::State);
+        let known = self.conn.foreign_volumes.contains(&vnr);
+        let skipped = match header.command {
+            // With this it announces a volume. Anything else of one that it has not announced is damaged, and may have been
+            // meant for one of ours.
+            Command::SyncParam89 => {
+                if !known && self.conn.foreign_volumes.len() < FOREIGN_VOLUMES_MAX {
+                    self.conn.foreign_volumes.push(vnr);
+                }
+                true
+            }
+            Command::Sizes | Command::Uuids | Command::State => known,
+            _ => false,
+        };
         if skipped {
             let text = format!("{name} for volume {vnr}, which is not configured here: ignored");
             self.log_conn(LogLevel::Warn, text, out);

@@ -3,7 +3,7 @@
 
 use model::config::settings::Handler;
 use model::time::{Duration, Instant};
-use replicator::wire::{Command, Header, HeaderForm, parse_header};
+use replicator::wire::{Command, HEADER100_BYTES, Header, HeaderForm, parse_header};
 use replicator::{SockId, VolIdx};
 
 /// A packet as it left a node.
@@ -69,7 +69,42 @@ struct Bad {
 }
 
 /// Fills a packet that arrives as garbage; no magic number has it.
-pub(crate) const GARBAGE: u8 = 0xa5;
+const GARBAGE: u8 = 0xa5;
+
+/// What becomes of a packet that is damaged on its way. Block data is not touched: only a digest could tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Damage {
+    /// It arrives as bytes that are no packet.
+    #[default]
+    Garbage,
+    /// A bit of its header flips. Headers have no checksum: it is a bit with which no header is one, by this number.
+    Header(u64),
+    /// So many bytes that nobody sent come before it.
+    Prefix(usize),
+}
+
+impl Damage {
+    /// Does it to the bytes of a packet.
+    fn harm(self, bytes: &mut Vec<u8>) {
+        match self {
+            Damage::Garbage => bytes.fill(GARBAGE),
+            Damage::Prefix(count) => {
+                bytes.splice(..0, (0..count).map(|i| GARBAGE ^ i as u8));
+            }
+            Damage::Header(number) => {
+                // Magic; the upper half of volume and command, and of the length its top byte; the padding.
+                let bits_100: &[std::ops::Range<u64>] = &[0..32, 32..40, 48..56, 64..72, 96..128];
+                let bits_80: &[std::ops::Range<u64>] = &[0..32, 40..48];
+                let is_100 = bytes.len() >= HEADER100_BYTES && bytes[0] == 0x86;
+                let fields = if is_100 { bits_100 } else { bits_80 };
+                let field = &fields[(number % fields.len() as u64) as usize];
+                let width = field.end - field.start;
+                let bit = field.start + number / fields.len() as u64 % width;
+                bytes[(bit / 8) as usize] ^= 0x80 >> (bit % 8);
+            }
+        }
+    }
+}
 
 /// Changes the body of a packet before it leaves: sender, command, body.
 pub type Tamper = fn(usize, Command, &mut [u8]);
@@ -87,6 +122,8 @@ pub(crate) struct Running {
 pub struct Handlers {
     /// How fence-peer goes about it.
     pub fence_peer: FencePeer,
+    /// What before-resync-source and before-resync-target do.
+    pub before_resync: BeforeResync,
     /// What was called: when, by which node, which handler, of which volume.
     pub calls: Vec<(Instant, Handler, Option<VolIdx>)>,
 }
@@ -113,43 +150,6 @@ pub enum FencePeer {
     },
 }
 
-impl Default for FencePeer {
-    fn default() -> FencePeer {
-        FencePeer::Answers { exit_code: 0, after: Duration::from_millis(1) }
-    }
-}
-
-/// All hooks; none is set at first.
-#[derive(Default)]
-pub struct Hooks {
-    /// What before-resync-source and before-resync-target do.
-    pub before_resync: BeforeResync,
-    /// Packets are kept in `packets`.
-    pub record: bool,
-    /// What was sent since recording began or the list was emptied.
-    pub packets: Vec<Packet>,
-    /// Packets sent so far.
-    pub sent: u64,
-    /// The link is cut when this many packets were sent; the last of them does not arrive.
-    pub cut_at: Option<u64>,
-    /// Changes packets.
-    pub tamper: Option<Tamper>,
-    /// The packet with this number arrives as bytes that are no packet.
-    pub garbled_at: Option<u64>,
-    /// Block data of the first packet with this number or a later one that has any is changed on its way.
-    pub changed_at: Option<u64>,
-    /// Data operations of a node's disk do not end.
-    pub disk_held: [bool; 2],
-    /// Metadata writes that ended, well or not, by node.
-    pub meta_writes: [u64; 2],
-    /// The metadata write of this node with this number fails.
-    pub bad_meta_write: Option<(usize, u64)>,
-    pub(crate) blocked: [Blocked; 2],
-    pub(crate) parked: Vec<crate::world::Key>,
-    /// Packets that do not leave: sender and kind.
-    kept: Vec<(usize, Command)>,
-    /// Sockets on which such a packet waits: what comes behind it waits too.
-    pub(crate) kept_behind: Vec<SockId>,
 /// What the scripts before a resync do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BeforeResync {
@@ -165,6 +165,46 @@ impl Default for BeforeResync {
     }
 }
 
+impl Default for FencePeer {
+    fn default() -> FencePeer {
+        FencePeer::Answers { exit_code: 0, after: Duration::from_millis(1) }
+    }
+}
+
+/// All hooks; none is set at first.
+#[derive(Default)]
+pub struct Hooks {
+    /// Packets are kept in `packets`.
+    pub record: bool,
+    /// What was sent since recording began or the list was emptied.
+    pub packets: Vec<Packet>,
+    /// Packets sent so far.
+    pub sent: u64,
+    /// The link is cut when this many packets were sent; the last of them does not arrive.
+    pub cut_at: Option<u64>,
+    /// Changes packets.
+    pub tamper: Option<Tamper>,
+    /// The packet with this number is damaged on its way.
+    pub garbled_at: Option<u64>,
+    /// How it is damaged.
+    pub damage: Damage,
+    /// Of the first packet with this number or a later one only a part arrives, and then the end of the stream: its socket
+    /// is lost in the middle of it. By this number it is chosen which part.
+    pub severed_at: Option<(u64, u64)>,
+    /// Block data of the first packet with this number or a later one that has any is changed on its way.
+    pub changed_at: Option<u64>,
+    /// Data operations of a node's disk do not end.
+    pub disk_held: [bool; 2],
+    /// Metadata writes that ended, well or not, by node.
+    pub meta_writes: [u64; 2],
+    /// The metadata write of this node with this number fails.
+    pub bad_meta_write: Option<(usize, u64)>,
+    pub(crate) blocked: [Blocked; 2],
+    pub(crate) parked: Vec<crate::world::Key>,
+    /// Packets that do not leave: sender and kind.
+    kept: Vec<(usize, Command)>,
+    /// Sockets on which such a packet waits: what comes behind it waits too.
+    pub(crate) kept_behind: Vec<SockId>,
     /// How the handlers of a node behave.
     pub handlers: [Handlers; 2],
     /// Errors by [`Hooks::break_disk`] are worth an operator's word where the policy is to pass them on.
@@ -187,6 +227,11 @@ impl Hooks {
     /// No disk is slow any more; what waits for it is let go by the caller.
     pub(crate) fn hurry_disks(&mut self) {
         self.slow.clear();
+    }
+
+    /// Some disk does not end what it is asked.
+    pub fn is_any_disk_slow(&self) -> bool {
+        self.disk_held.contains(&true) || !self.slow.is_empty()
     }
 
     /// Operations that do not end, because a disk is held or slow.
@@ -234,7 +279,7 @@ impl Hooks {
         &mut self,
         at: Instant,
         (from, sock): (usize, SockId),
-        bytes: &mut [u8],
+        bytes: &mut Vec<u8>,
         sectors: u64,
     ) -> bool {
         self.sent += 1;
@@ -253,9 +298,14 @@ impl Hooks {
             }
         }
         if self.garbled_at == Some(self.sent) {
-            bytes.fill(GARBAGE);
+            self.damage.harm(bytes);
         }
         self.cut_at == Some(self.sent)
+    }
+
+    /// The packet that leaves is the last one of its socket, and is cut short by this number.
+    pub(crate) fn severs(&mut self) -> Option<u64> {
+        self.severed_at.take_if(|(at, _)| *at <= self.sent).map(|(_, number)| number)
     }
 
     /// Block data of a packet that leaves.

@@ -41,6 +41,8 @@ tally! {
     resets "socket resets"
     /// One direction went dead.
     half_open "half-open links"
+    /// Sockets lost in the middle of a packet.
+    severed "cut packets"
     /// Packets that arrived as garbage.
     garbage "garbage"
     /// Strangers at the port.
@@ -51,6 +53,8 @@ tally! {
     freezes "freezes"
     /// Clocks that jumped.
     clock_jumps "clock jumps"
+    /// Disks that stood still.
+    stalls "disk stalls"
     /// Slow disk operations.
     latency_spikes "latency spikes"
     /// Data reads that failed.

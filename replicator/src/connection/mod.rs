@@ -74,6 +74,8 @@ pub(crate) struct Connection {
     pub meta: Option<SockId>,
     /// Accepted sockets that have not said what they are.
     pub newcomers: Vec<SockId>,
+    /// Volumes that the peer has announced and this node does not have.
+    pub foreign_volumes: Vec<u16>,
     pub attempt: u32,
     pub conflict_flag: bool,
     pub agreed_version: u32,
@@ -112,6 +114,7 @@ impl Connection {
             data: None,
             meta: None,
             newcomers: Vec::new(),
+            foreign_volumes: Vec::new(),
             attempt: 0,
             conflict_flag: false,
             agreed_version: 0,

@@ -71,6 +71,7 @@ impl Resource {
         self.conn.data_tx = TxBytes::default();
         self.conn.meta_tx = TxBytes::default();
         self.conn.fences.clear();
+        self.conn.foreign_volumes.clear();
         self.conn.pings_sent = 0;
         self.conn.pings_acked = 0;
         self.conn.handshake_in_progress = false;

@@ -3,6 +3,7 @@
 mod before_resync;
 mod completion;
 mod connecting;
+mod damage;
 mod diskless;
 mod multi_volume;
 mod resync;

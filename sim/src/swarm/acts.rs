@@ -5,7 +5,7 @@ use model::time::Duration;
 use replicator::{Auth, Command, NetConfig, ResizeWish, VolIdx};
 
 use super::Schedule;
-use crate::hooks::{Blocked, DiskOp};
+use crate::hooks::{Blocked, Damage, DiskOp};
 use crate::node::{Faults, place};
 use crate::rng::Rng;
 use crate::world::SimOp;
@@ -24,10 +24,11 @@ pub(super) enum Act {
     Start,
     Cut,
     Heal,
+    /// One socket is lost, between two packets or in the middle of one to come.
     Reset,
     /// What a node sends does not arrive any more, on one socket or both.
     HalfOpen,
-    /// A packet to come arrives as garbage.
+    /// A packet to come is damaged on its way.
     Garbage,
     Stranger,
     Operate,
@@ -94,6 +95,7 @@ impl Schedule<'_> {
         let n = self.below(2) as usize;
         self.w.note_phase(|| format!("act {number}: {act:?}"));
         self.digests_beside(number);
+        self.stalls_beside(number);
         self.carry_out(act, n);
         if self.rng.one_in(4) {
             self.wait();
@@ -127,6 +129,10 @@ impl Schedule<'_> {
                 self.w.cut(false);
                 self.w.block(n, Blocked::No);
             }
+            Act::Reset if self.rng.one_in(3) => {
+                let at = self.w.hooks.sent + 1 + self.below(20);
+                self.w.hooks.severed_at = Some((at, self.rng.next()));
+            }
             Act::Reset => self.w.reset_one(),
             Act::HalfOpen => {
                 let which = [Blocked::Data, Blocked::Meta, Blocked::Both][self.below(3) as usize];
@@ -135,6 +141,11 @@ impl Schedule<'_> {
             Act::Garbage => {
                 self.w.tally.garbage += 1;
                 self.w.hooks.garbled_at = Some(self.w.hooks.sent + 1 + self.below(20));
+                self.w.hooks.damage = match self.below(3) {
+                    0 => Damage::Garbage,
+                    1 => Damage::Header(self.rng.next()),
+                    _ => Damage::Prefix(1 + self.below(40) as usize),
+                };
             }
             Act::Stranger => self.stranger(n),
             Act::Operate => self.operate(n),
@@ -328,7 +339,7 @@ impl Schedule<'_> {
     }
 
     /// An operator promotes a node only with a current disk, and not beside a Primary, unless split brain is the plan.
-    fn may_promote(&self, n: usize) -> bool {
+    pub(super) fn may_promote(&self, n: usize) -> bool {
         self.volumes().all(|v| {
             let Some(s) = self.w.volume_of(n, v.0) else { return false };
             let other = self.w.volume(1 - n).is_some_and(|o| o.role == Role::Primary);

@@ -9,6 +9,7 @@ mod digests;
 mod plan;
 mod quiet;
 pub mod shrink;
+mod stalls;
 
 use model::policy::Protocol;
 use model::state::ConnState;
@@ -169,6 +170,9 @@ impl Schedule<'_> {
         self.w.command_and_wait(0, Command::Primary { force });
         if !self.plan.impatient {
             assert!(self.w.run_until(Duration::from_secs(200), World::in_sync), "the first sync ends");
+        }
+        for h in &mut self.w.hooks.handlers {
+            h.before_resync = self.plan.before_resync;
         }
     }
 

@@ -7,7 +7,7 @@ use replicator::{Auth, DiskConfig, HmacAlg, NetConfig};
 use super::Profile;
 use super::acts::{ACTS, Act};
 use crate::disk::Tearing;
-use crate::hooks::FencePeer;
+use crate::hooks::{BeforeResync, FencePeer};
 use crate::rng::Rng;
 use crate::world::Weather;
 
@@ -56,6 +56,10 @@ pub struct Plan {
     pub(super) tearing: Tearing,
     /// What the fence-peer handlers of both nodes do, where the disk options ask for them.
     pub(super) fence_peer: FencePeer,
+    /// What the handlers before a resync do.
+    pub(super) before_resync: BeforeResync,
+    /// Beside one act in so many a disk stands still, or goes on; 0: never.
+    pub(super) stalls_one_in: u64,
 }
 
 /// Sectors of an extent of the activity log.
@@ -65,7 +69,7 @@ pub(super) fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
     from[rng.below(from.len() as u64) as usize]
 }
 
-fn ms(n: u64) -> Duration {
+pub(super) fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
@@ -81,6 +85,7 @@ impl Plan {
         plan.choose_later_options(&mut Rng::new(seed ^ 0x4752_4f57));
         // From a generator of its own, so that seeds without digests stay what they were.
         plan.digests(&mut Rng::new(seed.rotate_left(32) ^ 0x6469_6765_7374));
+        plan.slow_things(profile, &mut Rng::new(seed.rotate_left(23) ^ 0x736c_6f77));
         plan.tearing = pick(&mut Rng::new(seed ^ 0x7465_6172), &[Tearing::Sectors, Tearing::Blocks]);
         plan
     }
@@ -171,6 +176,8 @@ impl Plan {
             },
             tearing: Tearing::Sectors,
             fence_peer: FencePeer::default(),
+            before_resync: BeforeResync::default(),
+            stalls_one_in: 0,
         };
         if tiny_log {
             plan.disk.al_extents = 2 + r.below(3) as u16;
@@ -220,6 +227,8 @@ impl Plan {
             },
             tearing: Tearing::Sectors,
             fence_peer: FencePeer::default(),
+            before_resync: BeforeResync::default(),
+            stalls_one_in: 0,
         };
         plan.net.ping_int = ms(10_000);
         plan.disk.c_max_rate_kib_s = 102_400;

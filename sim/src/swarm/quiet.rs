@@ -64,6 +64,11 @@ impl Schedule<'_> {
         self.w.no_fuse();
         self.w.hooks.mend_disks();
         self.w.hooks.garbled_at = None;
+        self.w.hooks.severed_at = None;
+        self.disks_go_on(false);
+        for h in &mut self.w.hooks.handlers {
+            h.before_resync.exit_code = 0;
+        }
         self.w.hooks.changed_at = None;
         for n in 0..2 {
             self.w.block(n, Blocked::No);

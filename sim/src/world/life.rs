@@ -71,6 +71,10 @@ impl World {
         self.fuse = self.fuse.filter(|(m, ..)| *m != n);
         self.nodes[n].stop();
         self.armed[n] = None;
+        let parked = std::mem::take(&mut self.hooks.parked);
+        let (mine, others_parked) = parked.into_iter().partition(|k| k.node as usize == n);
+        self.hooks.parked = others_parked;
+        mine.into_iter().for_each(|k: Key| self.agenda.put_back(k));
         for what in self.agenda.take_node(n) {
             let rng = &mut self.rng;
             let disk = &mut self.nodes[n].disk;

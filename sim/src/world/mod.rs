@@ -35,6 +35,8 @@ use events::{Agenda, Later};
 struct Message {
     bytes: Vec<u8>,
     versions: Vec<u64>,
+    /// Of these bytes so many were never sent.
+    foreign: usize,
 }
 
 /// One end of a TCP connection.
@@ -51,6 +53,8 @@ struct End {
     held: Vec<Message>,
     /// Written by the batch that is being carried out.
     outbox: Vec<Message>,
+    /// The stream has ended in the middle of a packet: nothing more is sent.
+    severed: bool,
 }
 
 impl Message {
@@ -62,7 +66,7 @@ impl Message {
 impl End {
     /// Takes what the batch has written; it counts as sent.
     fn hand_over(&mut self) -> Vec<Message> {
-        self.sent_total += self.outbox.iter().map(|m| m.len() as u64).sum::<u64>();
+        self.sent_total += self.outbox.iter().map(|m| (m.len() - m.foreign) as u64).sum::<u64>();
         std::mem::take(&mut self.outbox)
     }
 }
@@ -85,6 +89,8 @@ pub struct Weather {
     pub net_us: u64,
     /// The link is cut: nothing arrives, nothing connects.
     pub cut: bool,
+    /// What the data socket and the meta socket send takes so many times as long on its way; 0: as long as anything.
+    pub lag: [u64; 2],
     /// One disk operation in so many takes up to a thousand times as long; 0: none.
     pub disk_spikes: u64,
 }

@@ -1,7 +1,7 @@
 //! The network between the nodes: sockets, what is on the way, and what cuts it.
 
 use super::*;
-use replicator::wire::WireError;
+use replicator::wire::{WireError, frame_shape_with_digest};
 
 impl World {
     /// Closes one end; the other hears of it unless the host is gone.
@@ -174,6 +174,7 @@ impl World {
         }
         self.hooks.change_data(&mut versions);
         self.mix(fingerprint(&bytes) ^ versions.len() as u64);
+        let own = bytes.len();
         let free = !self.weather.cut && !self.is_blocked(n, sock);
         if self.hooks.packet_leaves(self.now, (n, sock), &mut bytes, versions.len() as u64) {
             self.flush_sockets(n);
@@ -182,9 +183,48 @@ impl World {
             // What was written before this packet is not kept with it.
             self.flush_unblocked(sock);
         }
+        let severed = free.then(|| self.hooks.severs()).flatten();
         let Some(end) = self.ends.get_mut(&sock) else { return };
         assert_eq!(end.node, n, "a node sends on its own socket");
-        end.outbox.push(Message { bytes, versions });
+        if end.severed {
+            return;
+        }
+        let foreign = bytes.len().saturating_sub(own);
+        end.outbox.push(Message { bytes, versions, foreign });
+        if let Some(number) = severed {
+            self.sever(sock, number);
+        }
+    }
+
+    /// The last packet of a socket is cut short, and both ends hear that the stream has ended.
+    fn sever(&mut self, sock: SockId, number: u64) {
+        let Some(end) = self.ends.get_mut(&sock) else { return };
+        let (n, peer) = (end.node, end.peer);
+        let last = end.outbox.last_mut().expect("it was just put there");
+        // In the middle of header and body, or of its block data.
+        let (head, blocks) = (last.bytes.len() as u64, last.versions.len() as u64);
+        if blocks == 0 || number.is_multiple_of(2) {
+            last.bytes.truncate((number / 2 % head) as usize);
+            last.versions.clear();
+        } else {
+            last.versions.truncate((number / 2 % blocks) as usize);
+        }
+        last.foreign = last.foreign.min(last.bytes.len());
+        let left = last.len();
+        if last.bytes.is_empty() {
+            end.outbox.pop();
+        }
+        end.severed = true;
+        self.tally.severed += 1;
+        self.note(n, || format!("a socket is lost in the middle of a packet, behind {left} bytes"));
+        self.flush_socket(sock);
+        self.truth.all().for_each(|t| t.separated());
+        for s in [sock, peer] {
+            if let Some(e) = self.ends.get(&s) {
+                let (m, at) = (e.node, e.last_arrival.max(self.now) + Duration::from_nanos(1));
+                self.at(m, at, Later::Down { sock: s });
+            }
+        }
     }
 
     /// Hands what a batch has written to the kernel.
@@ -237,7 +277,7 @@ impl World {
     /// Puts messages on the way to this end, in one segment or several; one stream keeps its order.
     pub(super) fn transmit(&mut self, to: SockId, mut list: Vec<Message>) {
         while !list.is_empty() {
-            let arrives = self.net_time();
+            let arrives = self.arrival_at(to);
             let first =
                 if self.rng.one_in(4) { 1 + self.rng.below(list.len() as u64) as usize } else { list.len() };
             let rest = list.split_off(first);
@@ -248,6 +288,22 @@ impl World {
             self.at(m, at, Later::Arrive { sock: to, messages: list });
             list = rest;
         }
+    }
+
+    /// When what is sent to this end now arrives.
+    fn arrival_at(&mut self, to: SockId) -> Instant {
+        let soon = self.net_time();
+        let lag = self.weather.lag;
+        if lag == [0, 0] {
+            return soon;
+        }
+        let socks = self.ends.get(&to).and_then(|e| self.nodes[e.node].core.as_ref()?.sockets());
+        let times = match socks {
+            Some((data, _)) if data == to => lag[0],
+            Some((_, meta)) if meta == to => lag[1],
+            _ => 0,
+        };
+        self.now + soon.saturating_since(self.now) * times.max(1) as u32
     }
 
     /// Hands over some of the packets that arrived, as a turn of a driver would; true if there was one.
@@ -268,9 +324,17 @@ impl World {
             let Some(framing) = core.framing(sock) else { continue };
             let Some(m) = self.ends.get_mut(&sock).and_then(|e| e.inbox.pop_front()) else { continue };
             let now = self.clock(n);
-            let header = match parse_header(framing.form, &m.bytes) {
+            let digest_bytes = framing.integrity.map_or(0, DigestAlg::len_bytes);
+            let shaped = parse_header(framing.form, &m.bytes).and_then(|found| {
+                // As the driver does: what cannot follow the header is refused before it is there.
+                if let (Some((h, _)), Some(which)) = (&found, framing.sock) {
+                    frame_shape_with_digest(h, which, framing.features, digest_bytes)?;
+                }
+                Ok(found)
+            });
+            let header = match shaped {
                 Ok(Some((h, used))) if m.len() >= used + h.len as usize => (h, used),
-                // The rest is still to come; only strangers send in parts.
+                // The rest is still to come, from a stranger, or was cut off.
                 Ok(_) => {
                     self.ends.get_mut(&sock).expect("just read from").inbox.push_front(m);
                     continue;
@@ -325,7 +389,7 @@ impl World {
     /// Bytes of a stranger, from its end of the socket.
     pub fn stranger_says(&mut self, end: SockId, bytes: &[u8]) {
         let Some(to) = self.ends.get(&end).map(|e| e.peer) else { return };
-        self.transmit(to, vec![Message { bytes: bytes.to_vec(), versions: Vec::new() }]);
+        self.transmit(to, vec![Message { bytes: bytes.to_vec(), versions: Vec::new(), foreign: 0 }]);
     }
 
     /// A stranger closes its end.
@@ -347,6 +411,7 @@ impl World {
             last_sent: now,
             held: Vec::new(),
             outbox: Vec::new(),
+            severed: false,
         };
         self.ends.insert(a, end(n, b));
         self.ends.insert(b, end(m, a));
