@@ -33,6 +33,8 @@ pub struct Truth {
     cache_lost: [bool; 2],
     /// Every answered write is on the peer's disk if it is connected.
     pub protocol_c: bool,
+    /// After a split the configuration says whose changes may be lost.
+    pub discards_by_policy: bool,
     /// A disk that passes on errors lost something: what is in the end on both is the truth.
     pub spoiled: bool,
     /// Splits seen.
@@ -285,7 +287,7 @@ impl Truth {
     fn settle(&mut self, winner: usize) {
         let loser = 1 - winner;
         assert!(
-            self.since[loser] == 0 || self.word[loser],
+            self.since[loser] == 0 || self.word[loser] || self.discards_by_policy,
             "node {} loses {} answered writes without an operator's word",
             loser + 1,
             self.since[loser]

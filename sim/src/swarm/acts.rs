@@ -225,7 +225,9 @@ impl Schedule<'_> {
             }
         };
         self.role_before = n;
+        self.promote_both();
         for _ in 0..1 + self.below(self.plan.burst) {
+            let n = self.writer(n);
             let vol = self.any_volume();
             let sized = |c: &replicator::Resource| c.size_sectors(vol) > 0;
             if !self.w.nodes[n].core.as_ref().is_some_and(sized) {

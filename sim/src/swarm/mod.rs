@@ -10,6 +10,7 @@ mod plan;
 mod quiet;
 pub mod shrink;
 mod stalls;
+mod two_primaries;
 
 use model::policy::Protocol;
 use model::state::ConnState;
@@ -87,6 +88,7 @@ pub fn world_in(old: Option<World>, profile: Profile, seed: u64) -> World {
     };
     w.weather = plan.weather;
     w.one_writer = plan.keeps_to_one_writer();
+    w.two_primaries = plan.net.allow_two_primaries;
     for h in &mut w.hooks.handlers {
         h.fence_peer = plan.fence_peer;
     }
@@ -98,6 +100,7 @@ pub fn world_in(old: Option<World>, profile: Profile, seed: u64) -> World {
     }
     for truth in w.truth.all() {
         truth.protocol_c = plan.net.protocol == Protocol::C;
+        truth.discards_by_policy = plan.discards_by_policy();
     }
     w
 }
@@ -171,6 +174,7 @@ impl Schedule<'_> {
         if !self.plan.impatient {
             assert!(self.w.run_until(Duration::from_secs(200), World::in_sync), "the first sync ends");
         }
+        self.promote_both();
         for h in &mut self.w.hooks.handlers {
             h.before_resync = self.plan.before_resync;
         }

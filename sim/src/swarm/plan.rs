@@ -85,6 +85,7 @@ impl Plan {
         plan.choose_later_options(&mut Rng::new(seed ^ 0x4752_4f57));
         // From a generator of its own, so that seeds without digests stay what they were.
         plan.digests(&mut Rng::new(seed.rotate_left(32) ^ 0x6469_6765_7374));
+        plan.two_primaries(profile, &mut Rng::new(seed.rotate_left(13) ^ 0x7477_6f70));
         plan.slow_things(profile, &mut Rng::new(seed.rotate_left(23) ^ 0x736c_6f77));
         plan.tearing = pick(&mut Rng::new(seed ^ 0x7465_6172), &[Tearing::Sectors, Tearing::Blocks]);
         plan
