@@ -79,8 +79,8 @@ pub enum Planted {
     DueGenerationForgotten,
     /// The part by which a device grows is not marked.
     GrownAreaNotMarked,
-    /// The new size is on disk before the bitmap of the new part is.
-    SizeBeforeBitmap,
+    /// The new size gets to the disk, and the bitmap of the new part does not.
+    GrownPagesNotWritten,
     /// Verify compares blocks that are being written.
     VerifyWithoutLock,
     /// A block that verify finds different is not marked.
@@ -133,7 +133,7 @@ impl Planted {
         Planted::AnsweredWhileFrozen,
         Planted::DueGenerationForgotten,
         Planted::GrownAreaNotMarked,
-        Planted::SizeBeforeBitmap,
+        Planted::GrownPagesNotWritten,
         Planted::VerifyWithoutLock,
         Planted::MismatchNotMarked,
         Planted::VerifyResultSwapped,

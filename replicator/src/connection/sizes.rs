@@ -135,6 +135,7 @@ impl Resource {
 
     /// Adopts a size: bitmap, super block, exported device.
     pub(crate) fn set_size(&mut self, v: usize, sectors: u64, assume_clean: bool, out: &mut Actions) {
+        let unwritten = planted::on(Planted::GrownPagesNotWritten);
         let vol = &mut self.vols[v];
         let grew = sectors > vol.size_sectors;
         let mark = grew && !assume_clean && !planted::on(Planted::GrownAreaNotMarked);
@@ -147,11 +148,11 @@ impl Resource {
             disk.sb.la_size_sectors = sectors;
             disk.md.mark_dirty();
             // With the new size on disk and the old bitmap, a loss of power would forget what the new part is.
-            disk.md.sb_after_pages = !planted::on(Planted::SizeBeforeBitmap);
+            disk.md.sb_after_pages = !unwritten;
         }
         let text = format!("size = {} (resync bitmap: bits={})", human_size(sectors), vol.bitmap.bits());
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
-        if self.vols[v].disk.is_some() {
+        if self.vols[v].disk.is_some() && !unwritten {
             let text = "Writing the whole bitmap, size changed".into();
             out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
             self.write_bitmap_all(v, out);
