@@ -384,11 +384,9 @@ impl Resource {
             self.pump_move(v, out);
             self.local_io_ended(v, out);
         } else {
-            if self.vols[v].state.disk == DiskState::Failed
-                && let Some(disk) = self.vols[v].disk.as_mut()
-            {
+            if self.vols[v].state.disk == DiskState::Failed {
                 // Detaching anyway: the bits stay set on disk, which costs a resync and nothing else.
-                disk.md.failed = true;
+                self.end_metadata(v);
             }
             self.local_io_ended(v, out);
             self.local_io_failed(v, FailedIo::Flush, out);
@@ -613,15 +611,19 @@ impl Resource {
     /// Any failed metadata write detaches the disk (drbd-metadata 9.4).
     fn meta_io_failed(&mut self, v: usize, out: &mut Actions) {
         let text = "meta data write error: the disk is detached";
-        if let Some(disk) = self.vols[v].disk.as_mut() {
-            disk.md.failed = true;
-            disk.md.page_queue.clear();
-            // A block that still waits for the pages of evicted extents is not going to be written, nor waited for.
-            disk.md.transaction = disk.md.transaction.take().filter(|t| t.block_submitted);
-            disk.md.moving = None;
-        }
+        self.end_metadata(v);
         out.log(LogLevel::Error, Some(VolIdx(v as u8)), text.into());
         self.vols[v].last_error = Some(text.into());
         self.force_detach(v, out);
+    }
+
+    /// Nothing more is written; what is under way ends, and nothing else is waited for.
+    fn end_metadata(&mut self, v: usize) {
+        let Some(disk) = self.vols[v].disk.as_mut() else { return };
+        disk.md.failed = true;
+        disk.md.page_queue.clear();
+        // A block that still waits for the pages of evicted extents is not going to be written.
+        disk.md.transaction = disk.md.transaction.take().filter(|t| t.block_submitted);
+        disk.md.moving = None;
     }
 }

@@ -61,6 +61,37 @@ fn the_page_of_an_evicted_extent_fails() {
     heals(&mut w);
 }
 
+/// A disk had failed, and the flush in front of its last bitmap pages failed too, while the page of an extent was on its way
+/// that a write had been promised the place of: the transaction behind that page was not going to be written, and the detach
+/// waited for it for ever. So did the write.
+#[test]
+fn the_last_flush_fails_while_an_extent_is_evicted() {
+    for seed in 0..40 {
+        let d = DiskConfig { al_extents: 2, ..DiskConfig::default() };
+        let mut w = pair_with(seed, 40 * EXTENT * 8, &net(), [d.clone(), d]);
+        w.crash(1, false);
+        w.run_for(secs(2));
+        // Two extents whose bits are in different pages.
+        put(&mut w, 0);
+        put(&mut w, 33 * EXTENT);
+        w.nodes[0].faults.flushes = 1;
+        let flush = w.request(0, SimOp::Flush);
+        // The second waits for the transaction of the first.
+        let tags = [5, 6].map(|extent| begin(&mut w, extent * EXTENT));
+        assert_eq!(wait(&mut w, flush).0, ClientResult::IoError);
+        w.run_for(secs(1));
+        for tag in tags {
+            assert!(answer(&mut w, tag).is_some(), "seed {seed}");
+        }
+        assert_eq!(disk(&w, 0), DiskState::Diskless);
+        w.nodes[0].faults.flushes = 0;
+        w.start(1);
+        w.attach(0);
+        w.connect(1, &net());
+        heals(&mut w);
+    }
+}
+
 /// A dead disk kept every request that it had, and the detach by force with them. Its operations end late: when the
 /// disk is gone, and it can be attached again only then.
 #[test]
