@@ -86,6 +86,11 @@ impl Ledger {
         }
     }
 
+    /// The write has been issued here and has not ended.
+    pub fn is_open(&self, id: u64) -> bool {
+        self.open.contains_key(&id)
+    }
+
     /// A flush that was issued at this reading of the counter was answered.
     pub fn flushed(&mut self, issued: u64) {
         self.flushed = self.flushed.max(issued);

@@ -1,6 +1,7 @@
 //! Which copy counts. While the nodes are in sync they share one ledger; when one is promoted on its own although the
 //! other went on, each has its own until one of them overwrites the other.
 
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
 use model::state::{ConnState, DiskState, VolumeState};
@@ -23,6 +24,8 @@ pub struct Truth {
     since: [u64; 2],
     /// The copy that a node's clients work on: the peer's while it has none.
     home: [usize; 2],
+    /// Writes that have not ended, by their ids.
+    under_way: BTreeMap<u64, UnderWay>,
     /// The copy that was written last.
     pub owner: usize,
     /// An operator said that this node's changes may be lost.
@@ -39,6 +42,16 @@ pub struct Truth {
     pub spoiled: bool,
     /// Splits seen.
     pub splits: u64,
+}
+
+/// A write on its way, as a ledger has to know it.
+#[derive(Clone, Copy, Debug)]
+struct UnderWay {
+    node: usize,
+    content: u64,
+    sector: u64,
+    count: u64,
+    fua: bool,
 }
 
 impl Truth {
@@ -60,6 +73,7 @@ impl Truth {
     /// A node takes a write of a client.
     pub fn issued(&mut self, n: usize, id: u64, content: u64, sector: u64, count: u64, fua: bool) {
         self.of(n).issued(id, content, sector, count, fua);
+        self.under_way.insert(id, UnderWay { node: n, content, sector, count, fua });
     }
 
     /// The answers of a Primary without a disk are worth what the peer has received, and that is lost.
@@ -70,6 +84,7 @@ impl Truth {
     /// A write ended; `lonely`: only the own disk has it.
     pub fn ended(&mut self, n: usize, id: u64, ok: bool, lonely: bool) {
         self.of(n).ended(id, ok);
+        self.under_way.remove(&id);
         if let Some(at) = self.at_split.as_mut() {
             // It began while the copies were equal; it may be on both.
             at.ended(id, false);
@@ -238,9 +253,22 @@ impl Truth {
                 continue;
             }
             if !good && s.conn >= ConnState::Connected && s.pdsk == DiskState::UpToDate {
-                self.home[n] = 1 - n;
+                self.moves_home(n, 1 - n);
             } else if good || s.disk >= DiskState::Inconsistent {
-                self.home[n] = n;
+                self.moves_home(n, n);
+            }
+        }
+    }
+
+    /// What the clients of a node have not had an answer to goes to the copy that they work on now, frozen as it may have
+    /// been; the other copy may have got it before.
+    fn moves_home(&mut self, n: usize, copy: usize) {
+        if std::mem::replace(&mut self.home[n], copy) == copy || !self.split {
+            return;
+        }
+        for (id, w) in self.under_way.iter().filter(|(_, w)| w.node == n) {
+            if !self.ledgers[copy].is_open(*id) {
+                self.ledgers[copy].issued(*id, w.content, w.sector, w.count, w.fua);
             }
         }
     }
@@ -354,6 +382,7 @@ impl DerefMut for Truths {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::state::Role;
 
     /// Two answered writes to a sector, of which the first one was flushed; then the peer loses its cache.
     fn peer_without_its_cache() -> Truth {
@@ -392,6 +421,31 @@ mod tests {
         t.ended(0, 3, true, true);
         t.falls_back_on_peer(0, true, |_| 1);
         assert!(!t.of(0).allows(8, 1) && !t.of(0).allows(16, 1));
+    }
+
+    #[test]
+    fn a_frozen_write_goes_to_the_copy_that_its_node_takes_up_again() {
+        let diskless = VolumeState {
+            role: Role::Primary,
+            conn: ConnState::Connected,
+            pdsk: DiskState::UpToDate,
+            ..VolumeState::INITIAL
+        };
+        let alone = VolumeState {
+            conn: ConnState::StandAlone,
+            disk: DiskState::UpToDate,
+            pdsk: DiskState::DUnknown,
+            ..diskless
+        };
+        let mut t = Truth::new();
+        t.separated();
+        t.promoted_alone(1, |_| 0);
+        t.note_homes(&[Some(diskless), None]);
+        t.issued(0, 1, 1, 8, 1, false);
+        t.note_homes(&[Some(alone), None]);
+        assert!(t.of(0).allows(8, 1));
+        t.ended(0, 1, true, true);
+        assert!(!t.of(0).allows(8, 0));
     }
 
     #[test]
