@@ -351,6 +351,7 @@ impl Resource {
             return;
         }
         vol.completion_gate = None;
+        vol.exposed.is_stored();
         self.release_held(v, out);
         self.vols[v].pump = true;
     }

@@ -98,17 +98,33 @@ pub(crate) struct Exposed {
     /// They have seen writes that the peer alone answered after the own disk was gone. The peer has begun a new
     /// generation for them, but its name may not have arrived: the own disk does not belong to `uuid` any more.
     beyond: bool,
+    /// The generation that the own disk had before `uuid`, until that is stable: nothing is answered in it before, and if
+    /// the disk goes first, it comes back with this one and lacks nothing.
+    before: DataUuid,
 }
 
 impl Exposed {
     /// Clients see the own disk, which is of this generation.
     pub(crate) fn shows_own(&mut self, uuid: DataUuid) {
-        *self = Exposed { uuid, own: true, beyond: false };
+        *self = Exposed { uuid, own: true, ..Exposed::default() };
+    }
+
+    /// The own disk, which clients see, begins this generation.
+    pub(crate) fn begins_own(&mut self, uuid: DataUuid) {
+        let unstored = self.own && !self.before.is_zero();
+        let before = if unstored { self.before } else { self.uuid };
+        let before = if self.own { before } else { DataUuid::ZERO };
+        *self = Exposed { uuid, own: true, before, ..Exposed::default() };
+    }
+
+    /// The generation of the own disk is stable.
+    pub(crate) fn is_stored(&mut self) {
+        self.before = DataUuid::ZERO;
     }
 
     /// Clients see the peer's disk.
     pub(crate) fn shows_peer(&mut self, uuid: DataUuid) {
-        *self = Exposed { uuid, own: false, beyond: false };
+        *self = Exposed { uuid, ..Exposed::default() };
     }
 
     /// As far as is known it is the own disk that clients have seen last.
@@ -121,14 +137,18 @@ impl Exposed {
         self.beyond |= self.own;
     }
 
-    /// A disk with this current generation has what they saw last, as far as is known.
+    /// The own disk, attached with this current generation, has what they saw last, as far as is known.
     pub(crate) fn is(&self, current: DataUuid) -> bool {
-        self.uuid.is_zero() || self.uuid.same_as(current) && !self.beyond
+        self.uuid.is_zero() || self.names(current) && !self.beyond
     }
 
     /// Clients of this process saw this generation of the own disk last.
     pub(crate) fn is_still_own(&self, current: DataUuid) -> bool {
-        self.own && self.uuid.same_as(current) && !self.beyond
+        self.own && self.names(current) && !self.beyond
+    }
+
+    fn names(&self, current: DataUuid) -> bool {
+        self.uuid.same_as(current) || !self.before.is_zero() && self.before.same_as(current)
     }
 
     /// The peer's data is what they saw, or the generation that took what was written beyond it.

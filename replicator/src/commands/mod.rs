@@ -468,6 +468,12 @@ fn verifies_bad_data(old: &VolumeState, change: StateChange) -> bool {
     old.conn == ConnState::Connected && verify.contains(&change) && (bad(old.disk) || bad(old.pdsk))
 }
 
+/// The peer wants to be Primary over the copy here, which is known to be behind; it may not have heard of that.
+fn promotes_over_old_data(old: &VolumeState, change: StateChange) -> bool {
+    let no_good_copy = old.disk == DiskState::Outdated && old.pdsk < DiskState::Inconsistent;
+    old.conn == ConnState::Connected && no_good_copy && change == StateChange::NONE.peer(Role::Primary)
+}
+
 fn state_result(r: Result<StateResult, StateResult>) -> CommandResult {
     match r {
         Ok(_) => CommandResult::Ok,

@@ -248,6 +248,10 @@ impl Resource {
                     self.send_change_reply(Some(v), StateResult::NoUpToDateDisk.number(), out);
                     return;
                 }
+                if promotes_over_old_data(&old, own) {
+                    self.send_change_reply(Some(v), StateResult::NoUpToDateDisk.number(), out);
+                    return;
+                }
                 let code = match self.change_volume_verbose(v, own, out) {
                     Ok(r) => r.number(),
                     Err(e) => e.number(),

@@ -149,9 +149,19 @@ impl Resource {
         if full {
             self.set_all_bits(v, FullSyncStep::Nothing, out);
         }
+        if own.disk < DiskState::Inconsistent && own.role == Role::Primary && peer_disk == DiskState::Outdated
+        {
+            // It would have been refused for its generation if clients here had not seen it last.
+            peer_disk = DiskState::UpToDate;
+        }
         let mut change = StateChange::NONE.peer(p.peer_role).pdsk(peer_disk).flag(mask::PEER_ISP, p.peer_isp);
         if conn != own.conn {
             change = change.conn(conn);
+        }
+        let found = if own.disk == DiskState::Negotiating { self.vols[v].attach_states.0 } else { own.disk };
+        let vouched = found == DiskState::Outdated && primary_vouches(received);
+        if vouched && own.disk == DiskState::Outdated {
+            change = change.disk(DiskState::UpToDate);
         }
         let settles = matches!(conn, ConnState::Connected | ConnState::WFBitMapS);
         if settles && own.disk == DiskState::Negotiating && !other_attach {
@@ -161,7 +171,7 @@ impl Resource {
                 out.log(LogLevel::Error, at, text.into());
                 self.force_detach(v, out);
             } else {
-                change = change.disk(self.vols[v].attach_states.0);
+                change = change.disk(if vouched { DiskState::UpToDate } else { found });
             }
         }
         let kind = if own.conn < ConnState::Connected { Kind::Soft } else { Kind::Hard };
@@ -351,11 +361,19 @@ impl Resource {
         vol.wrote_ahead = false;
         disk.sb.uuids.new_current(random, primary);
         disk.md.mark_dirty();
-        vol.exposed.shows_own(disk.sb.uuids.current);
+        vol.exposed.begins_own(disk.sb.uuids.current);
         let line = format!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
         self.hold_completions_until_stable(v, out);
     }
+}
+
+/// A Primary without a disk says that the copy here is what its clients have seen last.
+fn primary_vouches(received: &VolumeState) -> bool {
+    received.role == Role::Primary
+        && received.conn >= ConnState::Connected
+        && received.disk < DiskState::Inconsistent
+        && received.pdsk == DiskState::UpToDate
 }
 
 /// This node's new part counts: a Primary's, or that of the node with the conflict flag (drbd-wire 3.6).

@@ -45,6 +45,7 @@ impl Resource {
             handshake_in_progress: self.conn.handshake_in_progress,
             attach_states: exposed_here.then_some(vol.attach_states),
             invalidated: vol.invalidated,
+            outdated_stays: self.conn.peer_is_lockstep(),
         }
     }
 

@@ -212,6 +212,12 @@ impl Resource {
         for _ in reasons.into_iter().filter(|r| *r) {
             self.send_state_as(v, new, out);
         }
+        // Without a comparison the peer takes what is attached for UpToDate.
+        if (old.disk, new.disk, new.conn)
+            == (DiskState::Negotiating, DiskState::Outdated, ConnState::Connected)
+        {
+            self.send_state_as(v, new, out);
+        }
         let target_finished = old.disk < DiskState::UpToDate
             && old.conn >= ConnState::SyncSource
             && new.conn == ConnState::Connected;

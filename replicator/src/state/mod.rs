@@ -52,6 +52,8 @@ pub struct Context {
     pub attach_states: Option<(DiskState, DiskState)>,
     /// The own copy was invalidated by command, and its resync has not begun.
     pub invalidated: bool,
+    /// The peer runs this program too, and takes an Outdated copy for one where DRBD calls it UpToDate.
+    pub outdated_stays: bool,
 }
 
 /// What checks a change has to pass.
@@ -146,6 +148,7 @@ impl Context {
         handshake_in_progress: false,
         attach_states: None,
         invalidated: false,
+        outdated_stays: false,
     };
 
     /// The context with the fencing policy that is in force while the own disk is in state `disk`: a disk

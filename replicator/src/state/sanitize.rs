@@ -51,7 +51,7 @@ fn pass(old: &VolumeState, s: &mut VolumeState, ctx: &Context, warnings: &mut Wa
     abort_without_disks(old, s, warnings); // step 3
     settle_negotiating(s, ctx, warnings); // step 4
     keep_invalidated(s, ctx);
-    consistent_is_up_to_date_when_connected(s); // step 5
+    consistent_is_up_to_date_when_connected(old, s, ctx); // step 5
     limit_disks(s, warnings); // step 6
     suspend_for_fencing(old, s, ctx); // step 7
     suspend_without_data(old, s, ctx); // step 8
@@ -123,12 +123,17 @@ fn keep_invalidated(s: &mut VolumeState, ctx: &Context) {
     }
 }
 
-fn consistent_is_up_to_date_when_connected(s: &mut VolumeState) {
-    if s.conn >= ConnState::Connected && s.conn < ConnState::Ahead {
-        for d in [&mut s.disk, &mut s.pdsk] {
-            if matches!(*d, DiskState::Consistent | DiskState::Outdated) {
-                *d = DiskState::UpToDate;
-            }
+/// Two copies that met have been compared. One that is known to be behind stays so beside a node without a disk, until the
+/// clients of that node are known to have seen it last (see `apply_peer_state`); DRBD calls it UpToDate.
+fn consistent_is_up_to_date_when_connected(old: &VolumeState, s: &mut VolumeState, ctx: &Context) {
+    if s.conn < ConnState::Connected || s.conn >= ConnState::Ahead {
+        return;
+    }
+    let alone = |other: DiskState| ctx.outdated_stays && other < DiskState::Inconsistent;
+    let keeps = (alone(s.pdsk) && old.disk < DiskState::Consistent, alone(s.disk));
+    for (d, keeps_outdated) in [(&mut s.disk, keeps.0), (&mut s.pdsk, keeps.1)] {
+        if *d == DiskState::Consistent || *d == DiskState::Outdated && !keeps_outdated {
+            *d = DiskState::UpToDate;
         }
     }
 }

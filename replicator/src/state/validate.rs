@@ -108,9 +108,9 @@ pub(super) const VALIDITY_RULES: &[StateRule] = &[
     /*  7 */ state_rule(R::NoLocalDisk,            |s, _| s.conn > C::Connected && s.disk < D::Inconsistent),
     /*  8 */ state_rule(R::NoRemoteDisk,           |s, _| s.conn > C::Connected && s.pdsk < D::Inconsistent),
     /*  9 */ state_rule(R::NoUpToDateDisk,         |s, _| s.conn > C::Connected && no_up_to_date(s)),
-    /* 10 */ state_rule(R::ConnectedOutdates,      |s, _| s.disk == D::Outdated && matches!(s.conn,
+    /* 10 */ state_rule(R::ConnectedOutdates,      |s, ctx| s.disk == D::Outdated && matches!(s.conn,
                                                        C::Connected | C::WFBitMapS | C::SyncSource
-                                                       | C::PausedSyncS)),
+                                                       | C::PausedSyncS) && !stays_outdated(s, ctx)),
     /* 11 */ state_rule(R::NoVerifyAlg,            |s, ctx| verify(s) && !ctx.verify_alg),
     /* 12 */ state_rule(R::NotSupported,           |s, ctx| verify(s) && ctx.agreed_version < 88),
     /* 13 */ state_rule(R::NoUpToDateDisk,         |s, _| primary(s) && no_up_to_date(s)),
@@ -159,6 +159,11 @@ fn primary(s: &VolumeState) -> bool {
 
 fn promotion(old: &VolumeState, new: &VolumeState) -> bool {
     !primary(old) && primary(new)
+}
+
+/// Not in drbd-states: nothing vouches for this copy, see `sanitize`.
+fn stays_outdated(s: &VolumeState, ctx: &Context) -> bool {
+    ctx.outdated_stays && s.conn == C::Connected && s.pdsk < D::Inconsistent
 }
 
 fn no_up_to_date(s: &VolumeState) -> bool {

@@ -17,6 +17,8 @@ mod late_replies;
 #[cfg(test)]
 mod lives;
 #[cfg(test)]
+mod outdated;
+#[cfg(test)]
 mod sources;
 
 #[cfg(test)]
