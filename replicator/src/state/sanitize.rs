@@ -83,7 +83,8 @@ fn abort_without_disks(old: &VolumeState, s: &mut VolumeState, warnings: &mut Wa
         warnings.add(if verify { Warning::VerifyAborted } else { Warning::ResyncAborted });
         // Before its resync begins a target is only Outdated or Consistent, which step 5 would take for UpToDate. But it
         // is known to be older than the disk that went.
-        if is_target(s.conn) && s.disk < DiskState::UpToDate {
+        let asked_for = old.conn == ConnState::Connected;
+        if is_target(s.conn) && s.disk < DiskState::UpToDate && !asked_for {
             s.disk = s.disk.min(DiskState::Inconsistent);
         } else if is_source(s.conn) && s.pdsk < DiskState::UpToDate {
             s.pdsk = s.pdsk.min(DiskState::Inconsistent);

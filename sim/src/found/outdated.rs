@@ -68,6 +68,9 @@ fn an_old_copy_stays_outdated_beside_a_node_without_a_disk() {
         for n in [0, 1] {
             assert_ne!(primary(&mut w, n), OK, "node {}", n + 1);
         }
+        // There is nothing to get data from.
+        w.command_and_wait(1, Command::Invalidate(VOL));
+        assert_eq!(disk(&w, 1), DiskState::Outdated);
         // What it is gets known when there is something to compare it with.
         w.attach(0);
         heals(&mut w);
