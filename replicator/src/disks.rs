@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::format;
 
 use model::config::settings::Handler;
+use model::ids::DataUuid;
 use model::policy::{Fencing, OnIoError};
 use model::result_code::ConfigError;
 use model::state::{ConnState, DiskState, Role};
@@ -75,6 +76,9 @@ impl Resource {
         if vol.size_sectors != 0 && s.pdsk == DiskState::UpToDate && size < vol.size_sectors {
             return refuse(ConfigError::DiskTooSmall);
         }
+        let current = d.super_block.uuids.current;
+        let taken_back = s.role == Role::Primary && vol.exposed.is_still_own(current);
+        self.vols[v].taken_back = if taken_back { current } else { DataUuid::ZERO };
         let attaching = StateChange::NONE.disk(DiskState::Attaching);
         self.change_volume(v, attaching, Kind::Soft, out).map_err(CommandResult::State)?;
         self.install(v, d, size, out);

@@ -18,6 +18,7 @@ use crate::meta::uuids::Uuids;
 use crate::meta_io::MetaIo;
 use crate::resync::run::ResyncRun;
 use crate::verify::run::VerifyRun;
+use crate::wire::UuidFlags;
 
 /// A backing disk whose metadata was loaded and is clean (activity log applied).
 #[derive(Debug)]
@@ -203,6 +204,13 @@ pub(crate) struct Volume {
     /// Own dirty bits as last sent in P_UUIDS; after-sb-0pri compares these.
     pub sent_dirty_bits: u64,
     pub crashed_primary: bool,
+    /// The generation begun for a Primary that had just lost its disk, while nothing is written in it; else zero.
+    pub empty_generation: DataUuid,
+    /// The generation that the own disk had when this Primary, whose clients have seen nothing else, took it back, and then
+    /// the one begun for it; else zero.
+    pub taken_back: DataUuid,
+    /// What the last P_UUIDS said of that.
+    pub sent_word: UuidFlags,
     /// Disk states found at attach, for Negotiating.
     pub attach_states: (DiskState, DiskState),
     /// Counts the attaches on an established connection; see [`AttachNumbers`].
@@ -262,6 +270,9 @@ impl Volume {
             shown_disk: DiskState::Diskless,
             sent_dirty_bits: 0,
             crashed_primary: false,
+            empty_generation: DataUuid::ZERO,
+            taken_back: DataUuid::ZERO,
+            sent_word: UuidFlags::NONE,
             attach_states: (DiskState::Diskless, DiskState::DUnknown),
             attach_numbers: AttachNumbers::default(),
             consider_resync: false,
@@ -340,6 +351,17 @@ impl Volume {
     /// The state shown is Negotiating, and the data found at attach is Inconsistent.
     pub(crate) fn really_inconsistent(&self) -> bool {
         self.state.disk == DiskState::Negotiating && self.attach_states.0 == DiskState::Inconsistent
+    }
+
+    /// What a lockstep peer is told of the current generation.
+    pub(crate) fn word_on_generation(&self) -> UuidFlags {
+        let current = self.uuids().current;
+        let is = |g: DataUuid| !g.is_zero() && g.same_as(current);
+        match (is(self.empty_generation), is(self.taken_back)) {
+            (true, _) => UuidFlags::EMPTY,
+            (false, true) => UuidFlags::TAKEN_BACK,
+            (false, false) => UuidFlags::NONE,
+        }
     }
 
     /// Own data generations; all zero without a disk.

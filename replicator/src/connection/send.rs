@@ -258,7 +258,10 @@ impl Resource {
         if vol.really_inconsistent() {
             flags = flags.with(UuidFlags::INCONSISTENT);
         }
+        vol.sent_word = UuidFlags::NONE;
         if self.conn.peer_is_lockstep() {
+            vol.sent_word = vol.word_on_generation();
+            flags = flags.with(vol.sent_word);
             flags = flags.with_attach_numbers(vol.attach_numbers.own, vol.attach_numbers.peer);
         }
         let p = Uuids {

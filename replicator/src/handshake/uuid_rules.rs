@@ -25,6 +25,14 @@ pub struct Input {
     pub own_crashed: bool,
     /// The peer's mark (UUID flag 0x2).
     pub peer_crashed: bool,
+    /// Own current generation has nothing that the peer lacks, if the peer's is `taken back` (see `UuidFlags`).
+    pub own_empty: bool,
+    /// The same for the peer's.
+    pub peer_empty: bool,
+    /// Own current generation was begun with the own disk taken back (see `UuidFlags`).
+    pub own_taken_back: bool,
+    /// The same for the peer's.
+    pub peer_taken_back: bool,
     /// Own role.
     pub role: Role,
     /// The peer's role, from the state packet being processed.
@@ -240,9 +248,13 @@ const ROWS: &[Row] = &[
     correcting(72, SOURCE, Correction::OwnEndMissedAlone, Facts::own_end_missed_alone),
     row(80, SOURCE_FULL,        |f| f.o[H1] == f.p[C] || f.o[H2] == f.p[C]),
 
+    // A Primary took its disk back before it heard that its peer had begun a generation for its clients.
+    row(85, TARGET,             |f| f.same_base() && f.input.own_empty && f.input.peer_taken_back),
+    row(86, SOURCE,             |f| f.same_base() && f.input.peer_empty && f.input.own_taken_back),
+
     // both went on from something
     // masked here as well: a lone role bit is no generation, and both nodes have to agree on that
-    row(90, SPLIT_BRAIN,        |f| f.o[B] == f.p[B] && f.o[B] != 0),
+    row(90, SPLIT_BRAIN,        Facts::same_base),
     // The specification looks at the history alone, and takes two empty slots for a common generation.
     row(100, SPLIT_BRAIN_NO_BASE,
                                 |f| f.o[B..].iter().any(|g| *g != 0 && f.p[B..].contains(g))),
@@ -270,6 +282,10 @@ impl Facts {
 
     fn same(&self) -> bool {
         self.o[C] == self.p[C]
+    }
+
+    fn same_base(&self) -> bool {
+        self.o[B] == self.p[B] && self.o[B] != 0
     }
 
     fn only_own_bitmap(&self) -> bool {
@@ -342,6 +358,10 @@ impl Input {
             peer: self.own,
             own_crashed: self.peer_crashed,
             peer_crashed: self.own_crashed,
+            own_empty: self.peer_empty,
+            peer_empty: self.own_empty,
+            own_taken_back: self.peer_taken_back,
+            peer_taken_back: self.own_taken_back,
             role: self.peer_role,
             peer_role: self.role,
             conflict_flag: !self.conflict_flag,

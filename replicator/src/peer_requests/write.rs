@@ -3,7 +3,7 @@
 
 use core::mem;
 
-use model::ids::BufId;
+use model::ids::{BufId, DataUuid};
 use model::state::DiskState;
 use model::time::Instant;
 use model::units::{MAX_BIO_BYTES, MAX_DISCARD_BYTES, SECTOR_BYTES, SectorRange};
@@ -84,6 +84,7 @@ impl Resource {
             return;
         }
         self.vols[v].counters.received_sectors += u64::from(w.len_bytes / 512);
+        self.vols[v].empty_generation = DataUuid::ZERO;
         let epoch = self.peer.open_epoch();
         epoch.size += 1;
         epoch.active += 1;

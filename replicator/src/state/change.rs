@@ -3,6 +3,7 @@
 
 use alloc::vec::Vec;
 
+use model::ids::DataUuid;
 use model::result_code::StateResult;
 use model::state::{ConnState, DiskState, Role, VolumeState};
 use model::state_word::{StateChange, StateWord, mask};
@@ -198,6 +199,9 @@ impl Resource {
             && let Some(disk) = self.vols[v].disk.as_mut()
         {
             disk.was_good = old.disk > DiskState::Inconsistent;
+        }
+        if new.role == Role::Primary {
+            self.vols[v].empty_generation = DataUuid::ZERO;
         }
         if forced_primary(&old, &new) {
             self.vols[v].consider_resync = true;

@@ -2,6 +2,7 @@
 
 use core::mem;
 
+use model::ids::DataUuid;
 use model::state::{ConnState, DiskState, Role, VolumeState};
 use model::state_word::{StateChange, mask};
 
@@ -177,7 +178,14 @@ impl Resource {
             // Nothing is answered until the peer is fenced; and if it comes back, nothing has happened.
             self.vols[v].generation_due = true;
         } else if goes_alone || clients_only_here || target_may_be_done {
+            let before = self.vols[v].uuids().current;
             self.new_current_uuid(v, out);
+            let vol = &mut self.vols[v];
+            let begun = vol.uuids().current;
+            let for_peer = new.role == Role::Secondary && new.peer == Role::Primary;
+            vol.empty_generation = if for_peer { begun } else { DataUuid::ZERO };
+            let takes_back = attached_alone && vol.taken_back.same_as(before);
+            vol.taken_back = if takes_back { begun } else { DataUuid::ZERO };
             let generation = self.conn.generation;
             if new.peer == Role::Primary && self.conn.peer_is_lockstep() {
                 // A Primary without a disk answers its clients for the sake of this copy as soon as it knows the name, which

@@ -21,6 +21,13 @@ impl UuidFlags {
     /// Skip the initial sync.
     pub const SKIP_INITIAL_SYNC: UuidFlags = UuidFlags(0x8);
 
+    /// Between two lockstep nodes: the sender began its current generation for a Primary that had just lost its disk, and
+    /// nothing has been written in it.
+    pub const EMPTY: UuidFlags = UuidFlags(0x1_0000);
+    /// Between two lockstep nodes: the sender is the Primary that its clients have worked on all the time, and began its
+    /// current generation when it took its own disk back, which has everything they were answered.
+    pub const TAKEN_BACK: UuidFlags = UuidFlags(0x2_0000);
+
     /// All flags of `other` are set.
     pub const fn contains(self, other: UuidFlags) -> bool {
         self.0 & other.0 == other.0

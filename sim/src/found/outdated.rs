@@ -118,3 +118,25 @@ fn a_generation_that_was_never_stored_is_not_asked_for() {
         heals(&mut w);
     }
 }
+
+/// A Primary's disk goes and is attached again at once; its peer has begun a generation, in which nobody has written
+/// anything, and the link is lost before they have compared. Taken back then, the disk began one more, and the copies were
+/// a split brain.
+#[test]
+fn a_disk_that_is_back_before_the_peer_is_heard_is_no_split() {
+    for k in 0..200 {
+        let mut w = pair(k);
+        w.weather.net_us = 1000;
+        w.command(0, TEAR_OFF);
+        assert!(w.run_until(secs(1), |w| w.nodes[0].attached == 0));
+        let until = w.steps + k / 10;
+        w.run_until(ms(10), |w| w.steps >= until);
+        w.attach(0);
+        let until = w.steps + 2 * (k % 10);
+        w.run_until(ms(10), |w| w.steps >= until);
+        w.reset();
+        w.run_for(secs(10));
+        w.attach(0);
+        heals(&mut w);
+    }
+}

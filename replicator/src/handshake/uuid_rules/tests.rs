@@ -17,6 +17,10 @@ fn input(own: UuidSet, peer: UuidSet) -> Input {
         peer,
         own_crashed: false,
         peer_crashed: false,
+        own_empty: false,
+        peer_empty: false,
+        own_taken_back: false,
+        peer_taken_back: false,
         role: Role::Secondary,
         peer_role: Role::Secondary,
         conflict_flag: true,
@@ -87,6 +91,19 @@ fn one_is_an_ancestor_of_the_other() {
     check(input(set(X, 0, 0, 0), set(Y, Z, Z, X)), 60, -2);
     check(input(set(Y, Z, X, 0), set(X, 0, 0, 0)), 80, 2);
     check(input(set(Y, Z, Z, X), set(X, 0, 0, 0)), 80, 2);
+}
+
+#[test]
+fn a_generation_for_the_clients_of_a_primary_yields_to_the_disk_that_it_took_back() {
+    let (served, taken_back) = (set(X, Z, 0, 0), set(Y | 1, Z | 1, 0, 0));
+    let base = input(served, taken_back);
+    check(base, 90, 100);
+    check(Input { own_empty: true, ..base }, 90, 100);
+    check(Input { peer_taken_back: true, ..base }, 90, 100);
+    let both = Input { own_empty: true, peer_taken_back: true, ..base };
+    check(both, 85, -1);
+    check(both.seen_by_peer(), 86, 1);
+    check(Input { own: set(X, Z + 2, 0, 0), ..both }, 100, -1000);
 }
 
 #[test]
@@ -230,6 +247,10 @@ fn sampled(mut f: impl FnMut(&Input)) {
             peer: sets[1],
             own_crashed: bit(8) == 1,
             peer_crashed: bit(9) == 1,
+            own_empty: bit(16) == 1,
+            peer_empty: bit(17) == 1,
+            own_taken_back: bit(18) == 1,
+            peer_taken_back: bit(19) == 1,
             role: role(10),
             peer_role: role(11),
             conflict_flag: bit(12) == 1,
