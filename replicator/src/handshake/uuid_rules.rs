@@ -241,11 +241,13 @@ const ROWS: &[Row] = &[
     row(51, NEEDS_91,           |f| f.peer_sync_uuid_lost() && f.input.agreed_version < 91),
     correcting(51, TARGET, Correction::PeerSyncUuidLost, Facts::peer_sync_uuid_lost),
     correcting(52, TARGET, Correction::PeerEndMissedAlone, Facts::peer_end_missed_alone),
+    row(53, TARGET,             Facts::own_sync_undone),
     row(60, TARGET_FULL,        |f| f.o[C] == f.p[H1] || f.o[C] == f.p[H2]),
     row(70, SOURCE,             |f| f.o[B] == f.p[C]),
     row(71, NEEDS_91,           |f| f.own_sync_uuid_lost() && f.input.agreed_version < 91),
     correcting(71, SOURCE, Correction::OwnSyncUuidLost, Facts::own_sync_uuid_lost),
     correcting(72, SOURCE, Correction::OwnEndMissedAlone, Facts::own_end_missed_alone),
+    row(73, SOURCE,             Facts::peer_sync_undone),
     row(80, SOURCE_FULL,        |f| f.o[H1] == f.p[C] || f.o[H2] == f.p[C]),
 
     // A Primary took its disk back before it heard that its peer had begun a generation for its clients.
@@ -333,6 +335,20 @@ impl Facts {
             let named = self.o[H1..].contains(&self.p[C]) || !self.p[B..].contains(&self.o[C]);
             named && successor(self.p[C]) == self.o[B]
         }
+    }
+
+    /// This node became target of a resync that the source took for one that had not begun (rules 51 and 71), since the sync
+    /// UUID was still on its way. What the bitmap is relative to there has not moved.
+    fn own_sync_undone(&self) -> bool {
+        // A target's own bitmap is relative to nothing.
+        let goes_back = self.o[B..].contains(&self.p[C]);
+        self.only_peer_bitmap() && successor(self.p[B]) == self.o[C] && !goes_back
+    }
+
+    /// The same with the peer as target.
+    fn peer_sync_undone(&self) -> bool {
+        let goes_back = self.p[B..].contains(&self.o[C]);
+        self.only_own_bitmap() && successor(self.o[B]) == self.p[C] && !goes_back
     }
 
     /// The resync to this node ended without the peer's notice, and the peer went on alone from there.

@@ -134,6 +134,18 @@ fn a_source_that_went_on_alone_costs_no_full_sync() {
     check(input(missed, set(Y, 4096, X + OFF, X)), 80, 2);
 }
 
+#[test]
+fn a_sync_uuid_that_was_taken_back_while_on_its_way() {
+    let source = set(Y, X | 1, Z, 0);
+    let target = set(X + OFF, 0, Z, 0);
+    let got = check(input(target, source), 53, -1);
+    assert_eq!((got.own, got.peer), (target, source));
+    let got = check(input(source, target), 73, 1);
+    assert_eq!((got.own, got.peer), (source, target));
+    // An empty slot is no base of anything.
+    check(input(set(OFF, 0, 0, 0), set(Y, 0, 0, 0)), 100, -1000);
+}
+
 /// Forced promotions, say: each begins a generation, and two of them fill the history.
 #[test]
 fn a_source_that_went_on_alone_for_generations_is_no_stranger() {
