@@ -41,6 +41,7 @@ impl Resource {
             resync_noted: vol.consider_resync,
             dirty_bits: vol.bitmap.count(),
             failed_bits: vol.resync.failed_bits,
+            target_was_there: vol.resync.target_began || vol.resync.all_acked,
         };
         match conclude(&own, &received, &circumstances) {
             Conclusion::ConnectionFailing => self.lose_connection(ConnState::NetworkFailure, out),

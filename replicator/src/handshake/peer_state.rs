@@ -16,6 +16,8 @@ pub struct Circumstances {
     pub dirty_bits: u64,
     /// Blocks that failed in the running resync.
     pub failed_bits: u64,
+    /// The target has taken part in the running resync: it asked for a block, or needed none.
+    pub target_was_there: bool,
 }
 
 /// What to do with a state packet.
@@ -27,7 +29,8 @@ pub enum Conclusion {
     Nonsense(Nonsense),
     /// The peer's resync is finished, and so is ours: finish it; the packet has no other effect.
     FinishResync,
-    /// The target has given up the blocks that failed, and ends without being UpToDate. What is marked stays marked.
+    /// The target has given up the blocks that failed, or a write failed there when it was finished: it ends without being
+    /// UpToDate. What is marked stays marked.
     TargetGaveUp,
     /// The peer's resync is finished, but bits are left here: the packet has no effect. Finish as soon as the
     /// bits are gone (drbd-wire, trap 35).
@@ -87,7 +90,7 @@ pub fn conclude(own: &VolumeState, received: &VolumeState, c: &Circumstances) ->
     }
     let source = matches!(own.conn, ConnState::SyncSource | ConnState::PausedSyncS);
     if source
-        && c.failed_bits > 0
+        && (c.failed_bits > 0 || c.target_was_there)
         && (received.conn, peer_disk) == (ConnState::Connected, DiskState::Inconsistent)
     {
         return Conclusion::TargetGaveUp;
@@ -182,8 +185,13 @@ mod tests {
     use ConnState as C;
     use DiskState as D;
 
-    const CALM: Circumstances =
-        Circumstances { peer_uuid_flags: Some(0), resync_noted: false, dirty_bits: 0, failed_bits: 0 };
+    const CALM: Circumstances = Circumstances {
+        peer_uuid_flags: Some(0),
+        resync_noted: false,
+        dirty_bits: 0,
+        failed_bits: 0,
+        target_was_there: false,
+    };
 
     fn st(conn: C, disk: D, pdsk: D) -> VolumeState {
         VolumeState { peer: Role::Secondary, conn, disk, pdsk, ..VolumeState::INITIAL }

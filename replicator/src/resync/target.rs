@@ -522,9 +522,12 @@ impl Resource {
             out.log(LogLevel::Info, at, line);
         }
         vol.resync.active = false;
+        // A write that failed on a target which was finished may not have been reported yet.
+        let is_whole = failed == 0 && !vol.resync.incomplete;
         if failed > 0 {
             out.log(LogLevel::Error, at, format!("            {failed} failed blocks"));
-        } else {
+        }
+        if is_whole {
             let primary = vol.state.role == Role::Primary;
             let source = vol.resync.source_uuids;
             let went_on =
@@ -543,7 +546,7 @@ impl Resource {
             }
         }
         self.write_bitmap_dirty(v, out);
-        let good = if failed > 0 { DiskState::Inconsistent } else { DiskState::UpToDate };
+        let good = if is_whole { DiskState::UpToDate } else { DiskState::Inconsistent };
         let change = StateChange::NONE.conn(ConnState::Connected);
         let change = if target { change.disk(good) } else { change.pdsk(good) };
         let _ = self.change_volume(v, change, Kind::Soft, out);
