@@ -217,6 +217,9 @@ pub(crate) struct Volume {
     pub attach_numbers: AttachNumbers,
     /// The peer was forced to Primary while both were Inconsistent.
     pub consider_resync: bool,
+    /// While the own copy is Inconsistent: what is not marked is good. The bitmap was united with that of the source, or
+    /// the copy was good but for what failed here.
+    pub unmarked_is_good: bool,
     /// Invalidated by command and not yet SyncTarget: whatever comes between, the copy is Inconsistent.
     pub invalidated: bool,
     /// All bits set and no connection: writes need no activity log.
@@ -276,6 +279,7 @@ impl Volume {
             attach_states: (DiskState::Diskless, DiskState::DUnknown),
             attach_numbers: AttachNumbers::default(),
             consider_resync: false,
+            unmarked_is_good: false,
             invalidated: false,
             al_suspended: false,
             seq: 0,

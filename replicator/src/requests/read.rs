@@ -20,7 +20,8 @@ impl Resource {
         let good_here = match vol.state.disk {
             DiskState::UpToDate => true,
             DiskState::Inconsistent => {
-                !vol.any_out_of_sync(range) || planted::on(Planted::ReadFromInconsistent)
+                vol.unmarked_is_good && !vol.any_out_of_sync(range)
+                    || planted::on(Planted::ReadFromInconsistent)
             }
             _ => false,
         };

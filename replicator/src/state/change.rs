@@ -211,6 +211,15 @@ impl Resource {
         } else if new.disk <= DiskState::Inconsistent {
             self.vols[v].invalidated = false;
         }
+        if new.disk == DiskState::Inconsistent {
+            self.vols[v].unmarked_is_good = match new.conn {
+                ConnState::WFSyncUUID | ConnState::SyncTarget | ConnState::PausedSyncT => true,
+                // The source has blocks marked that are not marked here yet.
+                ConnState::WFBitMapT => false,
+                _ if old.disk == DiskState::Inconsistent => self.vols[v].unmarked_is_good,
+                _ => old.disk == DiskState::UpToDate,
+            };
+        }
         self.resync_state_changed(v, &old, &new, out);
         self.verify_state_changed(v, &old, &new, out);
         self.recompute_md_flags(v);
