@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod attach;
 #[cfg(test)]
+mod bad_copies;
+#[cfg(test)]
 mod commands;
 #[cfg(test)]
 mod crossing;
