@@ -97,8 +97,10 @@ impl Truth {
     /// An operator gives up what this node has.
     pub fn discard(&mut self, loser: usize) {
         self.word[loser] = true;
-        // If it was the only one that went on, the truth is what the other one holds.
-        self.spoiled |= !self.split && self.owner == loser;
+        // If it was the only one that went on, the truth is what the other one holds. It also went on if it was the peer's
+        // clients that it served, whose last writes began before their own disk went.
+        let serves_both = self.home[1 - loser] == loser;
+        self.spoiled |= !self.split && (self.owner == loser || serves_both);
     }
 
     /// The nodes are about to lose each other, or have.
@@ -446,6 +448,17 @@ mod tests {
         assert!(t.of(0).allows(8, 1));
         t.ended(0, 1, true, true);
         assert!(!t.of(0).allows(8, 0));
+    }
+
+    #[test]
+    fn whoever_served_the_clients_of_a_lost_disk_went_on() {
+        for (home, spoiled) in [(0, false), (1, true)] {
+            let mut t = Truth::new();
+            t.separated();
+            t.home[0] = home;
+            t.discard(1);
+            assert_eq!(t.spoiled, spoiled);
+        }
     }
 
     #[test]

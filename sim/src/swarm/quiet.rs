@@ -8,6 +8,7 @@ use replicator::{Command, NetConfig, VolIdx};
 use super::Schedule;
 use crate::hooks::Blocked;
 use crate::node::Faults;
+use crate::world::World;
 
 /// Virtual time in which the quiet phase has to converge.
 const CONVERGE: Duration = Duration::from_secs(400);
@@ -81,11 +82,16 @@ impl Schedule<'_> {
     pub(super) fn converge(&mut self) {
         let until = self.w.now + CONVERGE;
         let mut rounds = 0;
+        // Whoever goes on from here has clients, and an operator may have frozen them.
+        let settled = |w: &World| {
+            let frozen = |n| w.volume(n).is_some_and(|s| s.susp);
+            w.in_sync() && w.is_idle() && !frozen(0) && !frozen(1)
+        };
         loop {
-            if self.w.in_sync() && self.w.is_idle() {
+            if settled(self.w) {
                 // Two disks attached at once may say so for a moment, before each hears of the other.
                 self.w.run_for(Duration::from_secs(2));
-                if self.w.in_sync() && self.w.is_idle() {
+                if settled(self.w) {
                     return;
                 }
             }
@@ -103,7 +109,7 @@ impl Schedule<'_> {
             self.mend_pair(rounds);
             self.w.answers.clear();
             let pause = Duration::from_millis(500);
-            self.w.run_until(pause, |w| w.in_sync() && w.is_idle());
+            self.w.run_until(pause, settled);
         }
     }
 
