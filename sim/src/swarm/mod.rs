@@ -152,6 +152,11 @@ struct Schedule<'a> {
 
 impl Schedule<'_> {
     fn begin(&mut self) {
+        // A disk-timeout in the first sync would leave nothing to play with.
+        let spikes = self.w.weather.disk_spikes;
+        if !self.plan.disk.disk_timeout.is_zero() {
+            self.w.weather.disk_spikes = 0;
+        }
         if self.plan.start == Start::Preset {
             let generation = self.w.rng.next();
             self.w.nodes.iter_mut().for_each(|n| n.preset(generation));
@@ -174,6 +179,7 @@ impl Schedule<'_> {
         if !self.plan.impatient {
             assert!(self.w.run_until(Duration::from_secs(200), World::in_sync), "the first sync ends");
         }
+        self.w.weather.disk_spikes = spikes;
         self.promote_both();
         for h in &mut self.w.hooks.handlers {
             h.before_resync = self.plan.before_resync;
