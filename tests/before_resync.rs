@@ -7,7 +7,6 @@
 #[allow(dead_code)]
 mod nbd_client;
 #[path = "support/pair.rs"]
-#[allow(dead_code)]
 mod pair;
 
 use std::fs;

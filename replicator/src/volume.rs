@@ -128,6 +128,11 @@ impl Exposed {
         *self = Exposed { uuid, ..Exposed::default() };
     }
 
+    /// Clients have seen the peer's disk last.
+    pub(crate) fn is_the_peers(&self) -> bool {
+        !self.own && !self.uuid.is_zero()
+    }
+
     /// As far as is known it is the own disk that clients have seen last.
     pub(crate) fn is_own(&self) -> bool {
         self.own

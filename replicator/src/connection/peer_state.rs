@@ -150,9 +150,9 @@ impl Resource {
         if full {
             self.set_all_bits(v, FullSyncStep::Nothing, out);
         }
-        if own.disk < DiskState::Inconsistent && own.role == Role::Primary && peer_disk == DiskState::Outdated
-        {
-            // It would have been refused for its generation if clients here had not seen it last.
+        let is_without = own.disk < DiskState::Inconsistent && own.role == Role::Primary;
+        if is_without && peer_disk == DiskState::Outdated && self.vols[v].exposed.is_the_peers() {
+            // It would have been refused for its generation if it were not that which clients here have seen last.
             peer_disk = DiskState::UpToDate;
         }
         let mut change = StateChange::NONE.peer(p.peer_role).pdsk(peer_disk).flag(mask::PEER_ISP, p.peer_isp);
@@ -160,7 +160,9 @@ impl Resource {
             change = change.conn(conn);
         }
         let found = if own.disk == DiskState::Negotiating { self.vols[v].attach_states.0 } else { own.disk };
-        let vouched = found == DiskState::Outdated && primary_vouches(received);
+        // What it said may be older than an attach that it has not answered.
+        let answered = self.vols[v].attach_numbers.answered;
+        let vouched = found == DiskState::Outdated && answered && primary_vouches(received);
         if vouched && own.disk == DiskState::Outdated {
             change = change.disk(DiskState::UpToDate);
         }

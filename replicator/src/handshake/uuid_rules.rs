@@ -251,8 +251,8 @@ const ROWS: &[Row] = &[
     row(80, SOURCE_FULL,        |f| f.o[H1] == f.p[C] || f.o[H2] == f.p[C]),
 
     // A Primary took its disk back before it heard that its peer had begun a generation for its clients.
-    row(85, TARGET,             |f| f.same_base() && f.input.own_empty && f.input.peer_taken_back),
-    row(86, SOURCE,             |f| f.same_base() && f.input.peer_empty && f.input.own_taken_back),
+    row(85, TARGET,             |f| f.same_base() && f.own_yields() && !f.peer_yields()),
+    row(86, SOURCE,             |f| f.same_base() && f.peer_yields() && !f.own_yields()),
 
     // both went on from something
     // masked here as well: a lone role bit is no generation, and both nodes have to agree on that
@@ -288,6 +288,14 @@ impl Facts {
 
     fn same_base(&self) -> bool {
         self.o[B] == self.p[B] && self.o[B] != 0
+    }
+
+    fn own_yields(&self) -> bool {
+        self.input.own_empty && self.input.peer_taken_back
+    }
+
+    fn peer_yields(&self) -> bool {
+        self.input.peer_empty && self.input.own_taken_back
     }
 
     fn only_own_bitmap(&self) -> bool {
