@@ -70,40 +70,55 @@ const ALL: [Timer; COUNT] = [
     Timer::Resize,
 ];
 
+/// The deadline of a timer that is not armed.
+const NEVER: Instant = Instant(u64::MAX);
+
 /// Deadlines by timer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Timers {
-    at: [Option<Instant>; COUNT],
+    at: [Instant; COUNT],
+}
+
+impl Default for Timers {
+    fn default() -> Timers {
+        Timers { at: [NEVER; COUNT] }
+    }
 }
 
 impl Timers {
     pub(crate) fn set(&mut self, t: Timer, at: Instant) {
-        self.at[t as usize] = Some(at);
+        self.at[t as usize] = at;
     }
 
     /// Arms the timer unless it is armed already.
     pub(crate) fn set_if_idle(&mut self, t: Timer, at: Instant) {
-        self.at[t as usize].get_or_insert(at);
+        if !self.is_set(t) {
+            self.set(t, at);
+        }
     }
 
     pub(crate) fn stop(&mut self, t: Timer) {
-        self.at[t as usize] = None;
+        self.at[t as usize] = NEVER;
     }
 
     pub(crate) fn is_set(&self, t: Timer) -> bool {
-        self.at[t as usize].is_some()
+        self.at[t as usize] != NEVER
     }
 
     /// The earliest deadline.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.at.iter().flatten().min().copied()
+        // Asked for after every batch: without a branch for each of them.
+        let earliest = self.at.iter().fold(NEVER, |a, b| a.min(*b));
+        (earliest != NEVER).then_some(earliest)
     }
 
     /// Takes one timer that is due.
     pub(crate) fn expired(&mut self, now: Instant) -> Option<Timer> {
-        let due = ALL.into_iter().filter(|t| self.at[*t as usize].is_some_and(|at| at <= now));
-        let t = due.min_by_key(|t| self.at[*t as usize])?;
-        self.at[t as usize] = None;
+        let t = ALL.into_iter().min_by_key(|t| self.at[*t as usize])?;
+        if self.at[t as usize] > now || !self.is_set(t) {
+            return None;
+        }
+        self.stop(t);
         Some(t)
     }
 }

@@ -1,7 +1,6 @@
 //! What the activity log said at the crash: the extents whose blocks have to be taken as out of sync
 //! (drbd-metadata 6.6). Pure: the bytes of the ring in, extents out.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use thiserror::Error;
@@ -57,7 +56,8 @@ pub fn replay(ring: AlRing, area: &[u8]) -> Result<Replay, ReplayError> {
         };
     };
 
-    let mut table = vec![EXTENT_FREE; AL_SLOTS_MAX as usize];
+    // As long as the highest slot that is named: a small log does not pay for the largest one.
+    let mut table = Vec::new();
     let mut bad_slots = 0;
     let mut position = oldest.position;
     loop {
@@ -158,14 +158,19 @@ fn survey<'a>(
 }
 
 /// Applies one transaction; returns how many entries named an impossible slot.
-fn apply(block: &AlBlock<'_>, table: &mut [u32]) -> u32 {
+fn apply(block: &AlBlock<'_>, table: &mut Vec<u32>) -> u32 {
     let mut bad_slots = 0;
     let updates = block.updates().map(|u| (u32::from(u.slot), u.extent));
     for (slot, extent) in block.context().chain(updates) {
-        match table.get_mut(slot as usize) {
-            Some(entry) => *entry = extent,
-            None => bad_slots += 1,
+        let slot = slot as usize;
+        if slot >= AL_SLOTS_MAX as usize {
+            bad_slots += 1;
+            continue;
         }
+        if slot >= table.len() {
+            table.resize(slot + 1, EXTENT_FREE);
+        }
+        table[slot] = extent;
     }
     bad_slots
 }
@@ -179,6 +184,8 @@ fn sorted(table: Vec<u32>) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec;
+
     use super::super::transaction::{AlUpdate, encode_initialized, encode_update};
     use super::*;
 
