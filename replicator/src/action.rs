@@ -1,7 +1,8 @@
 //! Everything a resource can ask its driver for.
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt::Display;
 
 use model::config::settings::Handler;
 use model::ids::BufId;
@@ -217,6 +218,8 @@ pub struct Actions {
     pub bytes: Vec<u8>,
     /// Texts of log lines.
     pub texts: Vec<String>,
+    /// Nobody reads the log: its lines come without their texts.
+    pub mute: bool,
 }
 
 impl Actions {
@@ -226,6 +229,7 @@ impl Actions {
             list: Vec::with_capacity(1024),
             bytes: Vec::with_capacity(64 * 1024),
             texts: Vec::with_capacity(64),
+            mute: false,
         }
     }
 
@@ -252,9 +256,10 @@ impl Actions {
         self.list.push(a);
     }
 
-    pub(crate) fn log(&mut self, level: LogLevel, vol: Option<VolIdx>, text: String) {
+    /// A line of the log; `text` is formatted only if somebody reads it.
+    pub(crate) fn log(&mut self, level: LogLevel, vol: Option<VolIdx>, text: impl Display) {
         let index = self.texts.len() as u32;
-        self.texts.push(text);
+        self.texts.push(if self.mute { String::new() } else { text.to_string() });
         self.list.push(Action::Log { level, vol, text: index });
     }
 }

@@ -138,7 +138,7 @@ impl Resource {
         });
         if distrust || short {
             let text = "Assuming that all blocks are out of sync (aka FullSync)";
-            out.log(LogLevel::Info, at, text.into());
+            out.log(LogLevel::Info, at, text);
             self.vols[v].bitmap.set_all();
             self.vols[v].bitmap.mark_all_pages();
             let disk = self.vols[v].disk.as_mut().expect("just attached");
@@ -164,7 +164,7 @@ impl Resource {
         let flags = disk.sb.flags;
         if vol.bitmap.count() == vol.bitmap.bits() && vol.bitmap.bits() > 0 && conn < ConnState::Connected {
             vol.al_suspended = true;
-            out.log(LogLevel::Info, Some(VolIdx(v as u8)), "Suspended AL updates".into());
+            out.log(LogLevel::Info, Some(VolIdx(v as u8)), "Suspended AL updates");
         }
         let outdated_peer = flags.has(MetaFlags::PEER_OUT_DATED);
         let pdsk = if outdated_peer { DiskState::Outdated } else { DiskState::DUnknown };
@@ -366,7 +366,7 @@ impl Resource {
         for v in 0..self.vols.len() {
             if self.is_over_disk_timeout(v) {
                 let text = "Local backing device failed to meet the disk-timeout";
-                out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text.into());
+                out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text);
                 self.vols[v].last_error = Some(text.into());
                 self.outdate_failing_disk(v);
                 self.give_up_disk(v, out);

@@ -51,7 +51,7 @@ impl Resource {
                 let frozen = self.vols[0].state.susp_fen;
                 if frozen || self.vols.iter().any(|v| v.cfg_fencing() != Fencing::DontCare) {
                     let text = "Not fencing peer, I'm not even Consistent myself.";
-                    out.log(LogLevel::Info, None, text.into());
+                    out.log(LogLevel::Info, None, text);
                 }
                 if frozen {
                     // There is nothing to wait for.
@@ -82,17 +82,17 @@ impl Resource {
             }
         };
         if exit_code == 6 {
-            out.log(LogLevel::Warn, None, "Peer is primary, outdating myself.".into());
+            out.log(LogLevel::Warn, None, "Peer is primary, outdating myself.");
         }
         if exit_code == 7 && self.fencing_policy() != Some(Fencing::ResourceAndStonith) {
             let text = "fence-peer says the peer was stonithed, but the policy is not resource-and-stonith";
-            out.log(LogLevel::Error, None, text.into());
+            out.log(LogLevel::Error, None, text);
         }
         let text = alloc::format!("fence-peer helper returned {exit_code} ({meaning})");
         out.log(LogLevel::Info, None, text);
         let came_and_went = connection != self.conn.generation;
         if came_and_went {
-            out.log(LogLevel::Info, None, "Ignoring fence-peer exit code".into());
+            out.log(LogLevel::Info, None, "Ignoring fence-peer exit code");
         } else if change != StateChange::NONE
             && let Err(e) = self.change_connection(change, Kind::Soft, out)
         {

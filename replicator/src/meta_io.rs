@@ -2,9 +2,8 @@
 //! them (drbd-metadata 6.4, 7.2, 9).
 
 use alloc::collections::VecDeque;
-use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt::{self, Display};
 
 use model::state::{ConnState, DiskState, Role};
 use model::time::{Duration, Instant};
@@ -166,8 +165,9 @@ impl MetaIo {
 }
 
 /// `C:B:H1:H2` in hex, as log lines show data generations.
-pub(crate) fn uuid_line(u: &Uuids) -> String {
-    format!("{}:{}:{}:{}", u.current, u.bitmap, u.history[0], u.history[1])
+pub(crate) fn uuid_line(u: &Uuids) -> impl Display + use<> {
+    let u = *u;
+    fmt::from_fn(move |f| write!(f, "{}:{}:{}:{}", u.current, u.bitmap, u.history[0], u.history[1]))
 }
 
 impl Resource {
@@ -613,7 +613,7 @@ impl Resource {
     fn meta_io_failed(&mut self, v: usize, out: &mut Actions) {
         let text = "meta data write error: the disk is detached";
         self.end_metadata(v);
-        out.log(LogLevel::Error, Some(VolIdx(v as u8)), text.into());
+        out.log(LogLevel::Error, Some(VolIdx(v as u8)), text);
         self.vols[v].last_error = Some(text.into());
         self.force_detach(v, out);
     }

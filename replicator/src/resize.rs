@@ -144,7 +144,7 @@ impl Resource {
     pub(crate) fn resize_timer(&mut self, out: &mut Actions) {
         if self.vols.iter().any(|o| o.resizing.is_some_and(|r| r.stage == Stage::Waiting)) {
             let text = "The peer resizes in the middle of a resync; connecting anew";
-            self.log_conn(LogLevel::Warn, text.into(), out);
+            self.log_conn(LogLevel::Warn, text, out);
             self.lose_connection(ConnState::NetworkFailure, out);
         }
     }
@@ -262,7 +262,7 @@ impl Resource {
         if grew && matches!(vol.state.conn, ConnState::VerifyS | ConnState::VerifyT) {
             // Of two questions that crossed both were answered with yes.
             let text = "The device has grown in the middle of a verify; connecting anew";
-            out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text.into());
+            out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text);
             if matches!(r.cause, Cause::Command(_)) {
                 self.end_resize(v, CommandResult::Ok);
             }
@@ -336,12 +336,12 @@ impl Resource {
         }
         let s = self.vols[v].state;
         if s.conn == ConnState::Connected && s.disk == DiskState::UpToDate && s.pdsk == DiskState::UpToDate {
-            let text = "Resync of new storage after online grow".into();
+            let text = "Resync of new storage after online grow";
             out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
             self.begin_new_part(v, !flags.contains(DdsFlags::SOURCE), out);
         } else {
             let text = "The peer's resync of new storage crosses another one; connecting anew";
-            self.log_conn(LogLevel::Warn, text.into(), out);
+            self.log_conn(LogLevel::Warn, text, out);
             self.lose_connection(ConnState::NetworkFailure, out);
         }
     }
@@ -359,10 +359,10 @@ impl Resource {
             return None;
         }
         if flags.contains(DdsFlags::NO_RESYNC) {
-            out.log(LogLevel::Info, at, "Resync of new storage suppressed with --assume-clean".into());
+            out.log(LogLevel::Info, at, "Resync of new storage suppressed with --assume-clean");
             return None;
         }
-        out.log(LogLevel::Info, at, "Resync of new storage after online grow".into());
+        out.log(LogLevel::Info, at, "Resync of new storage after online grow");
         Some(source_of_new_part(s.role, s.peer, self.conn.conflict_flag))
     }
 

@@ -1,8 +1,8 @@
 //! The resource: dispatch of events, the end of a batch, deadlines.
 
 use alloc::collections::VecDeque;
-use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt::Display;
 
 use model::state::{ConnState, Role};
 use model::time::{Duration, Instant};
@@ -255,7 +255,7 @@ impl Resource {
         self.conn.net.as_ref().expect("only called with a network configuration")
     }
 
-    pub(crate) fn log_conn(&self, level: LogLevel, text: String, out: &mut Actions) {
+    pub(crate) fn log_conn(&self, level: LogLevel, text: impl Display, out: &mut Actions) {
         out.log(level, None, text);
     }
 

@@ -142,7 +142,7 @@ impl Resource {
         let random = DataUuid(self.rng.uuid());
         let at = Some(VolIdx(v as u8));
         if skip {
-            out.log(LogLevel::Info, at, "Preparing to skip initial sync".into());
+            out.log(LogLevel::Info, at, "Preparing to skip initial sync");
         }
         let disk = self.vols[v].disk.as_mut().expect("a usable disk is present");
         if clear_bitmap {
@@ -150,7 +150,7 @@ impl Resource {
         }
         disk.sb.uuids.new_current(random, s.role == Role::Primary);
         disk.md.mark_dirty();
-        let line = alloc::format!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
+        let line = format_args!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
         out.log(LogLevel::Info, at, line);
         if clear_bitmap {
             self.vols[v].bitmap.clear_all();
@@ -163,7 +163,7 @@ impl Resource {
             disk.md.mark_dirty();
             // A loss of power must not find the common generation beside bits from before it.
             disk.md.sb_after_pages = true;
-            let line = alloc::format!("cleared bitmap UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
+            let line = format_args!("cleared bitmap UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
             out.log(LogLevel::Info, at, line);
             self.peer_has_own_generations(v);
             let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);

@@ -192,7 +192,7 @@ impl Resource {
         };
         if apart && s.conn >= ConnState::Connected {
             let text = "the state has changed while the peer was asked; connecting anew";
-            out.log(LogLevel::Error, Some(VolIdx(v as u8)), text.into());
+            out.log(LogLevel::Error, Some(VolIdx(v as u8)), text);
             self.lose_connection(ConnState::NetworkFailure, out);
         }
     }

@@ -70,7 +70,7 @@ impl Resource {
                             Some(true) => {}
                             Some(false) if force => {
                                 let text = "Forced into split brain situation!";
-                                out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text.into());
+                                out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text);
                                 *extras = extras.pdsk(DiskState::Outdated);
                             }
                             Some(false) => return self.promotion_refused(v, change, e, out),
@@ -164,7 +164,7 @@ impl Resource {
         *forced = false;
         if was_forced {
             let text = "Forced to consider local data as UpToDate!";
-            out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text.into());
+            out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text);
         }
         self.promotion_generation(v, was_forced, out);
         self.next_promotion(active, out)

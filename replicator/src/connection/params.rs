@@ -171,7 +171,7 @@ impl Resource {
             // In the generation of the disk that went the peer goes on only if it is not UpToDate itself, and says so next.
             if seen && !vol.exposed.uuid.same_as(p.current) {
                 vol.exposed.shows_peer(p.current);
-                let line = format!("receiver updated UUIDs to effective data uuid: {}", p.current);
+                let line = format_args!("receiver updated UUIDs to effective data uuid: {}", p.current);
                 out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
             }
         }
@@ -187,7 +187,7 @@ impl Resource {
 
     fn accept_skip_initial_sync(&mut self, v: usize, current: model::ids::DataUuid, out: &mut Actions) {
         let at = Some(VolIdx(v as u8));
-        let text = "Accepted new current UUID, preparing to skip initial sync".into();
+        let text = "Accepted new current UUID, preparing to skip initial sync";
         out.log(LogLevel::Info, at, text);
         let primary = self.vols[v].state.role == Role::Primary;
         self.vols[v].bitmap.clear_all();

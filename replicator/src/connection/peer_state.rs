@@ -88,18 +88,14 @@ impl Resource {
             && received.disk >= DiskState::Inconsistent;
         if joins_unseen && !p.consider_resync {
             // Attached at the same moment as ours, each refused by the other's comparison: it counts for nothing then.
-            out.log(
-                LogLevel::Error,
-                at,
-                "The peer's disk joined without a handshake; connecting anew".into(),
-            );
+            out.log(LogLevel::Error, at, "The peer's disk joined without a handshake; connecting anew");
             self.lose_connection(ConnState::NetworkFailure, out);
             return;
         }
         if own.conn < ConnState::Connected && own.disk != self.vols[v].shown_disk {
             // The peer decides by what it was shown, and would come to another decision than this node.
             let text = "The disk has changed in the middle of the handshake; connecting anew";
-            out.log(LogLevel::Error, at, text.into());
+            out.log(LogLevel::Error, at, text);
             self.lose_connection(ConnState::NetworkFailure, out);
             return;
         }
@@ -124,7 +120,7 @@ impl Resource {
                         }
                         AfterRefusal::PeerDiskless => {
                             let text = "Disk attach process on the peer node was aborted.";
-                            out.log(LogLevel::Error, at, text.into());
+                            out.log(LogLevel::Error, at, text);
                             peer_disk = DiskState::Diskless;
                             // The peer has to find the same from our generations, or it waits for ever.
                             self.send_uuids(v, UuidFlags::NONE, out);
@@ -171,7 +167,7 @@ impl Resource {
             if conn == ConnState::Connected && !self.serves_what_clients_saw(v, &own, received) {
                 // The peer's disk went while its state crossed our attach: no handshake vouches for this one.
                 let text = "Attach refused: the data on this disk is not what clients have seen last";
-                out.log(LogLevel::Error, at, text.into());
+                out.log(LogLevel::Error, at, text);
                 self.force_detach(v, out);
             } else {
                 change = change.disk(if vouched { DiskState::UpToDate } else { found });
@@ -335,10 +331,10 @@ impl Resource {
             // It would stay Connected, whatever is decided here.
             let text =
                 "The device has grown: its new part may differ on the peer until one copy is invalidated";
-            out.log(LogLevel::Warn, at, text.into());
+            out.log(LogLevel::Warn, at, text);
             return Decision::Connected;
         }
-        out.log(LogLevel::Info, at, "Resync of the part by which the device has grown".into());
+        out.log(LogLevel::Info, at, "Resync of the part by which the device has grown");
         if source_of_new_part(own.role, received.role, self.conn.conflict_flag) {
             self.go_ahead_of_peer(v, out);
             Decision::Source { full: false }
@@ -369,7 +365,7 @@ impl Resource {
         disk.sb.uuids.new_current(random, primary);
         disk.md.mark_dirty();
         vol.exposed.begins_own(disk.sb.uuids.current);
-        let line = format!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
+        let line = format_args!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
         self.hold_completions_until_stable(v, out);
     }

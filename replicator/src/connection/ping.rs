@@ -73,7 +73,7 @@ impl Resource {
             self.timers.set(Timer::PingAck, self.conn.last_rx + self.net().ping_timeout);
             return;
         }
-        self.log_conn(LogLevel::Error, "PingAck did not arrive in time.".into(), out);
+        self.log_conn(LogLevel::Error, "PingAck did not arrive in time.", out);
         self.lose_connection(ConnState::NetworkFailure, out);
     }
 }

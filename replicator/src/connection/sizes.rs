@@ -153,7 +153,7 @@ impl Resource {
         let text = format!("size = {} (resync bitmap: bits={})", human_size(sectors), vol.bitmap.bits());
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
         if self.vols[v].disk.is_some() && !unwritten {
-            let text = "Writing the whole bitmap, size changed".into();
+            let text = "Writing the whole bitmap, size changed";
             out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
             self.write_bitmap_all(v, out);
         }

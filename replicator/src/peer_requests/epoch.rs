@@ -137,7 +137,7 @@ impl Resource {
         if self.peer.flush_failed {
             // What was acknowledged as written may be lost: the peer must keep these blocks marked, which it
             // does when the connection ends without the barrier acknowledgement.
-            self.log_conn(LogLevel::Error, "flush failed, epochs are not acknowledged".into(), out);
+            self.log_conn(LogLevel::Error, "flush failed, epochs are not acknowledged", out);
             self.lose_connection(model::state::ConnState::NetworkFailure, out);
             return;
         }

@@ -3,7 +3,6 @@
 
 use core::mem;
 
-use alloc::format;
 use model::ids::BufId;
 use model::state::{ConnState, DiskState, Role};
 use model::units::{SectorRange, bits_of};
@@ -42,7 +41,7 @@ impl Resource {
         let sync_uuid = disk.sb.uuids.begin_sync_source(random);
         disk.sb.flags = disk.sb.flags.without(MetaFlags::GROWN);
         disk.md.mark_dirty();
-        let line = format!("updated sync UUID {}", uuid_line(&disk.sb.uuids));
+        let line = format_args!("updated sync UUID {}", uuid_line(&disk.sb.uuids));
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
         let generation = self.conn.generation;
         if planted::on(Planted::SyncUuidBeforeStable) {

@@ -75,7 +75,7 @@ impl Resource {
         disk.sb.uuids.begin_sync_target(uuid, primary);
         disk.sb.flags = disk.sb.flags.without(MetaFlags::GROWN);
         disk.md.mark_dirty();
-        let line = format!("updated sync uuid {}", uuid_line(&disk.sb.uuids));
+        let line = format_args!("updated sync uuid {}", uuid_line(&disk.sb.uuids));
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
         let change = StateChange::NONE.conn(ConnState::SyncTarget).disk(DiskState::Inconsistent);
         if self.change_volume(v, change, Kind::Soft, out).is_err() {
@@ -103,7 +103,7 @@ impl Resource {
         let run_is_source = crate::state::is_source(self.vols[v].state.conn);
         let vol = &mut self.vols[v];
         let bits = vol.bitmap.count();
-        let text = format!("Began resync as {role} (will sync {} KB [{bits} bits set]).", bits * 4);
+        let text = format_args!("Began resync as {role} (will sync {} KB [{bits} bits set]).", bits * 4);
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
         let paused = matches!(vol.state.conn, ConnState::PausedSyncS | ConnState::PausedSyncT);
         let run = &mut vol.resync;
@@ -540,7 +540,7 @@ impl Resource {
             disk.md.mark_dirty();
             // A crash must not find the end of the resync next to bits from before it.
             disk.md.sb_after_pages = true;
-            out.log(LogLevel::Info, at, format!("updated UUIDs {}", uuid_line(&disk.sb.uuids)));
+            out.log(LogLevel::Info, at, format_args!("updated UUIDs {}", uuid_line(&disk.sb.uuids)));
             if !went_on {
                 self.peer_has_own_generations(v);
             }
@@ -601,7 +601,7 @@ impl Resource {
         }
         let run = &mut self.vols[v].resync;
         if paused(old) && new.conn.is_resync() && !paused(new) {
-            out.log(LogLevel::Info, at, "Syncer continues.".into());
+            out.log(LogLevel::Info, at, "Syncer continues.");
             if let Some(p) = run.paused_at.take() {
                 run.paused_ns += now.0.saturating_sub(p.0);
             }
@@ -610,7 +610,7 @@ impl Resource {
             }
             self.timers.set_if_idle(Timer::ResyncStep, now);
         } else if old.conn.is_resync() && !paused(old) && paused(new) {
-            out.log(LogLevel::Info, at, "Resync suspended".into());
+            out.log(LogLevel::Info, at, "Resync suspended");
             run.paused_at = Some(now);
             if let Some(m) = run.marks.as_mut() {
                 m.pause(now);

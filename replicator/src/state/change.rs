@@ -149,7 +149,7 @@ impl Resource {
 
     fn log_warnings(&self, v: usize, done: &Evaluated, out: &mut Actions) {
         for w in done.warnings.iter() {
-            out.log(LogLevel::Warn, Some(VolIdx(v as u8)), w.text().into());
+            out.log(LogLevel::Warn, Some(VolIdx(v as u8)), w.text());
         }
     }
 
@@ -170,7 +170,7 @@ impl Resource {
         }
         if old.disk == DiskState::Attaching && new.disk >= DiskState::Negotiating {
             let u = self.vols[v].uuids();
-            let line = alloc::format!("attached to UUIDs {}", crate::meta_io::uuid_line(&u));
+            let line = format_args!("attached to UUIDs {}", crate::meta_io::uuid_line(&u));
             out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
         }
         if old.conn == ConnState::WFReportParams
@@ -180,7 +180,7 @@ impl Resource {
         }
         if old.conn < ConnState::Connected && new.conn >= ConnState::Connected && self.vols[v].al_suspended {
             self.vols[v].al_suspended = false;
-            out.log(LogLevel::Info, Some(VolIdx(v as u8)), "Resumed AL updates".into());
+            out.log(LogLevel::Info, Some(VolIdx(v as u8)), "Resumed AL updates");
         }
         if old.disk < DiskState::Consistent && new.disk >= DiskState::Consistent {
             let current = self.vols[v].uuids().current;

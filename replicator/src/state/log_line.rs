@@ -2,7 +2,7 @@
 
 use alloc::format;
 use alloc::string::String;
-use core::fmt::{Display, Write};
+use core::fmt::{self, Display};
 
 use model::result_code::{StateResult, log_text};
 use model::state::{ConnState, VolumeState};
@@ -31,33 +31,70 @@ pub const VOLUME_FIELDS: u32 = mask::ROLE
     | mask::PEER_ISP
     | mask::USER_ISP;
 
+/// What changed between two states, as the log shows it: formatted only when somebody reads it.
+#[derive(Clone, Copy, Debug)]
+pub struct ChangeLine {
+    old: VolumeState,
+    new: VolumeState,
+    fields: u32,
+}
+
 /// `conn( Unconnected -> WFConnection ) ` and so on: the changed ones of `fields` (masks of the state word),
 /// each followed by a blank. Empty if none of them changed.
-pub fn change_line(old: &VolumeState, new: &VolumeState, fields: u32) -> String {
-    let mut line = Line { text: String::new(), fields };
-    line.field(mask::ROLE, "role", old.role, new.role);
-    line.field(mask::PEER, "peer", old.peer, new.peer);
-    line.field(mask::CONN, "conn", old.conn, new.conn);
-    line.field(mask::DISK, "disk", old.disk, new.disk);
-    line.field(mask::PDSK, "pdsk", old.pdsk, new.pdsk);
-    line.field(mask::AFTR_ISP, "aftr_isp", u8::from(old.aftr_isp), u8::from(new.aftr_isp));
-    line.field(mask::PEER_ISP, "peer_isp", u8::from(old.peer_isp), u8::from(new.peer_isp));
-    line.field(mask::USER_ISP, "user_isp", u8::from(old.user_isp), u8::from(new.user_isp));
-    line.text
+pub fn change_line(old: &VolumeState, new: &VolumeState, fields: u32) -> ChangeLine {
+    ChangeLine { old: *old, new: *new, fields }
 }
 
 /// `susp( 0 -> 1 ) `, the connection's line when "any suspend flag is set" changes; empty if it does not.
-pub fn suspend_line(old: &VolumeState, new: &VolumeState) -> String {
-    let mut line = Line { text: String::new(), fields: mask::SUSP };
-    line.field(mask::SUSP, "susp", u8::from(old.any_susp()), u8::from(new.any_susp()));
-    line.text
+pub fn suspend_line(old: &VolumeState, new: &VolumeState) -> ChangeLine {
+    change_line(old, new, mask::SUSP)
 }
 
 /// The line of a change of the whole connection: `common` fields (see [`common_fields`]) and the suspend flag.
-pub fn connection_line(old: &VolumeState, new: &VolumeState, common: u32) -> String {
-    let mut text = change_line(old, new, common);
-    text.push_str(&suspend_line(old, new));
-    text
+pub fn connection_line(old: &VolumeState, new: &VolumeState, common: u32) -> ChangeLine {
+    change_line(old, new, common | mask::SUSP)
+}
+
+impl ChangeLine {
+    /// Nothing that it shows has changed.
+    pub fn is_empty(&self) -> bool {
+        let mut empty = true;
+        let changed = |_: &str, _: &dyn Display, _: &dyn Display| {
+            empty = false;
+            Ok(())
+        };
+        self.each(changed).expect("nothing is written");
+        empty
+    }
+
+    /// Calls `show` with name, old and new value of every field that has changed.
+    fn each(&self, mut show: impl FnMut(&str, &dyn Display, &dyn Display) -> fmt::Result) -> fmt::Result {
+        let (old, new, fields) = (&self.old, &self.new, self.fields);
+        let suspended = (old.any_susp(), new.any_susp());
+        macro_rules! field {
+            ($mask:ident, $name:literal, $old:expr, $new:expr) => {
+                if fields & mask::$mask != 0 && $old != $new {
+                    show($name, &$old, &$new)?;
+                }
+            };
+        }
+        field!(ROLE, "role", old.role, new.role);
+        field!(PEER, "peer", old.peer, new.peer);
+        field!(CONN, "conn", old.conn, new.conn);
+        field!(DISK, "disk", old.disk, new.disk);
+        field!(PDSK, "pdsk", old.pdsk, new.pdsk);
+        field!(AFTR_ISP, "aftr_isp", u8::from(old.aftr_isp), u8::from(new.aftr_isp));
+        field!(PEER_ISP, "peer_isp", u8::from(old.peer_isp), u8::from(new.peer_isp));
+        field!(USER_ISP, "user_isp", u8::from(old.user_isp), u8::from(new.user_isp));
+        field!(SUSP, "susp", u8::from(suspended.0), u8::from(suspended.1));
+        Ok(())
+    }
+}
+
+impl Display for ChangeLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.each(|name, old, new| write!(f, "{name}( {old} -> {new} ) "))
+    }
 }
 
 /// The fields in which all `volumes` agree; a change of the connection prints those once, and every volume
@@ -133,21 +170,10 @@ fn brief(s: &VolumeState) -> String {
     text
 }
 
-struct Line {
-    text: String,
-    fields: u32,
-}
-
-impl Line {
-    fn field<T: PartialEq + Display>(&mut self, field: u32, name: &str, old: T, new: T) {
-        if self.fields & field != 0 && old != new {
-            write!(self.text, "{name}( {old} -> {new} ) ").expect("a String takes everything");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString;
+
     use super::*;
     use model::state::{ConnState as C, DiskState as D, Role as R};
 
@@ -161,30 +187,33 @@ mod tests {
         let ready = state(R::Secondary, R::Unknown, C::WFReportParams, D::UpToDate, D::DUnknown);
         let target = state(R::Secondary, R::Primary, C::WFBitMapT, D::Outdated, D::UpToDate);
         assert_eq!(
-            change_line(&ready, &target, VOLUME_FIELDS),
+            change_line(&ready, &target, VOLUME_FIELDS).to_string(),
             "peer( Unknown -> Primary ) conn( WFReportParams -> WFBitMapT ) disk( UpToDate -> Outdated ) \
              pdsk( DUnknown -> UpToDate ) "
         );
         let up = state(R::Secondary, R::Secondary, C::Connected, D::UpToDate, D::UpToDate);
         let lost = state(R::Secondary, R::Unknown, C::TearDown, D::UpToDate, D::DUnknown);
         assert_eq!(
-            connection_line(&up, &lost, common_fields(&[up])),
+            connection_line(&up, &lost, common_fields(&[up])).to_string(),
             "peer( Secondary -> Unknown ) conn( Connected -> TearDown ) pdsk( UpToDate -> DUnknown ) "
         );
         let running = state(R::Primary, R::Secondary, C::SyncSource, D::UpToDate, D::Inconsistent);
         let paused = VolumeState { conn: C::PausedSyncS, user_isp: true, ..running };
         assert_eq!(
-            change_line(&running, &paused, VOLUME_FIELDS),
+            change_line(&running, &paused, VOLUME_FIELDS).to_string(),
             "conn( SyncSource -> PausedSyncS ) user_isp( 0 -> 1 ) "
         );
         let forced = state(R::Primary, R::Secondary, C::Connected, D::UpToDate, D::Inconsistent);
         let fresh = state(R::Secondary, R::Secondary, C::Connected, D::Inconsistent, D::Inconsistent);
         assert_eq!(
-            change_line(&fresh, &forced, VOLUME_FIELDS),
+            change_line(&fresh, &forced, VOLUME_FIELDS).to_string(),
             "role( Secondary -> Primary ) disk( Inconsistent -> UpToDate ) "
         );
-        assert_eq!(suspend_line(&running, &VolumeState { susp: true, ..running }), "susp( 0 -> 1 ) ");
-        assert_eq!(change_line(&up, &up, VOLUME_FIELDS), "");
+        assert_eq!(
+            suspend_line(&running, &VolumeState { susp: true, ..running }).to_string(),
+            "susp( 0 -> 1 ) "
+        );
+        assert_eq!(change_line(&up, &up, VOLUME_FIELDS).to_string(), "");
     }
 
     // recorded from the kernel: demotion while the device was open
@@ -228,7 +257,7 @@ mod tests {
     fn a_second_suspension_is_no_change_of_the_line() {
         let one = VolumeState { susp: true, ..VolumeState::INITIAL };
         let two = VolumeState { susp_fen: true, ..one };
-        assert_eq!(suspend_line(&one, &two), "");
+        assert_eq!(suspend_line(&one, &two).to_string(), "");
         assert_eq!(flag_letters(&two), *b"s---F-");
         let all = VolumeState {
             susp_nod: true,
@@ -248,9 +277,12 @@ mod tests {
         assert_eq!(VOLUME_FIELDS & !common, mask::DISK | mask::CONN);
         let lost = VolumeState { conn: C::NetworkFailure, peer: R::Unknown, pdsk: D::DUnknown, ..b };
         assert_eq!(
-            connection_line(&b, &lost, common),
+            connection_line(&b, &lost, common).to_string(),
             "peer( Primary -> Unknown ) pdsk( UpToDate -> DUnknown ) "
         );
-        assert_eq!(change_line(&b, &lost, VOLUME_FIELDS & !common), "conn( SyncTarget -> NetworkFailure ) ");
+        assert_eq!(
+            change_line(&b, &lost, VOLUME_FIELDS & !common).to_string(),
+            "conn( SyncTarget -> NetworkFailure ) "
+        );
     }
 }

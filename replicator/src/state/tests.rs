@@ -1,3 +1,4 @@
+use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use model::policy::{Fencing, OnNoData};
@@ -671,7 +672,7 @@ fn requested_changes_give_the_recorded_lines() {
     ];
     for (old, change, line) in cases {
         let e = evaluate(&old, change, Kind::Soft, &net()).unwrap();
-        assert_eq!(log_line::change_line(&old, &e.new, log_line::VOLUME_FIELDS), line);
+        assert_eq!(log_line::change_line(&old, &e.new, log_line::VOLUME_FIELDS).to_string(), line);
         assert!(e.warnings.is_empty(), "{line}");
     }
 }

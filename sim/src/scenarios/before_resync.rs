@@ -73,7 +73,7 @@ fn writes_wait_for_the_target() {
 /// A script that fails: the connection is dropped, and stays so until an operator connects.
 #[test]
 fn a_script_that_fails_drops_the_connection() {
-    for n in 0..2 {
+    for (n, handler) in BEFORE.iter().enumerate() {
         for exit_code in [1, 3, 20] {
             let mut w = about_to_sync(3, n, BeforeResync { exit_code, after: ms(30) });
             is_called(&mut w, n);
@@ -83,7 +83,7 @@ fn a_script_that_fails_drops_the_connection() {
                 heals(&mut w);
                 continue;
             }
-            let why = format!("{} handler returned {exit_code}, dropping connection.", BEFORE[n]);
+            let why = format!("{handler} handler returned {exit_code}, dropping connection.");
             stands_alone(&w, n, &why);
             assert_eq!(resync_bytes(&w, 0), 0);
             assert_ne!(disk(&w, 1), DiskState::Inconsistent);
@@ -156,13 +156,9 @@ fn each_volume_has_its_call() {
     w.hooks.handlers[1].before_resync.after = secs(3);
     w.cut(false);
     heals(&mut w);
-    for n in 0..2 {
-        let mut vols: Vec<_> = w.hooks.handlers[n]
-            .calls
-            .iter()
-            .filter(|(_, h, _)| *h == BEFORE[n])
-            .map(|(_, _, v)| *v)
-            .collect();
+    for (n, handler) in BEFORE.iter().enumerate() {
+        let mut vols: Vec<_> =
+            w.hooks.handlers[n].calls.iter().filter(|(_, h, _)| h == handler).map(|(_, _, v)| *v).collect();
         vols.sort_by_key(|v| v.map(|v| v.0));
         assert_eq!(vols, [Some(VolIdx(0)), Some(VolIdx(1))]);
     }
