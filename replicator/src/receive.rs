@@ -326,7 +326,8 @@ impl Resource {
         | Packet::NegDreply(a)
         | Packet::NegRsDreply(a)
         | Packet::RsIsInSync(a)
-        | Packet::RsCancel(a) = &packet
+        | Packet::RsCancel(a)
+        | Packet::OvResult(a) = &packet
         {
             self.peer_said(v, a.seq_num);
         }

@@ -1,5 +1,6 @@
 //! One volume of the resource: its state, its local disk, what is known of the peer's copy.
 
+use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -233,6 +234,8 @@ pub(crate) struct Volume {
     pub seq: u32,
     /// The peer's, as far as it is known to have come.
     pub peer_seq: u32,
+    /// Those of its writes about which nothing had to be decided, and that came before what it said earlier.
+    pub peer_seqs_ahead: VecDeque<u32>,
     pub resync: ResyncRun,
     pub verify: VerifyRun,
     pub counters: Counters,
@@ -289,6 +292,7 @@ impl Volume {
             al_suspended: false,
             seq: 0,
             peer_seq: 0,
+            peer_seqs_ahead: VecDeque::new(),
             resync: ResyncRun::default(),
             verify: VerifyRun::default(),
             counters: Counters::default(),

@@ -17,10 +17,20 @@ struct Entry {
     durable: bool,
     /// Under way when the cache was lost: its answer promises nothing.
     doubtful: bool,
+    /// The node whose client wrote it.
+    by: Option<usize>,
 }
 
-const UNTOUCHED: Entry =
-    Entry { id: 0, content: 0, issued: 0, ended: Some(0), acked: true, durable: true, doubtful: false };
+const UNTOUCHED: Entry = Entry {
+    id: 0,
+    content: 0,
+    issued: 0,
+    ended: Some(0),
+    acked: true,
+    durable: true,
+    doubtful: false,
+    by: None,
+};
 
 /// Entries of one sector are thinned out above this number.
 const CROWDED: usize = 64;
@@ -33,7 +43,8 @@ pub struct Ledger {
     open: BTreeMap<u64, (u64, u64)>,
     /// The counter.
     pub clock: u64,
-    flushed: u64,
+    /// By node: what its clients wrote before that is durable.
+    flushed: [u64; 2],
     /// Answered writes in all.
     pub acknowledged: u64,
 }
@@ -46,6 +57,11 @@ impl Ledger {
 
     /// A write (or discard, with content 0) was issued.
     pub fn issued(&mut self, id: u64, content: u64, sector: u64, count: u64, fua: bool) {
+        self.issued_by(0, id, content, (sector, count), fua);
+    }
+
+    /// The same by a client of this node.
+    pub fn issued_by(&mut self, n: usize, id: u64, content: u64, (sector, count): (u64, u64), fua: bool) {
         let issued = self.tick();
         self.open.insert(id, (sector, count));
         for s in sector..sector + count {
@@ -58,6 +74,7 @@ impl Ledger {
                 acked: false,
                 durable: fua,
                 doubtful: false,
+                by: Some(n),
             });
         }
     }
@@ -93,7 +110,14 @@ impl Ledger {
 
     /// A flush that was issued at this reading of the counter was answered.
     pub fn flushed(&mut self, issued: u64) {
-        self.flushed = self.flushed.max(issued);
+        self.flushed_by(0, issued);
+        self.flushed_by(1, issued);
+    }
+
+    /// A flush of a client of this node was answered; the other node is Primary too. What clients over there wrote is
+    /// durable on this node's disk, and on the other one when they flush.
+    pub fn flushed_by(&mut self, n: usize, issued: u64) {
+        self.flushed[n] = self.flushed[n].max(issued);
     }
 
     /// The volatile cache of the copy that counts is gone.
@@ -142,6 +166,7 @@ impl Ledger {
                 acked: true,
                 durable: false,
                 doubtful: false,
+                by: None,
             });
         }
     }
@@ -175,6 +200,7 @@ impl Ledger {
                 acked: true,
                 durable: false,
                 doubtful: false,
+                by: None,
             });
         }
     }
@@ -188,7 +214,8 @@ impl Ledger {
 const OBSERVED: u64 = u64::MAX;
 
 impl Entry {
-    fn firm(&self, flushed: u64) -> bool {
+    fn firm(&self, flushed: [u64; 2]) -> bool {
+        let flushed = self.by.map_or(flushed[0].min(flushed[1]), |n| flushed[n]);
         self.acked && (self.durable || self.ended.is_some_and(|t| t <= flushed))
     }
 

@@ -72,7 +72,7 @@ impl Truth {
 
     /// A node takes a write of a client.
     pub fn issued(&mut self, n: usize, id: u64, content: u64, sector: u64, count: u64, fua: bool) {
-        self.of(n).issued(id, content, sector, count, fua);
+        self.of(n).issued_by(n, id, content, (sector, count), fua);
         self.under_way.insert(id, UnderWay { node: n, content, sector, count, fua });
     }
 
@@ -127,6 +127,15 @@ impl Truth {
             at.rollback();
         }
         self.cache_lost[n] |= other_is_current;
+    }
+
+    /// The second one of two Primaries dies, which has not gone on alone; the first one has lost its cache. Both were in the
+    /// middle of the same generation, and either copy may win: what flushes promise is left.
+    pub fn second_primary_died(&mut self, n: usize) {
+        if self.cache_lost[1 - n] && self.since[n] == 0 && !self.split {
+            self.ledgers[0].rollback();
+            self.at_split.iter_mut().for_each(Ledger::rollback);
+        }
     }
 
     /// A node's own disk has gone, and its clients work on the peer's copy from now on. Both copies may have failed at

@@ -39,6 +39,7 @@ impl Resource {
         for v in 0..self.vols.len() {
             self.vols[v].seq = 0;
             self.vols[v].peer_seq = 0;
+            self.vols[v].peer_seqs_ahead.clear();
             self.vols[v].shown_disk = self.vols[v].state.disk;
             self.vols[v].attach_numbers.peer = 0;
             self.send_sync_param(v, out);

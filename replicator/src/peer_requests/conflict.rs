@@ -29,10 +29,32 @@ impl Resource {
 
     /// The peer has come so far in what it says on either socket.
     pub(crate) fn peer_said(&mut self, v: usize, seq: u32) {
-        let known = &mut self.vols[v].peer_seq;
-        if is_later(seq, *known) {
-            *known = seq;
-            self.peer_pump |= !self.peer.waiting.is_empty();
+        let vol = &mut self.vols[v];
+        let known = &mut vol.peer_seq;
+        if !is_later(seq, *known) {
+            return;
+        }
+        *known = seq;
+        let ahead = &mut vol.peer_seqs_ahead;
+        while let Some(next) = ahead.pop_front_if(|next| !is_later(next.wrapping_sub(1), *known)) {
+            if is_later(next, *known) {
+                *known = next;
+            }
+        }
+        self.peer_pump |= !self.peer.waiting.is_empty();
+    }
+
+    /// A write of the peer about which nothing has to be decided: for a disk that has failed or is gone, or because only
+    /// one node may be Primary. It has its place in what the peer says like any other.
+    pub(crate) fn peer_wrote(&mut self, v: usize, seq: u32) {
+        if !self.conn.conflict_flag {
+            return;
+        }
+        let vol = &mut self.vols[v];
+        if is_later(seq.wrapping_sub(1), vol.peer_seq) {
+            vol.peer_seqs_ahead.push_back(seq);
+        } else {
+            self.peer_said(v, seq);
         }
     }
 

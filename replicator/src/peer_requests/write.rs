@@ -102,6 +102,9 @@ impl Resource {
         }
         let order = self.peer.arrival();
         let undecided = self.may_both_be_primary();
+        if !undecided {
+            self.peer_wrote(v, w.seq);
+        }
         let slot = self.peer.writes.insert(PeerWrite { undecided, only_copy, ..w.counted_in(number, order) });
         if !(self.peer.waiting.is_empty() && self.try_submit_peer_write(slot, 0, out)) {
             self.peer.waiting.push(slot);
@@ -112,6 +115,7 @@ impl Resource {
     // spec: drbd-wire 4.4 step 1
     fn receive_write_in_vain(&mut self, w: Incoming, range: SectorRange, out: &mut Actions) {
         let v = w.vol;
+        self.peer_wrote(v, w.seq);
         if let Some(buf) = w.buf {
             out.push(Action::Release { buf });
         }

@@ -22,6 +22,8 @@ mod lives;
 mod outdated;
 #[cfg(test)]
 mod sources;
+#[cfg(test)]
+mod two_primaries;
 
 #[cfg(test)]
 mod healing {

@@ -94,6 +94,9 @@ impl World {
             self.nodes[n].disk.power_loss(&mut self.rng);
             self.truth.all().zip(others).for_each(|(t, other_is_current)| t.power_lost(n, other_is_current));
         }
+        if self.two_primaries {
+            self.truth.all().for_each(|t| t.second_primary_died(n));
+        }
         self.nodes[n].incarnation += 1;
         let open: Vec<SockId> = self.ends.iter().filter(|(_, e)| e.node == n).map(|(s, _)| *s).collect();
         for s in open {

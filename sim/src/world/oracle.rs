@@ -122,6 +122,9 @@ impl World {
             }
         }
         match op {
+            SimOp::Flush | SimOp::FlushVolume { .. } if ok && self.two_primaries => {
+                self.truth.at(op.place()).of(n).flushed_by(n, clock);
+            }
             SimOp::Flush | SimOp::FlushVolume { .. } if ok => self.truth.at(op.place()).of(n).flushed(clock),
             // A copy that passed on an error may be replaced by an older one.
             SimOp::Read { sector, .. } if ok && !self.truth.at(sector).spoiled => {

@@ -1,0 +1,87 @@
+//! Both nodes may be Primary: what one of them says besides its writes has a place in the same order.
+
+use replicator::{Command, DiskConfig, NetConfig, VolIdx};
+
+use crate::scenarios::*;
+use crate::world::{SimOp, World};
+
+fn two_net() -> NetConfig {
+    NetConfig { allow_two_primaries: true, verify_alg: "sha1".into(), ..net() }
+}
+
+fn two_primaries(seed: u64) -> World {
+    let mut w = nodes(seed, 512, [DiskConfig::default(), DiskConfig::default()], 1);
+    w.two_primaries = true;
+    link_up(&mut w, &two_net());
+    skip_initial_sync(&mut w, 0);
+    for n in 0..2 {
+        assert_eq!(primary(&mut w, n), OK);
+    }
+    w
+}
+
+/// Each node writes the same blocks; all of it ends.
+fn both_write(w: &mut World) {
+    let mut tags = Vec::new();
+    for i in 0..20 {
+        tags.push(w.request(i as usize % 2, SimOp::Write { sector: i / 3 * 8, count: 8, fua: false }));
+        w.run_for(ms(i % 3));
+    }
+    for tag in tags {
+        assert_eq!(wait(w, tag).0, replicator::ClientResult::Ok);
+    }
+    heals(w);
+}
+
+/// The result of a verified block is counted among what a node says, and was not among what the other has heard: the next
+/// write of it waited for ever.
+#[test]
+fn writes_after_a_verify() {
+    for seed in 0..4 {
+        let mut w = two_primaries(seed);
+        let verify = Command::Verify { vol: VolIdx(0), start_sector: Some(0), stop_sector: None };
+        assert_eq!(w.command_and_wait(seed as usize % 2, verify), OK);
+        if seed < 2 {
+            w.run_for(secs(20));
+        }
+        both_write(&mut w);
+    }
+}
+
+/// The same for a write that comes when the disk is gone, before the disk comes back on the same connection.
+#[test]
+fn writes_after_a_disk_was_away() {
+    for n in 0..2 {
+        let mut w = two_primaries(7);
+        both_write(&mut w);
+        assert_eq!(w.command_and_wait(n, Command::Detach { vol: VolIdx(0), force: false }), OK);
+        for m in [0, 1, 0, 1, 1] {
+            assert_eq!(write(&mut w, m, 80, 8), replicator::ClientResult::Ok);
+        }
+        w.attach(n);
+        heals(&mut w);
+        both_write(&mut w);
+    }
+}
+
+/// And for writes from the time when only one node could be Primary.
+#[test]
+fn writes_after_the_permission() {
+    for n in 0..2 {
+        let mut w = pair(9);
+        if n == 1 {
+            assert_eq!(secondary(&mut w, 0), OK);
+            assert_eq!(primary(&mut w, 1), OK);
+        }
+        for block in 0..5 {
+            assert_eq!(write(&mut w, n, block * 8, 8), replicator::ClientResult::Ok);
+        }
+        w.two_primaries = true;
+        for m in 0..2 {
+            assert_eq!(w.command_and_wait(m, Command::NetOptions(Box::new(two_net()))), OK);
+        }
+        w.run_for(secs(1));
+        assert_eq!(primary(&mut w, 1 - n), OK);
+        both_write(&mut w);
+    }
+}
