@@ -159,7 +159,11 @@ impl Resource {
             || matches!(new.pdsk, DiskState::DUnknown | DiskState::Outdated);
         let found_bad = old.pdsk == DiskState::DUnknown
             && matches!(new.pdsk, DiskState::Diskless | DiskState::Failed | DiskState::Outdated);
-        let lost_contact = (had_data && has_none || found_bad) && a_primary;
+        // It said that it is bad, which a kernel may do before its disk does: it would come back as good, in this generation.
+        let lost_bad_copy = old.conn >= ConnState::Connected
+            && new.conn < ConnState::Connected
+            && (old.pdsk, new.role) == (DiskState::Inconsistent, Role::Primary);
+        let lost_contact = (had_data && has_none || found_bad) && a_primary || lost_bad_copy;
         let diskless_promoted =
             new.pdsk < DiskState::Inconsistent && old.peer != Role::Primary && new.peer == Role::Primary;
         // The peer may have gone on from the generation that the disk found here still has.

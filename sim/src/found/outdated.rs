@@ -1,8 +1,9 @@
 //! A copy that is known to be behind, beside a peer that has none: nothing says that it is good, unless clients of a Primary
 //! have seen it last.
 
+use model::policy::OnIoError;
 use model::state::{ConnState, DiskState};
-use replicator::{ClientResult, Command, CommandResult, VolIdx};
+use replicator::{ClientResult, Command, CommandResult, DiskConfig, VolIdx};
 
 use super::healing::both_again;
 use crate::hooks::DiskOp;
@@ -139,4 +140,25 @@ fn a_disk_that_is_back_before_the_peer_is_heard_is_no_split() {
         w.attach(0);
         heals(&mut w);
     }
+}
+
+/// A Primary lost a peer that had called itself Inconsistent, and went on in the generation that both had. A kernel says so
+/// before its disk does: after a loss of power it is UpToDate again, and nothing brought it the writes that it had missed.
+#[test]
+fn a_bad_copy_that_is_lost_is_left_behind_in_its_generation() {
+    let pass_on = DiskConfig { on_io_error: OnIoError::PassOn, ..DiskConfig::default() };
+    let mut w = pair_with(4, SECTORS, &net(), [pass_on.clone(), pass_on]);
+    w.hooks.break_disk(1, DiskOp::Write, 128, 8);
+    put(&mut w, 128);
+    w.hooks.mend_disks();
+    assert!(w.run_until(secs(1), |w| disk(w, 1) == DiskState::Inconsistent));
+    w.run_for(secs(1));
+    let common = uuids(&w, 0)[0];
+    w.crash(1, false);
+    w.run_for(secs(3));
+    put(&mut w, 256);
+    assert!(!uuids(&w, 0)[0].same_as(common) && uuids(&w, 0)[1].same_as(common));
+    w.start(1);
+    w.connect(1, &net());
+    heals(&mut w);
 }
