@@ -113,7 +113,24 @@ impl Schedule<'_> {
         }
     }
 
+    /// A block that a verify could not read is marked on both nodes. Attached again, the disk has the generation of the other
+    /// one: nothing says which copy is the worse, and two Secondaries stay as they are. With a Primary the next connection
+    /// brings it.
+    fn bring_what_a_verify_marked(&mut self) {
+        let w = &*self.w;
+        let marked =
+            |v| w.nodes.iter().any(|n| n.core.as_ref().is_some_and(|core| core.marked_blocks(v) > 0));
+        let serves = |n| w.volume(n).is_some_and(|s| s.role == Role::Primary);
+        if w.tally.verifies == 0 || serves(0) || serves(1) || !self.volumes().any(marked) {
+            return;
+        }
+        self.w.command_and_wait(0, Command::Primary { force: false });
+        self.w.command_and_wait(0, Command::Disconnect { force: true });
+        self.converge();
+    }
+
     fn check_end(&mut self) {
+        self.bring_what_a_verify_marked();
         assert!(self.w.in_sync() && self.w.is_idle(), "in sync: {}", self.w.under_way());
         self.w.check_marks();
         self.w.check_disks();
