@@ -109,8 +109,7 @@ impl Resource {
 
     /// A write of the peer to these blocks is not finished.
     pub(crate) fn overlaps_peer_write(&self, v: usize, range: SectorRange) -> bool {
-        self.may_both_be_primary()
-            && self.peer.writes.iter().any(|(_, w)| usize::from(w.vol) == v && w.range().overlaps(range))
+        self.may_both_be_primary() && self.peer.writes.iter().any(|(_, w)| w.is_in(v, range))
     }
 
     /// P_RETRY_WRITE: the write leaves the transfer log, and is begun anew when the own disk has finished it.

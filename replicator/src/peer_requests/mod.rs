@@ -60,6 +60,11 @@ impl PeerWrite {
         SectorRange::new(self.sector, self.len_bytes)
     }
 
+    /// It changes something of this range of the volume.
+    pub(crate) fn is_in(&self, v: usize, range: SectorRange) -> bool {
+        usize::from(self.vol) == v && self.range().overlaps(range)
+    }
+
     /// The disk has it, and has not ended it.
     pub(crate) fn is_on_disk(&self) -> bool {
         self.submitted && !self.waits_for_al

@@ -259,10 +259,13 @@ impl Resource {
                 self.send_closed_barrier(out);
                 break;
             }
+            // What is on its way to the disk may be a write that the source does not have, from before its own disk came back:
+            // with a digest of the block as it was, the source would find it equal.
+            let changing = self.peer.writes.iter().any(|(_, w)| w.is_in(v, range));
             let run = &mut self.vols[v].resync;
             run.wanted = None;
             run.cursor = range.end.div_ceil(SECTORS_PER_BIT);
-            let csums = run.csums;
+            let csums = run.csums.filter(|_| !changing);
             let slot = run.requests.insert(RsRequest {
                 range,
                 digesting: csums.is_some(),

@@ -3,7 +3,7 @@
 use model::policy::OnIoError;
 use model::state::{ConnState, DiskState};
 use replicator::wire::Command as Wire;
-use replicator::{ClientResult, Command, DiskConfig, VolIdx};
+use replicator::{ClientResult, Command, DiskConfig, NetConfig, VolIdx};
 
 use super::healing::outcome;
 use crate::hooks::DiskOp;
@@ -157,6 +157,35 @@ fn a_target_that_goes_bad_the_moment_it_is_finished() {
         w.connect(1, &net());
         heals(&mut w);
     }
+}
+
+/// A write went to the peer alone, whose disk took its time; meanwhile the own disk came back as the source, since the
+/// peer's was known to be bad. The target sent a digest of the block as it was, the source had the same, and then the
+/// write arrived.
+#[test]
+fn a_block_that_is_being_written_has_no_digest() {
+    let d = DiskConfig { on_io_error: OnIoError::PassOn, ..DiskConfig::default() };
+    let net = NetConfig { csums_alg: "md5".into(), ..net() };
+    let mut w = pair_with(1, SECTORS, &net, [d.clone(), d]);
+    w.hooks.slow_disk(1, DiskOp::Write, BLOCK, 8);
+    w.hooks.break_disk(1, DiskOp::Write, BLOCK + 800, 8);
+    // It does not hear in time that the peer's copy is bad.
+    w.hooks.keep(1, Wire::State);
+    assert_eq!(write(&mut w, 0, BLOCK + 800, 8), ClientResult::Ok);
+    w.hooks.mend_disks();
+    assert_eq!(w.state(1).1, DiskState::Inconsistent);
+    assert_eq!(w.command_and_wait(0, TEAR_OFF), OK);
+    let tag = w.request(0, SimOp::Write { sector: BLOCK, count: 8, fua: false });
+    w.run_for(ms(10));
+    w.attach(0);
+    w.run_for(ms(10));
+    w.pass(1);
+    assert!(w.run_until(secs(5), |w| w.state(0).0 == ConnState::SyncSource), "{:?}", w.volume(0));
+    w.run_for(ms(500));
+    w.let_go(false);
+    wait(&mut w, tag);
+    heals(&mut w);
+    assert!(w.hooks.seen(1, Wire::CsumRsRequest) > 0, "the other blocks have one");
 }
 
 /// The target of a full sync was detached at the moment that it began: the source, which had agreed to both, took the sync
