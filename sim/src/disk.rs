@@ -58,6 +58,8 @@ impl Tearing {
 #[derive(Clone, Copy, Debug)]
 struct Unflushed<T> {
     sector: u64,
+    /// Where the sector is.
+    cell: u32,
     value: T,
     at: u64,
 }
@@ -140,31 +142,59 @@ impl<T: Copy + PartialEq, const PAGE: u64> Area<T, PAGE> {
     }
 
     fn write(&mut self, sector: u64, value: T, fua: bool, at: u64) {
-        let i = self.cell(sector);
-        self.current[i] = value;
-        if fua {
-            self.durable[i] = value;
-            self.settled[i] = at;
-        } else {
-            self.cache.push(Unflushed { sector, value, at });
+        self.write_run(sector, &[value], fua, at);
+    }
+
+    /// Consecutive sectors.
+    fn write_run(&mut self, mut sector: u64, mut values: &[T], fua: bool, at: u64) {
+        while !values.is_empty() {
+            let in_page = ((PAGE - sector % PAGE) as usize).min(values.len());
+            let (now, rest) = values.split_at(in_page);
+            let i = self.cell(sector);
+            self.current[i..i + in_page].copy_from_slice(now);
+            if fua {
+                self.durable[i..i + in_page].copy_from_slice(now);
+                self.settled[i..i + in_page].fill(at);
+            } else {
+                let each = now.iter().zip(sector..).zip(i as u32..);
+                self.cache.extend(each.map(|((value, sector), cell)| Unflushed {
+                    sector,
+                    cell,
+                    value: *value,
+                    at,
+                }));
+            }
+            sector += in_page as u64;
+            values = rest;
+        }
+    }
+
+    /// Appends what consecutive sectors hold.
+    fn read_run(&self, mut sector: u64, count: u64, out: &mut Vec<T>) {
+        let end = sector + count;
+        while sector < end {
+            let in_page = (PAGE - sector % PAGE).min(end - sector) as usize;
+            match self.find(sector) {
+                Some(i) => out.extend_from_slice(&self.current[i..i + in_page]),
+                None => out.resize(out.len() + in_page, self.blank),
+            }
+            sector += in_page as u64;
         }
     }
 
     fn flush(&mut self, point: u64) {
         let done = self.cache.partition_point(|u| u.at <= point);
-        for n in 0..done {
-            let u = self.cache[n];
-            let i = self.find(u.sector).expect("it was written");
+        for u in self.cache.drain(..done) {
+            let i = u.cell as usize;
             if self.settled[i] < u.at {
                 self.durable[i] = u.value;
             }
         }
-        self.cache.drain(..done);
     }
 
     fn power_loss(&mut self, tearing: Tearing, rng: &mut Rng) {
         let mut cache = std::mem::take(&mut self.cache);
-        cache.retain(|u| self.find(u.sector).is_some_and(|i| self.settled[i] < u.at));
+        cache.retain(|u| self.settled[u.cell as usize] < u.at);
         match tearing {
             Tearing::Sectors => self.keep_sectors(&mut cache, rng),
             Tearing::Blocks => self.keep_pieces(&mut cache, tearing.piece_sectors(), rng),
@@ -177,7 +207,7 @@ impl<T: Copy + PartialEq, const PAGE: u64> Area<T, PAGE> {
     fn keep_sectors(&mut self, cache: &mut [Unflushed<T>], rng: &mut Rng) {
         cache.sort_by_key(|u| (u.sector, u.at));
         for of_one in cache.chunk_by(|a, b| a.sector == b.sector) {
-            let i = self.cell(of_one[0].sector);
+            let i = of_one[0].cell as usize;
             if rng.one_in(2) {
                 self.durable[i] = of_one[rng.below(of_one.len() as u64) as usize].value;
             }
@@ -227,16 +257,44 @@ pub struct Disk {
     pub tearing: Tearing,
     /// Versions; what was never written holds 0.
     data: Area<u64, DATA_PAGE>,
-    /// Metadata bytes, 512-byte sectors of the metadata device.
-    metadata: Area<[u8; 512], META_PAGE>,
+    /// 512-byte sectors of the metadata device, by their place in `contents`.
+    metadata: Area<u32, META_PAGE>,
+    contents: Contents,
     completed: u64,
+}
+
+/// What sectors of metadata have held, zeroes first: they are copied once, not wherever they are remembered.
+#[derive(Clone, Debug)]
+struct Contents(Vec<[u8; SECTOR_BYTES]>);
+
+const SECTOR_BYTES: usize = 512;
+const ZEROES: [u8; SECTOR_BYTES] = [0; SECTOR_BYTES];
+
+impl Contents {
+    /// The place of this content, in a sector that holds `before`.
+    fn place(&mut self, part: &[u8; SECTOR_BYTES], before: u32) -> u32 {
+        if *part == ZEROES {
+            return 0;
+        }
+        if *part == self.0[before as usize] {
+            return before;
+        }
+        self.0.push(*part);
+        self.0.len() as u32 - 1
+    }
 }
 
 impl Disk {
     /// A disk of zeroes.
     pub fn new(sectors: u64) -> Disk {
-        let (data, metadata) = (Area::new(0), Area::new([0; 512]));
-        Disk { sectors, tearing: Tearing::Sectors, data, metadata, completed: 0 }
+        Disk {
+            sectors,
+            tearing: Tearing::Sectors,
+            data: Area::new(0),
+            metadata: Area::new(0),
+            contents: Contents(vec![ZEROES]),
+            completed: 0,
+        }
     }
 
     /// As new, with the memory of its former life.
@@ -245,6 +303,7 @@ impl Disk {
         self.tearing = Tearing::Sectors;
         self.data.clear();
         self.metadata.clear();
+        self.contents.0.truncate(1);
         self.completed = 0;
     }
 
@@ -267,9 +326,13 @@ impl Disk {
     /// A write completes.
     pub fn write(&mut self, sector: u64, versions: &[u64], fua: bool) {
         self.completed += 1;
-        for (i, v) in versions.iter().enumerate() {
-            self.data.write(sector + i as u64, *v, fua, self.completed);
-        }
+        self.data.write_run(sector, versions, fua, self.completed);
+    }
+
+    /// Appends the versions in `count` sectors as read now.
+    pub fn read_into(&self, sector: u64, count: u64, out: &mut Vec<u64>) {
+        assert!(volume_and_sector(sector).1 + count <= self.sectors, "inside the disk");
+        self.data.read_run(sector, count, out);
     }
 
     /// Sectors decay on the medium: they hold what nobody has written.
@@ -281,16 +344,18 @@ impl Disk {
     /// A metadata block write completes.
     pub fn write_md(&mut self, sector: u64, block: &[u8], fua: bool) {
         self.completed += 1;
-        for (i, part) in block.as_chunks::<512>().0.iter().enumerate() {
-            self.metadata.write(sector + i as u64, *part, fua, self.completed);
+        for (i, part) in block.as_chunks().0.iter().enumerate() {
+            let sector = sector + i as u64;
+            let content = self.contents.place(part, self.metadata.read(sector));
+            self.metadata.write(sector, content, fua, self.completed);
         }
     }
 
     /// Metadata as read now.
     pub fn read_md(&self, sector: u64, sectors: u64) -> Vec<u8> {
-        let mut out = Vec::with_capacity(sectors as usize * 512);
+        let mut out = Vec::with_capacity(sectors as usize * SECTOR_BYTES);
         for s in sector..sector + sectors {
-            out.extend_from_slice(&self.metadata.read(s));
+            out.extend_from_slice(&self.contents.0[self.metadata.read(s) as usize]);
         }
         out
     }
@@ -351,7 +416,9 @@ impl Disk {
         for piece in self.tearing.pieces(sector, parts.len() as u64) {
             if rng.one_in(2) {
                 for i in piece {
-                    self.metadata.write(sector + i as u64, parts[i], false, self.completed);
+                    let sector = sector + i as u64;
+                    let content = self.contents.place(&parts[i], self.metadata.read(sector));
+                    self.metadata.write(sector, content, false, self.completed);
                 }
             }
         }

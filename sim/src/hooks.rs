@@ -6,6 +6,8 @@ use model::time::{Duration, Instant};
 use replicator::wire::{Command, HEADER100_BYTES, Header, HeaderForm, parse_header};
 use replicator::{SockId, VolIdx};
 
+use crate::node::Versions;
+
 /// A packet as it left a node.
 #[derive(Clone, Debug)]
 pub struct Packet {
@@ -309,12 +311,15 @@ impl Hooks {
     }
 
     /// Block data of a packet that leaves.
-    pub(crate) fn change_data(&mut self, versions: &mut [u64]) {
-        if let Some(v) = versions.last_mut()
-            && self.changed_at.is_some_and(|at| at <= self.sent)
-        {
+    pub(crate) fn change_data(&mut self, versions: &mut Versions) {
+        if self.changed_at.is_some_and(|at| at <= self.sent) && !versions.is_empty() {
             self.changed_at = None;
-            *v |= crate::disk::ROTTEN;
+            // Only what is on its way: the buffer stays what it was.
+            let mut changed = versions.to_vec();
+            if let Some(v) = changed.last_mut() {
+                *v |= crate::disk::ROTTEN;
+            }
+            *versions = changed.into();
         }
     }
 

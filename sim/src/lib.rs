@@ -15,6 +15,7 @@ pub mod ledger;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod node;
+pub mod ordered;
 pub mod rng;
 pub mod scenario;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! One node: the core, its simulated disk, and the buffers its driver would own.
 
-use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use model::ids::{BufId, DataUuid, Minor, VolumeNo};
 use model::policy::OnNoData;
@@ -15,6 +15,7 @@ use replicator::{
 };
 
 use crate::disk::Disk;
+use crate::ordered::Ordered;
 
 /// Where a sector of a volume is on a node's disk: all volumes share one, so a flush of one flushes all.
 pub fn place(vol: VolIdx, sector: u64) -> u64 {
@@ -27,17 +28,32 @@ pub fn volume_and_sector(at: u64) -> (VolIdx, u64) {
     (VolIdx((at >> 32) as u8), at & 0xffff_ffff)
 }
 
-/// Digest of block data, of which only the versions exist here.
+/// Digest of block data, of which only the versions exist here: as long as that of the algorithm, and quickly made.
 pub fn digest_of(alg: DigestAlg, versions: &[u64]) -> Digest {
-    let bytes: Vec<u8> = versions.iter().flat_map(|v| v.to_le_bytes()).collect();
-    alg.of(&bytes)
+    let mut state = 0x6469_6765_7374_u64;
+    let mut stir = |x: u64| {
+        state = (state ^ x).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        state ^= state >> 29;
+        state
+    };
+    for v in versions {
+        stir(*v);
+    }
+    let mut bytes = [0; 64];
+    for part in bytes.as_chunks_mut().0 {
+        *part = stir(1).to_le_bytes();
+    }
+    Digest::new(&bytes[..alg.len_bytes() as usize]).expect("no algorithm makes longer digests")
 }
+
+/// Block data: one version per sector, shared by the buffers, packets and disk operations that carry it.
+pub type Versions = Rc<[u64]>;
 
 /// A buffer of versions, counted like the driver's.
 #[derive(Clone, Debug)]
 pub struct Buffer {
     /// One version per sector.
-    pub versions: Vec<u64>,
+    pub versions: Versions,
     refs: u32,
 }
 
@@ -69,7 +85,7 @@ pub struct Node {
     /// Where metadata at the end of the device has its place for each of its sizes so far.
     ends: Vec<Layout>,
     /// Buffers of the process.
-    pub buffers: BTreeMap<u32, Buffer>,
+    pub buffers: Ordered<u32, Buffer>,
     next_buffer: u32,
     /// Grows with every start; events of earlier lives are dropped.
     pub incarnation: u32,
@@ -109,6 +125,7 @@ impl Node {
     pub fn again(mut self, sectors: u64, disk_config: DiskConfig, volumes: u8) -> Node {
         self.disk.clear(sectors);
         self.out.clear();
+        self.out.mute = false;
         Node::made_of(self.disk, self.out, disk_config, volumes)
     }
 
@@ -118,8 +135,8 @@ impl Node {
             Layout::new(MetaKind::FlexibleExternal, 4096, AlRing::DEFAULT).expect("a layout for 2 MiB");
         let mut block = [0u8; 4096];
         for v in (0..volumes).map(VolIdx) {
+            encode_initialized(&mut block);
             for i in 0..layout.ring().blocks() {
-                encode_initialized(&mut block);
                 disk.write_md(place(v, layout.al_block_sector(i)), &block, true);
             }
             SuperBlock::just_created(&layout, 0).encode(&mut block);
@@ -132,7 +149,7 @@ impl Node {
             layout,
             internal: None,
             ends: Vec::new(),
-            buffers: BTreeMap::new(),
+            buffers: Ordered::default(),
             next_buffer: 1,
             incarnation: 0,
             listening: false,
@@ -160,8 +177,8 @@ impl Node {
         self.disk.sectors = self.layout.usable_sectors(backing);
         let mut block = [0u8; 4096];
         for v in (0..self.volumes).map(VolIdx) {
+            encode_initialized(&mut block);
             for i in 0..self.layout.ring().blocks() {
-                encode_initialized(&mut block);
                 self.disk.write_md(place(v, self.layout.al_block_sector(i)), &block, true);
             }
             SuperBlock::just_created(&self.layout, 0).encode(&mut block);
@@ -325,8 +342,8 @@ impl Node {
         }
         self.disk.write_md(place(vol, self.layout.bitmap_sector()), bitmap, true);
         let mut block = [0u8; 4096];
+        encode_initialized(&mut block);
         for i in 0..ring.blocks() {
-            encode_initialized(&mut block);
             self.disk.write_md(place(vol, self.layout.al_block_sector(i)), &block, true);
         }
         sb.unclean_magic = false;
@@ -361,7 +378,7 @@ impl Node {
     }
 
     /// A new buffer with one reference.
-    pub fn alloc(&mut self, versions: Vec<u64>) -> BufId {
+    pub fn alloc(&mut self, versions: Versions) -> BufId {
         let id = self.next_buffer;
         self.next_buffer += 1;
         self.buffers.insert(id, Buffer { versions, refs: 1 });
@@ -369,8 +386,12 @@ impl Node {
     }
 
     /// Content of a buffer.
-    pub fn versions(&self, buf: BufId, sectors: u64) -> Vec<u64> {
-        self.buffers.get(&buf.0).expect("a live buffer").versions[..sectors as usize].to_vec()
+    pub fn versions(&self, buf: BufId, sectors: u64) -> Versions {
+        let versions = &self.buffers.get(&buf.0).expect("a live buffer").versions;
+        if versions.len() as u64 == sectors {
+            return Versions::clone(versions);
+        }
+        versions[..sectors as usize].into()
     }
 
     /// Gives up a reference.

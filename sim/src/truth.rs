@@ -351,28 +351,44 @@ impl Truth {
 
 /// The truth of every volume of a resource; by itself that of the first one.
 #[derive(Clone, Debug)]
-pub struct Truths(Vec<Truth>);
+pub struct Truths {
+    volumes: Vec<Truth>,
+    /// One of them may have been changed since [`Truths::look_away`].
+    touched: bool,
+}
 
 impl Truths {
     /// So many volumes, empty.
     pub fn new(volumes: u8) -> Truths {
-        Truths((0..volumes).map(|_| Truth::new()).collect())
+        Truths { volumes: (0..volumes).map(|_| Truth::new()).collect(), touched: true }
     }
 
     /// That of the volume which a sector belongs to.
     pub fn at(&mut self, sector: u64) -> &mut Truth {
         let (vol, _) = volume_and_sector(sector);
-        &mut self.0[usize::from(vol.0)]
+        self.touched = true;
+        &mut self.volumes[usize::from(vol.0)]
     }
 
     /// All of them.
     pub fn all(&mut self) -> impl Iterator<Item = &mut Truth> {
-        self.0.iter_mut()
+        self.touched = true;
+        self.volumes.iter_mut()
+    }
+
+    /// Everything up to now was taken into account.
+    pub(crate) fn look_away(&mut self) {
+        self.touched = false;
+    }
+
+    /// Somebody had the chance to change one of them meanwhile.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.touched
     }
 
     /// How many.
     pub fn volumes(&self) -> u8 {
-        self.0.len() as u8
+        self.volumes.len() as u8
     }
 }
 
@@ -380,13 +396,14 @@ impl Deref for Truths {
     type Target = Truth;
 
     fn deref(&self) -> &Truth {
-        &self.0[0]
+        &self.volumes[0]
     }
 }
 
 impl DerefMut for Truths {
     fn deref_mut(&mut self) -> &mut Truth {
-        &mut self.0[0]
+        self.touched = true;
+        &mut self.volumes[0]
     }
 }
 

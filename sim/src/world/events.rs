@@ -8,7 +8,7 @@ use replicator::DigestAlg;
 #[derive(Debug)]
 pub(super) enum Later {
     DiskRead { tag: IoTag, sector: u64, count: u64, digest: Option<DigestAlg> },
-    DiskWrite { tag: IoTag, sector: u64, versions: Vec<u64>, fua: bool },
+    DiskWrite { tag: IoTag, sector: u64, versions: Versions, fua: bool },
     Flush { tag: IoTag, vol: VolIdx, point: u64 },
     MetaWrite { tag: IoTag, sector: u64, block: Vec<u8>, fua: bool, flush: Option<u64> },
     Arrive { sock: SockId, messages: Vec<Message> },
@@ -193,8 +193,9 @@ impl World {
                     core!(Event::DiskDone { tag, result: EIO, buf: None });
                     return;
                 }
-                let versions: Vec<u64> =
-                    (sector..sector + count).map(|s| self.nodes[n].disk.read(s)).collect();
+                self.scratch.clear();
+                self.nodes[n].disk.read_into(sector, count, &mut self.scratch);
+                let versions = Versions::from(self.scratch.as_slice());
                 let digest = digest.map(|alg| digest_of(alg, &versions));
                 let buf = self.nodes[n].alloc(versions);
                 match digest {
@@ -237,10 +238,11 @@ impl World {
                 self.nodes[n].disk.write_md(sector, &block, fua);
                 core!(Event::MetaDone { tag, result: IoResult::Ok });
             }
-            Later::Arrive { sock, messages } => {
+            Later::Arrive { sock, mut messages } => {
                 if let Some(e) = self.ends.get_mut(&sock) {
-                    e.inbox.extend(messages);
+                    e.inbox.extend(messages.drain(..));
                 }
+                self.spare.keep_list(messages);
             }
             Later::Down { sock } => {
                 if self.ends.remove(&sock).is_some() {

@@ -53,7 +53,7 @@ impl World {
         let setting_up =
             |s: VolumeState| matches!(s.conn, ConnState::StartingSyncS | ConnState::StartingSyncT);
         // An operator may be about to have the other copy replaced by this one.
-        let given_up = |commands: &BTreeMap<u64, (usize, Promotion)>, v| {
+        let given_up = |commands: &Ordered<u64, (usize, Promotion)>, v| {
             commands.values().any(|(m, p)| match p {
                 Promotion::Invalidate(vol) => *m == 1 - n && vol.0 == v,
                 Promotion::InvalidateRemote(vol) => *m == n && vol.0 == v,
@@ -85,7 +85,7 @@ impl World {
             }
             self.tally.torn_writes += 1;
         }
-        let mine: Vec<u64> = self.writes.iter().filter(|(_, (_, m, _))| *m == n).map(|(t, _)| *t).collect();
+        let mine: Vec<u64> = self.writes.iter().filter(|(_, (_, m, _))| *m == n).map(|(t, _)| t).collect();
         for tag in mine {
             let (version, _, sector) = self.writes.remove(&tag).expect("listed");
             self.truth.at(sector).ended(n, version, false, false);
@@ -98,7 +98,7 @@ impl World {
             self.truth.all().for_each(|t| t.second_primary_died(n));
         }
         self.nodes[n].incarnation += 1;
-        let open: Vec<SockId> = self.ends.iter().filter(|(_, e)| e.node == n).map(|(s, _)| *s).collect();
+        let open: Vec<SockId> = self.ends.iter().filter(|(_, e)| e.node == n).map(|(s, _)| s).collect();
         for s in open {
             self.close_end(s, !power);
         }

@@ -8,7 +8,7 @@ mod net;
 mod oracle;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 
 use model::ids::BufId;
 use model::policy::OnIoError;
@@ -22,7 +22,8 @@ use replicator::{
 
 use crate::disk::Disk;
 use crate::hooks::{Blocked, DiskOp, Hooks, Running};
-use crate::node::{Node, digest_of, place, volume_and_sector};
+use crate::node::{Node, Versions, digest_of, place, volume_and_sector};
+use crate::ordered::Ordered;
 use crate::rng::Rng;
 use crate::tally::Tally;
 use crate::truth::Truths;
@@ -34,7 +35,7 @@ use events::{Agenda, Later};
 #[derive(Clone, Debug)]
 struct Message {
     bytes: Vec<u8>,
-    versions: Vec<u64>,
+    versions: Option<Versions>,
     /// Of these bytes so many were never sent.
     foreign: usize,
 }
@@ -58,16 +59,60 @@ struct End {
 }
 
 impl Message {
+    /// Sectors of block data.
+    fn sectors(&self) -> usize {
+        self.versions.as_ref().map_or(0, |v| v.len())
+    }
+
+    /// Block data ends behind the first `count` sectors.
+    fn keep_sectors(&mut self, count: usize) {
+        self.versions = self.versions.as_ref().map(|v| v[..count].into());
+    }
+
     fn len(&self) -> usize {
-        self.bytes.len() + self.versions.len() * 512
+        self.bytes.len() + self.sectors() * 512
     }
 }
 
 impl End {
-    /// Takes what the batch has written; it counts as sent.
-    fn hand_over(&mut self) -> Vec<Message> {
+    /// Takes what the batch has written; it counts as sent. `list` is what the next batch writes to.
+    fn hand_over(&mut self, list: Vec<Message>) -> Vec<Message> {
         self.sent_total += self.outbox.iter().map(|m| (m.len() - m.foreign) as u64).sum::<u64>();
-        std::mem::take(&mut self.outbox)
+        std::mem::replace(&mut self.outbox, list)
+    }
+}
+
+/// Memory of packets that have arrived, for those to come.
+#[derive(Debug, Default)]
+struct Spare {
+    bytes: Vec<Vec<u8>>,
+    lists: Vec<Vec<Message>>,
+}
+
+impl Spare {
+    /// Most pieces of each kind that are kept.
+    const MAX: usize = 64;
+
+    fn bytes(&mut self) -> Vec<u8> {
+        self.bytes.pop().unwrap_or_default()
+    }
+
+    fn list(&mut self) -> Vec<Message> {
+        self.lists.pop().unwrap_or_default()
+    }
+
+    fn keep_bytes(&mut self, mut bytes: Vec<u8>) {
+        if self.bytes.len() < Spare::MAX {
+            bytes.clear();
+            self.bytes.push(bytes);
+        }
+    }
+
+    fn keep_list(&mut self, mut list: Vec<Message>) {
+        if self.lists.len() < Spare::MAX {
+            list.clear();
+            self.lists.push(list);
+        }
     }
 }
 
@@ -95,6 +140,8 @@ pub struct Weather {
     pub disk_spikes: u64,
 }
 
+/// Steps between two checks of what spans the parts of a core.
+const CHECK_STEPS: u64 = 8;
 /// Steps between two checks of all totals of a core, which cost as much as the device is large.
 const DEEP_CHECK_STEPS: u64 = 512;
 
@@ -117,16 +164,19 @@ pub struct World {
     /// One line per event, if wanted.
     pub trace: Option<Vec<String>>,
     agenda: Agenda,
-    ends: BTreeMap<SockId, End>,
+    spare: Spare,
+    /// Block data on its way from a disk into a buffer.
+    scratch: Vec<u64>,
+    ends: Ordered<SockId, End>,
     next_sock: u32,
     next_tag: u64,
     seed: u64,
     /// Open writes by tag: version, node, first sector.
-    writes: BTreeMap<u64, (u64, usize, u64)>,
+    writes: Ordered<u64, (u64, usize, u64)>,
     /// Open requests by tag: node, range, reading of the ledger's clock at issue, kind.
-    open: BTreeMap<u64, (usize, SimOp, u64)>,
+    open: Ordered<u64, (usize, SimOp, u64)>,
     /// Open commands: node, whether it is a promotion (and forced).
-    commands: BTreeMap<u64, (usize, Promotion)>,
+    commands: Ordered<u64, (usize, Promotion)>,
     next_version: u64,
     armed: [Option<u64>; 2],
     /// Both nodes may be Primary.
@@ -153,6 +203,8 @@ pub struct World {
     pub trace_hash: u64,
     /// Reads that were compared with the ledger.
     pub reads_checked: u64,
+    /// What the states were when they were last looked at.
+    looked_at: Vec<oracle::Looked>,
     /// Steps made.
     pub steps: u64,
     /// Acts of the schedule begun.
@@ -179,7 +231,10 @@ impl World {
         let nodes = old.map(|n| n.again(sectors, disks.next().expect("two nodes"), volumes));
         let mut agenda = std::mem::take(&mut self.agenda);
         agenda.clear();
-        World::made_of(nodes, agenda, seed, volumes)
+        let (spare, scratch) = (std::mem::take(&mut self.spare), std::mem::take(&mut self.scratch));
+        let mut w = World::made_of(nodes, agenda, seed, volumes);
+        (w.spare, w.scratch) = (spare, scratch);
+        w
     }
 
     fn made_of(nodes: [Node; 2], agenda: Agenda, seed: u64, volumes: u8) -> World {
@@ -194,13 +249,15 @@ impl World {
             // A scenario that fails shows its last lines with SIM_TRACE=1 in the environment.
             trace: std::env::var_os("SIM_TRACE").map(|_| Vec::new()),
             agenda,
-            ends: BTreeMap::new(),
+            spare: Spare::default(),
+            scratch: Vec::new(),
+            ends: Ordered::default(),
             next_sock: 1,
             next_tag: 1,
             seed,
-            writes: BTreeMap::new(),
-            open: BTreeMap::new(),
-            commands: BTreeMap::new(),
+            writes: Ordered::default(),
+            open: Ordered::default(),
+            commands: Ordered::default(),
             two_primaries: false,
             one_writer: false,
             fence_frozen: [false; 2],
@@ -215,6 +272,7 @@ impl World {
             tally: Tally::default(),
             trace_hash: 0xcbf2_9ce4_8422_2325,
             reads_checked: 0,
+            looked_at: Vec::new(),
             steps: 0,
             acts: 0,
         }
@@ -368,7 +426,7 @@ impl World {
                 self.next_version += 1;
                 self.truth.at(sector).issued(n, version, version, sector, count, fua);
                 self.writes.insert(tag.0, (version, n, sector));
-                let buf = self.nodes[n].alloc(vec![version; count as usize]);
+                let buf = self.nodes[n].alloc(std::iter::repeat_n(version, count as usize).collect());
                 (sector, count, ClientOp::Write { buf, fua })
             }
             SimOp::Discard { sector, count } => {
@@ -406,7 +464,9 @@ impl World {
             let node = &mut self.nodes[n];
             let Some(core) = node.core.as_mut() else { return };
             core.end_batch(now, &mut node.out);
-            core.check_invariants();
+            if self.steps.is_multiple_of(CHECK_STEPS) {
+                core.check_invariants();
+            }
             if self.steps.is_multiple_of(DEEP_CHECK_STEPS) {
                 core.check_totals();
             }
@@ -419,6 +479,7 @@ impl World {
             }
             let mut out = out;
             out.clear();
+            out.mute = self.trace.is_none();
             self.nodes[n].out = out;
             self.flush_sockets(n);
             if !self.parse_some(n) {
@@ -456,7 +517,7 @@ impl World {
             Action::DiskZero { tag, vol, sector, len_bytes, fua, .. } => {
                 self.nodes[n].disk_op_begins(vol);
                 let sector = place(vol, sector);
-                let versions = vec![0; (len_bytes / 512) as usize];
+                let versions = std::iter::repeat_n(0, (len_bytes / 512) as usize).collect();
                 let at = self.disk_time();
                 self.at(n, at, Later::DiskWrite { tag, sector, versions, fua });
             }
@@ -511,8 +572,7 @@ impl World {
             Action::ExportChanged { .. } => {}
             Action::RunHandler { run, handler, vol } => self.run_handler(n, run, handler, vol),
             Action::Log { text, .. } => {
-                let text = out.texts[text as usize].clone();
-                self.note(n, || text);
+                self.note(n, || out.texts[text as usize].clone());
             }
         }
     }

@@ -36,7 +36,7 @@ impl World {
             }
             return;
         }
-        let socks: Vec<SockId> = self.ends.keys().copied().collect();
+        let socks: Vec<SockId> = self.ends.keys().collect();
         for sock in socks {
             let peer_lives = self.ends.contains_key(&self.ends[&sock].peer);
             self.deliver_held(sock);
@@ -77,7 +77,7 @@ impl World {
             return;
         }
         let mine: Vec<(SockId, SockId)> =
-            self.ends.iter().filter(|(_, e)| e.node == n).map(|(s, e)| (*s, e.peer)).collect();
+            self.ends.iter().filter(|(_, e)| e.node == n).map(|(s, e)| (s, e.peer)).collect();
         for (sock, peer) in mine {
             // A stream has no holes: what waited goes before anything that is sent from now on.
             if !self.is_blocked(n, sock) {
@@ -128,7 +128,7 @@ impl World {
 
     /// Both sockets of the connection are reset at once.
     pub fn reset(&mut self) {
-        let socks: Vec<SockId> = self.ends.keys().copied().collect();
+        let socks: Vec<SockId> = self.ends.keys().collect();
         for sock in socks {
             if self.ends.contains_key(&sock) {
                 self.reset_end(sock);
@@ -138,7 +138,7 @@ impl World {
 
     /// Resets the socket with the i-th oldest end, if there are so many: both ends hear of it.
     pub fn reset_socket(&mut self, i: usize) {
-        let sock = self.ends.keys().nth(i).copied();
+        let sock = self.ends.keys().nth(i);
         if let Some(sock) = sock {
             self.reset_end(sock);
         }
@@ -166,17 +166,21 @@ impl World {
         bytes: &[u8],
         (payload, digest): (Option<(BufId, u32)>, Option<DigestAlg>),
     ) {
-        let mut bytes = bytes.to_vec();
-        let mut versions =
-            payload.map_or(Vec::new(), |(buf, len)| self.nodes[n].versions(buf, u64::from(len / 512)));
+        let mut packet = self.spare.bytes();
+        packet.extend_from_slice(bytes);
+        let mut versions = payload.map(|(buf, len)| self.nodes[n].versions(buf, u64::from(len / 512)));
         if let Some(alg) = digest {
-            bytes.extend_from_slice(digest_of(alg, &versions).as_bytes());
+            packet.extend_from_slice(digest_of(alg, versions.as_deref().unwrap_or_default()).as_bytes());
         }
-        self.hooks.change_data(&mut versions);
-        self.mix(fingerprint(&bytes) ^ versions.len() as u64);
-        let own = bytes.len();
+        if let Some(versions) = versions.as_mut() {
+            self.hooks.change_data(versions);
+        }
+        let own = packet.len();
+        let mut message = Message { bytes: packet, versions, foreign: 0 };
+        let sectors = message.sectors() as u64;
+        self.mix(fingerprint(&message.bytes) ^ sectors);
         let free = !self.weather.cut && !self.is_blocked(n, sock);
-        if self.hooks.packet_leaves(self.now, (n, sock), &mut bytes, versions.len() as u64) {
+        if self.hooks.packet_leaves(self.now, (n, sock), &mut message.bytes, sectors) {
             self.flush_sockets(n);
             self.cut(true);
         } else if free && self.is_blocked(n, sock) {
@@ -189,8 +193,8 @@ impl World {
         if end.severed {
             return;
         }
-        let foreign = bytes.len().saturating_sub(own);
-        end.outbox.push(Message { bytes, versions, foreign });
+        message.foreign = message.bytes.len().saturating_sub(own);
+        end.outbox.push(message);
         if let Some(number) = severed {
             self.sever(sock, number);
         }
@@ -202,12 +206,12 @@ impl World {
         let (n, peer) = (end.node, end.peer);
         let last = end.outbox.last_mut().expect("it was just put there");
         // In the middle of header and body, or of its block data.
-        let (head, blocks) = (last.bytes.len() as u64, last.versions.len() as u64);
+        let (head, blocks) = (last.bytes.len() as u64, last.sectors() as u64);
         if blocks == 0 || number.is_multiple_of(2) {
             last.bytes.truncate((number / 2 % head) as usize);
-            last.versions.clear();
+            last.versions = None;
         } else {
-            last.versions.truncate((number / 2 % blocks) as usize);
+            last.keep_sectors((number / 2 % blocks) as usize);
         }
         last.foreign = last.foreign.min(last.bytes.len());
         let left = last.len();
@@ -230,7 +234,9 @@ impl World {
     /// Hands what a batch has written to the kernel.
     pub(super) fn flush_sockets(&mut self, n: usize) {
         let full = |e: &End| e.node == n && !e.outbox.is_empty();
-        while let Some(sock) = self.ends.iter().find(|(_, e)| full(e)).map(|(s, _)| *s) {
+        loop {
+            let next = self.ends.iter().find(|(_, e)| full(e)).map(|(s, _)| s);
+            let Some(sock) = next else { return };
             self.flush_socket(sock);
         }
     }
@@ -242,10 +248,12 @@ impl World {
         }
         let (n, peer) = (end.node, end.peer);
         if self.weather.cut || self.is_blocked(n, sock) {
-            let list = self.ends.get_mut(&sock).expect("just seen").hand_over();
+            let fresh = self.spare.list();
+            let mut list = self.ends.get_mut(&sock).expect("just seen").hand_over(fresh);
             if let Some(other) = self.ends.get_mut(&peer) {
-                other.held.extend(list);
+                other.held.append(&mut list);
             }
+            self.spare.keep_list(list);
             return;
         }
         self.flush_unblocked(sock);
@@ -253,7 +261,7 @@ impl World {
 
     fn flush_unblocked(&mut self, sock: SockId) {
         let Some(end) = self.ends.get_mut(&sock) else { return };
-        let list = end.hand_over();
+        let list = end.hand_over(self.spare.list());
         let (n, total, peer) = (end.node, end.sent_total, end.peer);
         if list.is_empty() {
             return;
@@ -317,12 +325,17 @@ impl World {
 
     /// Cuts a packet out of what arrived; true if there was one.
     fn parse(&mut self, n: usize) -> bool {
-        let socks: Vec<SockId> =
-            self.ends.iter().filter(|(_, e)| e.node == n && !e.inbox.is_empty()).map(|(s, _)| *s).collect();
-        for sock in socks {
+        let mut last = None;
+        // The inboxes in turn, oldest socket first, until one has a packet that the core takes now.
+        loop {
+            let waiting = self.ends.iter().filter(|(_, e)| e.node == n && !e.inbox.is_empty());
+            let Some(sock) = waiting.map(|(s, _)| s).find(|s| last.is_none_or(|l| *s > l)) else {
+                return false;
+            };
+            last = Some(sock);
             let Some(core) = self.nodes[n].core.as_ref() else { return false };
             let Some(framing) = core.framing(sock) else { continue };
-            let Some(m) = self.ends.get_mut(&sock).and_then(|e| e.inbox.pop_front()) else { continue };
+            let Some(mut m) = self.ends.get_mut(&sock).and_then(|e| e.inbox.pop_front()) else { continue };
             let now = self.clock(n);
             let digest_bytes = framing.integrity.map_or(0, DigestAlg::len_bytes);
             let shaped = parse_header(framing.form, &m.bytes).and_then(|found| {
@@ -348,9 +361,11 @@ impl World {
             };
             let (header, used) = header;
             let mut body_end = m.bytes.len();
-            if let Some(alg) = framing.integrity.filter(|_| !m.versions.is_empty()) {
+            if let Some(alg) = framing.integrity
+                && let Some(versions) = &m.versions
+            {
                 body_end -= alg.len_bytes() as usize;
-                if digest_of(alg, &m.versions).as_bytes() != &m.bytes[body_end..] {
+                if digest_of(alg, versions).as_bytes() != &m.bytes[body_end..] {
                     self.tally.bad_digests += 1;
                     let error = WireError::Digest { command: header.command };
                     let node = &mut self.nodes[n];
@@ -360,14 +375,14 @@ impl World {
                 }
             }
             self.note(n, || format!("<- {} vol {} len {}", header.command.name(), header.vnr, header.len));
-            let payload = (!m.versions.is_empty()).then(|| self.nodes[n].alloc(m.versions.clone()));
+            let payload = m.versions.take().map(|versions| self.nodes[n].alloc(versions));
             let node = &mut self.nodes[n];
             let core = node.core.as_mut().expect("checked");
             let event = Event::Frame { sock, header, body: &m.bytes[used..body_end], payload };
             core.handle(now, event, &mut node.out);
+            self.spare.keep_bytes(m.bytes);
             return true;
         }
-        false
     }
 
     /// A program that is not the peer connects to a node that listens; its end of the socket.
@@ -389,7 +404,7 @@ impl World {
     /// Bytes of a stranger, from its end of the socket.
     pub fn stranger_says(&mut self, end: SockId, bytes: &[u8]) {
         let Some(to) = self.ends.get(&end).map(|e| e.peer) else { return };
-        self.transmit(to, vec![Message { bytes: bytes.to_vec(), versions: Vec::new(), foreign: 0 }]);
+        self.transmit(to, vec![Message { bytes: bytes.to_vec(), versions: None, foreign: 0 }]);
     }
 
     /// A stranger closes its end.
