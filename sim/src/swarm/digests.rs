@@ -2,6 +2,7 @@
 //! sectors that decay.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use model::state::{ConnState, Role};
 use model::time::Duration;
@@ -15,6 +16,11 @@ use crate::world::{SimOp, World};
 /// Virtual time in which a verify without faults has to end.
 const VERIFIED: Duration = Duration::from_secs(400);
 
+/// Larger devices are not verified as a whole.
+const WHOLE_SECTORS: u64 = 2100;
+/// What is verified most of the time.
+const PART_SECTORS: u64 = 640;
+
 fn is_verifying(w: &World, vol: VolIdx) -> bool {
     let verifies = |c| matches!(c, ConnState::VerifyS | ConnState::VerifyT);
     (0..2).any(|n| w.volume_of(n, vol.0).is_some_and(|s| verifies(s.conn)))
@@ -27,7 +33,13 @@ impl Schedule<'_> {
         if self.plan.verify_one_in > 0 && r.one_in(self.plan.verify_one_in) {
             let (n, vol) = (r.below(2) as usize, VolIdx(r.below(self.plan.volumes.into()) as u8));
             let sector = |r: &mut Rng| r.one_in(3).then(|| r.below(self.plan.sectors));
-            let (start_sector, stop_sector) = (sector(&mut r), sector(&mut r));
+            let (mut start_sector, mut stop_sector) = (sector(&mut r), sector(&mut r));
+            if self.plan.sectors > WHOLE_SECTORS {
+                // From where the last one has ended, or from anywhere.
+                let start = start_sector.unwrap_or_else(|| r.below(self.plan.sectors));
+                start_sector = r.one_in(2).then_some(start);
+                stop_sector = Some(start + r.below(WHOLE_SECTORS));
+            }
             self.w.command(n, Command::Verify { vol, start_sector, stop_sector });
             if r.one_in(2) {
                 let us = 1 << r.below(14);
@@ -52,9 +64,10 @@ impl Schedule<'_> {
             self.w.command_and_wait(1 - bad, Command::Primary { force: false });
         }
         let vol = VolIdx(self.below(self.plan.volumes.into()) as u8);
+        let part = self.part_to_verify();
         let mut rotten = BTreeSet::new();
         for _ in 0..1 + self.below(5) {
-            let sector = self.below(self.plan.sectors);
+            let sector = part.start + self.below(part.end - part.start);
             self.w.nodes[bad].disk.rot(place(vol, sector), 1);
             self.w.tally.rotten += 1;
             rotten.insert(sector / 8);
@@ -62,7 +75,7 @@ impl Schedule<'_> {
         let asks = self.below(2) as usize;
         self.w
             .note_phase(|| format!("blocks {rotten:?} of node{} decay, node{} verifies", bad + 1, asks + 1));
-        if self.verify_all(asks, vol, 1 - bad, true) {
+        if self.verify(asks, vol, &part, Some(1 - bad)) {
             self.check_found(vol, |found| found.is_subset(&rotten), "and nothing else");
         } else {
             // Clients of a slow disk may cost the connection, and the end of that a node whose peer was to be shot.
@@ -70,7 +83,7 @@ impl Schedule<'_> {
             let again = (0..3).any(|_| {
                 self.w.run_for(Duration::from_secs(10));
                 self.converge();
-                self.verify_all(asks, vol, 1 - bad, false)
+                self.verify(asks, vol, &part, None)
             });
             assert!(again, "nothing comes between a verify and its end");
         }
@@ -79,13 +92,26 @@ impl Schedule<'_> {
         self.w.connect(1 - bad, &self.plan.net);
     }
 
-    /// A whole verify, while clients write to the device or not; false: the connection was lost meanwhile.
-    fn verify_all(&mut self, asks: usize, vol: VolIdx, clients_at: usize, load: bool) -> bool {
-        let all = Command::Verify { vol, start_sector: Some(0), stop_sector: None };
-        assert_eq!(self.w.command_and_wait(asks, all), CommandResult::Ok, "a calm pair can verify");
+    /// The whole device, or some blocks of it.
+    fn part_to_verify(&mut self) -> Range<u64> {
+        let size = self.plan.sectors;
+        if size <= PART_SECTORS || size <= WHOLE_SECTORS && self.rng.one_in(4) {
+            return 0..size;
+        }
+        let start = self.below((size - PART_SECTORS) / 8) * 8;
+        start..start + PART_SECTORS
+    }
+
+    /// A verify from its begin to its end, while clients of a node write to the device or not; false: the connection was
+    /// lost meanwhile.
+    fn verify(&mut self, asks: usize, vol: VolIdx, part: &Range<u64>, clients_at: Option<usize>) -> bool {
+        let stop_sector = (part.end < self.plan.sectors).then_some(part.end);
+        let it = Command::Verify { vol, start_sector: Some(part.start), stop_sector };
+        assert_eq!(self.w.command_and_wait(asks, it), CommandResult::Ok, "a calm pair can verify");
         let connected =
             |w: &World| (0..2).all(|n| w.volume(n).is_some_and(|s| s.conn >= ConnState::Connected));
-        let writes = if load { self.below(30) } else { 0 };
+        let writes = clients_at.map(|n| (n, self.below(30)));
+        let (clients_at, writes) = writes.unwrap_or_default();
         for _ in 0..writes {
             let (sector, count) = self.range(vol);
             self.w.request(clients_at, SimOp::Write { sector, count, fua: false });
