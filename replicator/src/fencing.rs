@@ -152,10 +152,7 @@ impl Resource {
         decision: Decision,
         out: &mut Actions,
     ) -> Decision {
-        let vol = &self.vols[v];
-        let goes_on = matches!(decision, Decision::Connected | Decision::Source { .. });
-        let open = vol.bitmap.count() > 0 || peer_disk == DiskState::Consistent;
-        if !vol.generation_due || own.conn >= ConnState::Connected || !goes_on || !open {
+        if !self.next_generation_is_needed(v, own, peer_disk, decision) {
             return decision;
         }
         self.go_ahead_of_peer(v, out);
@@ -163,5 +160,31 @@ impl Resource {
             Decision::Connected => Decision::Source { full: false },
             other => other,
         }
+    }
+    fn next_generation_is_needed(
+        &self,
+        v: usize,
+        own: &VolumeState,
+        peer_disk: DiskState,
+        decision: Decision,
+    ) -> bool {
+        let vol = &self.vols[v];
+        let goes_on = matches!(decision, Decision::Connected | Decision::Source { .. });
+        let open = vol.bitmap.count() > 0 || peer_disk == DiskState::Consistent;
+        vol.generation_due && own.conn < ConnState::Connected && goes_on && open
+    }
+
+    /// The peer is a Primary as well, and frozen in the same generation: each would begin the next one and thaw, which is
+    /// two writers. Its writes are on neither disk in an order that both know. One of them has to be fenced first.
+    pub(crate) fn both_go_on_from_here(
+        &self,
+        v: usize,
+        own: &VolumeState,
+        received: &VolumeState,
+        peer_disk: DiskState,
+        decision: Decision,
+    ) -> bool {
+        let both = own.role == Role::Primary && received.role == Role::Primary;
+        both && self.next_generation_is_needed(v, own, peer_disk, decision)
     }
 }

@@ -102,6 +102,13 @@ impl Resource {
         if p.consider_resync && !other_attach {
             self.vols[v].consider_resync = false;
             let decision = self.handshake_decision(v, &own, received, peer_disk, out);
+            if self.both_go_on_from_here(v, &own, received, peer_disk, decision) {
+                let text = "Both are Primary and frozen in one generation; connecting anew until one of them is fenced";
+                out.log(LogLevel::Warn, at, text);
+                self.conn.retry_slowly = true;
+                self.lose_connection(ConnState::NetworkFailure, out);
+                return;
+            }
             match self.thaw_in_a_new_generation(v, &own, peer_disk, decision, out) {
                 Decision::Connected => conn = ConnState::Connected,
                 Decision::Source { full: f } => {
