@@ -22,6 +22,9 @@ impl World {
         let script = &mut self.hooks.handlers[n];
         script.calls.push((self.now, handler, vol));
         let before = script.before_resync;
+        if let (Handler::BeforeResyncSource | Handler::BeforeResyncTarget, Some(v)) = (handler, vol) {
+            self.before_resync[usize::from(v.0)][n] = Some(run);
+        }
         let (after, means) = match script.fence_peer {
             _ if matches!(handler, Handler::BeforeResyncSource | Handler::BeforeResyncTarget) => {
                 (before.after, Means::Answer(before.exit_code))
@@ -91,6 +94,9 @@ impl World {
 
     fn handler_answers(&mut self, n: usize, run: HandlerRun, exit_code: i32) {
         self.note(n, || format!("handler {} ends with {exit_code}", run.0));
+        for called in &mut self.before_resync {
+            called[n] = called[n].filter(|r| *r != run);
+        }
         let now = self.clock(n);
         let node = &mut self.nodes[n];
         if let Some(core) = node.core.as_mut() {

@@ -185,6 +185,8 @@ pub struct World {
     pub one_writer: bool,
     /// I/O is frozen until the peer is fenced, as seen after the last batch.
     fence_frozen: [bool; 2],
+    /// Handlers that a resync waits for and that have not ended, by volume and node.
+    before_resync: Vec<[Option<HandlerRun>; 2]>,
     /// Peers that scripts are outdating.
     fencing: Vec<handlers::Outdating>,
     /// Primary, connected, without good data of its own; by volume and node.
@@ -261,6 +263,7 @@ impl World {
             two_primaries: false,
             one_writer: false,
             fence_frozen: [false; 2],
+            before_resync: vec![[None; 2]; volumes.into()],
             fencing: Vec::new(),
             next_version: 1,
             armed: [None; 2],

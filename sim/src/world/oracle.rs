@@ -49,6 +49,11 @@ impl World {
             };
             assert!(!(self.one_writer && writes(a) && writes(b)), "two writers in spite of fencing");
         }
+        for (n, called) in self.before_resync[usize::from(v)].iter().enumerate() {
+            let runs = |s: &VolumeState| matches!(s.conn, ConnState::SyncSource | ConnState::SyncTarget);
+            let early = called.is_some() && states[n].as_ref().is_some_and(runs);
+            assert!(!early, "node {} syncs before its handler has ended", n + 1);
+        }
         let truth = self.truth.at(place(VolIdx(v), 0));
         let both = states.iter().all(|s| s.is_some_and(|s| s.role == Role::Primary));
         if both && self.two_primaries && states.iter().flatten().any(|s| s.conn < ConnState::Connected) {
