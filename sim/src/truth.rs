@@ -76,6 +76,15 @@ impl Truth {
         self.under_way.insert(id, UnderWay { node: n, content, sector, count, fua });
     }
 
+    /// A node that has not heard of a split takes a write: it is sent, and may still reach the other copy.
+    pub fn may_reach_the_other(&mut self, n: usize, id: u64, content: u64, sector: u64, count: u64) {
+        if self.split {
+            let other = &mut self.ledgers[1 - self.home[n]];
+            other.issued_by(n, id, content, (sector, count), false);
+            other.ended(id, false);
+        }
+    }
+
     /// The answers of a Primary without a disk are worth what the peer has received, and that is lost.
     pub fn remote_answers_lost(&mut self, n: usize) {
         self.of(n).rollback();

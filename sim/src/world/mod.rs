@@ -407,6 +407,13 @@ impl World {
         self.command(n, Command::Connect(Box::new(net.clone())));
     }
 
+    /// A Primary takes a write for connected.
+    fn note_unaware(&mut self, n: usize, id: u64, content: u64, sector: u64, count: u64) {
+        if self.volume(n).is_some_and(|s| s.conn >= ConnState::Connected) {
+            self.truth.at(sector).may_reach_the_other(n, id, content, sector, count);
+        }
+    }
+
     /// Issues a client request on a node; the tag names it in the answers.
     pub fn request(&mut self, n: usize, op: SimOp) -> ClientTag {
         if self.volume(n).is_some_and(|s| s.role == Role::Primary) {
@@ -428,6 +435,7 @@ impl World {
                 let version = self.next_version;
                 self.next_version += 1;
                 self.truth.at(sector).issued(n, version, version, sector, count, fua);
+                self.note_unaware(n, version, version, sector, count);
                 self.writes.insert(tag.0, (version, n, sector));
                 let buf = self.nodes[n].alloc(std::iter::repeat_n(version, count as usize).collect());
                 (sector, count, ClientOp::Write { buf, fua })
@@ -436,6 +444,7 @@ impl World {
                 let version = self.next_version;
                 self.next_version += 1;
                 self.truth.at(sector).issued(n, version, 0, sector, count, false);
+                self.note_unaware(n, version, 0, sector, count);
                 self.writes.insert(tag.0, (version, n, sector));
                 let zero = ClientOp::Zeroes { may_unmap: version % 4 == 1, fua: false };
                 (sector, count, if version.is_multiple_of(2) { ClientOp::Discard } else { zero })
