@@ -94,11 +94,10 @@ fn the_client_hears_of_a_write_that_only_the_peer_has_when_the_own_disk_says_so(
     assert!(!answered, "the own disk does not say that it lacks the write");
 }
 
-/// A disk that forgets that it is bad, as that of a peer which says so before it is stable: it came back UpToDate in the
-/// common generation, the Primary's bits started nothing, and the two copies differed for ever. Since then a Primary that
-/// loses such a peer goes on in a generation of its own.
+/// A disk that forgets that it is bad, and is of the Primary's generation: it came back UpToDate, the Primary's bits started
+/// nothing, and the two copies differed for ever.
 #[test]
-fn a_disk_that_forgot_that_it_is_bad_is_brought_what_it_lacks() {
+fn bits_left_beside_a_common_generation_are_brought_from_the_primary() {
     let d = DiskConfig { on_io_error: OnIoError::PassOn, ..DiskConfig::default() };
     let mut w = pair_with(4, SECTORS, &net(), [d.clone(), d]);
     w.hooks.break_disk(1, DiskOp::Write, BLOCK, 8);
@@ -112,11 +111,14 @@ fn a_disk_that_forgot_that_it_is_bad_is_brought_what_it_lacks() {
     let mut forgetful = w.nodes[1].load(VOL);
     let flags = &mut forgetful.super_block.flags;
     *flags = flags.with(MetaFlags::CONSISTENT).with(MetaFlags::WAS_UP_TO_DATE);
+    let [current, bitmap, ..] = uuids(&w, 0);
+    let generations = &mut forgetful.super_block.uuids;
+    (generations.current, generations.bitmap) = (current.with_primary_bit(false), bitmap);
     w.nodes[1].attached |= 1;
     w.command(1, Command::Attach(VOL, Box::new(forgetful)));
     w.run_for(ms(100));
     assert_eq!(disk(&w, 1), DiskState::UpToDate);
-    assert_eq!(uuids(&w, 0)[1].masked(), uuids(&w, 1)[0].masked());
+    assert_eq!(uuids(&w, 0)[0].masked(), uuids(&w, 1)[0].masked());
     w.connect(1, &net());
     heals(&mut w);
 }

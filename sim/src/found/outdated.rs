@@ -3,6 +3,7 @@
 
 use model::policy::OnIoError;
 use model::state::{ConnState, DiskState};
+use replicator::wire::Command as Wire;
 use replicator::{ClientResult, Command, CommandResult, DiskConfig, VolIdx};
 
 use super::healing::both_again;
@@ -160,5 +161,23 @@ fn a_bad_copy_that_is_lost_is_left_behind_in_its_generation() {
     assert!(!uuids(&w, 0)[0].same_as(common) && uuids(&w, 0)[1].same_as(common));
     w.start(1);
     w.connect(1, &net());
+    heals(&mut w);
+}
+
+/// The node without a disk had not heard yet that what its peer attached is behind; the peer agreed to its promotion.
+#[test]
+fn nobody_is_promoted_over_an_old_copy_before_hearing_of_it() {
+    let mut w = a_primary_whose_peer_is_behind(21);
+    assert_eq!(secondary(&mut w, 0), OK);
+    w.run_for(secs(5));
+    w.attach(1);
+    let taken_for_good = |w: &World| w.volume(0).is_some_and(|s| s.pdsk == DiskState::UpToDate);
+    assert!(w.run_until(secs(1), taken_for_good));
+    w.hooks.keep(1, Wire::State);
+    assert_ne!(primary(&mut w, 0), OK);
+    w.pass(1);
+    w.run_for(ms(100));
+    assert_eq!(w.volume(0).expect("it runs").pdsk, DiskState::Outdated);
+    w.attach(0);
     heals(&mut w);
 }
