@@ -135,15 +135,31 @@ impl Resource {
             && vol.exposed.is_own()
             && peer_will_say;
         let frozen = s.any_susp() && !(s.susp_fen && planted::on(Planted::AnsweredWhileFrozen));
-        frozen || vol.completion_gate.is_some() || peer_may_not_know || self.peer_may_give_up_its_copy(v)
+        // Writes are not sent to a copy that is given up. Until the peer says that it is, theirs counts if this disk goes.
+        let peer_copy_may_count = s.role == Role::Primary
+            && matches!(s.conn, ConnState::StartingSyncS | ConnState::WFBitMapS)
+            && s.pdsk == DiskState::Consistent
+            && vol.peer_uuids.is_some_and(|p| p.set.current.same_as(vol.uuids().current));
+        let peer_may_count = peer_may_not_know || peer_copy_may_count;
+        frozen || vol.completion_gate.is_some() || peer_may_count || self.peer_may_give_up_its_copy(v)
     }
 
-    /// Answers what was held back, if the reason is gone.
+    /// Answers what was held back, if the reason is gone or there is nothing to hope for.
     pub(crate) fn release_held(&mut self, v: usize, out: &mut Actions) {
-        if self.vols[v].held_completions.is_empty() || self.holds_completions(v) {
+        if self.vols[v].held_completions.is_empty() {
+            return;
+        }
+        let holds = self.holds_completions(v);
+        // What only a disk has that is gone has failed, and need not wait for anybody's word.
+        let is_gone = self.vols[v].state.disk < DiskState::Inconsistent;
+        if holds && !is_gone {
             return;
         }
         for slot in mem::take(&mut self.vols[v].held_completions) {
+            if holds && self.reqs.table[slot].has(flag::NET_OK) {
+                self.vols[v].held_completions.push(slot);
+                continue;
+            }
             self.reqs.table[slot].clear(flag::HELD);
             self.try_complete(slot, out);
         }

@@ -3,7 +3,7 @@
 
 use model::state::{ConnState, DiskState};
 use model::time::Duration;
-use replicator::{Command, VolIdx};
+use replicator::{ClientResult, Command, VolIdx};
 
 use crate::hooks::DiskOp;
 use crate::scenarios::*;
@@ -131,4 +131,27 @@ fn the_source_of_a_full_sync_fails_while_the_peer_gives_up_its_copy() {
             w.check_disks();
         }
     }
+}
+
+/// The peer asked for a full sync, and had not heard yet that it was granted, when the disk here went: it went on with its
+/// copy, as that of a Primary without a disk. Writes that were answered meanwhile were sent to nobody (small schedule 215808).
+#[test]
+fn the_source_of_a_full_sync_fails_before_the_peer_hears_that_it_is_granted() {
+    let mut refused = 0;
+    for k in 0..40 {
+        let mut w = pair(k);
+        (w.weather.net_us, w.weather.disk_us) = (1000, 20);
+        w.command(1, Command::Invalidate(VOL));
+        assert!(w.run_until(secs(1), |w| w.state(0).0 == ConnState::StartingSyncS), "k = {k}");
+        let tag = w.request(0, SimOp::Write { sector: 64, count: 8, fua: false });
+        w.run_for(Duration::from_micros(k * 50));
+        w.command(0, TEAR_OFF);
+        w.run_until(ms(1), |w| w.nodes[0].attached == 0);
+        w.attach(0);
+        refused += u64::from(wait(&mut w, tag).0 == ClientResult::IoError);
+        w.run_for(secs(5));
+        w.attach(0);
+        heals(&mut w);
+    }
+    assert!(refused > 5, "{refused}");
 }
