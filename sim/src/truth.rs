@@ -288,7 +288,7 @@ impl Truth {
         }
         for (id, w) in self.under_way.iter().filter(|(_, w)| w.node == n) {
             if !self.ledgers[copy].is_open(*id) {
-                self.ledgers[copy].issued(*id, w.content, w.sector, w.count, w.fua);
+                self.ledgers[copy].issued_by(n, *id, w.content, (w.sector, w.count), w.fua);
             }
         }
     }

@@ -30,7 +30,7 @@ fn under_load(seed: u64, suffers: impl Fn(&mut World)) -> World {
     w
 }
 
-/// In which the line of the trace stands.
+/// A line of the trace has this text.
 fn traced(w: &World, text: &str) -> bool {
     w.trace.iter().flatten().any(|l| l.contains(text))
 }

@@ -67,6 +67,10 @@ impl Schedule<'_> {
         self.w.hooks.garbled_at = None;
         self.w.hooks.severed_at = None;
         self.disks_go_on(false);
+        if !self.plan.disk.disk_timeout.is_zero() {
+            // A disk that takes too long now and then would be given up for ever.
+            self.w.weather.disk_spikes = 0;
+        }
         for h in &mut self.w.hooks.handlers {
             h.before_resync.exit_code = 0;
         }

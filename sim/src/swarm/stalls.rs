@@ -16,10 +16,6 @@ impl Plan {
         if r.one_in(if profile == Profile::Life { 5 } else { 12 }) {
             self.stalls_one_in = pick(r, &[2, 4]);
             self.disk.disk_timeout = Duration::from_millis(pick(r, &[0, 0, 300, 1000, 5000]));
-            if !self.disk.disk_timeout.is_zero() {
-                // Spikes are longer than that, and the pair would not even come into being.
-                self.weather.disk_spikes = 0;
-            }
         }
         if r.one_in(12) {
             let times = pick(r, &[5, 30]);
