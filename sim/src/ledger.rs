@@ -32,6 +32,8 @@ const UNTOUCHED: Entry = Entry {
     by: None,
 };
 
+/// So many entries has a sector as a rule.
+const FEW: usize = 4;
 /// Entries of one sector are thinned out above this number.
 const CROWDED: usize = 64;
 
@@ -65,7 +67,11 @@ impl Ledger {
         let issued = self.tick();
         self.open.insert(id, (sector, count));
         for s in sector..sector + count {
-            let list = self.sectors.entry(s).or_insert_with(|| vec![UNTOUCHED]);
+            let list = self.sectors.entry(s).or_insert_with(|| {
+                let mut list = Vec::with_capacity(FEW);
+                list.push(UNTOUCHED);
+                list
+            });
             list.push(Entry {
                 id,
                 content,

@@ -2,8 +2,9 @@
 //! drbd-states 12).
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt::{self, Display};
 
 use model::config::settings::Handler;
 use model::policy::RrConflict;
@@ -94,11 +95,61 @@ pub enum Refusal {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
     /// Write a log line of this volume.
-    Log(Level, String),
+    Log(Level, Text),
     /// Call a handler; nothing waits for it.
     Handler(Handler),
     /// Become Secondary; if that fails after all, the handshake is to be refused as split brain.
     Demote,
+}
+
+/// Text of a log line. What every handshake says is formatted only when somebody reads it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Text {
+    /// As it is.
+    Fixed(&'static str),
+    /// Made for the occasion.
+    Made(String),
+    /// The generations of one side.
+    Known {
+        /// "self" or "peer".
+        side: &'static str,
+        /// Its generations.
+        set: UuidSet,
+        /// Its number of changed blocks.
+        bits: u64,
+        /// Its flags.
+        flags: u64,
+    },
+    /// Result of the comparison.
+    Compared {
+        /// Its number.
+        number: i32,
+        /// The rule that matched.
+        rule: u8,
+    },
+}
+
+impl From<&'static str> for Text {
+    fn from(text: &'static str) -> Text {
+        Text::Fixed(text)
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Text {
+        Text::Made(text)
+    }
+}
+
+impl Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Text::Fixed(text) => f.write_str(text),
+            Text::Made(text) => f.write_str(text),
+            Text::Known { side, set, bits, flags } => write!(f, "{side} {set} bits:{bits} flags:{flags:X}"),
+            Text::Compared { number, rule } => write!(f, "uuid_compare()={number} by rule {rule}"),
+        }
+    }
 }
 
 /// The decision with everything that goes with it.
@@ -160,7 +211,7 @@ impl Deciding<'_> {
                     if features == 0 { String::new() } else { format!(" and feature flags {features:#x}") };
                 let text =
                     format!("To resolve this both sides have to support at least protocol {version}{flags}");
-                self.log(Level::Alert, &text);
+                self.log(Level::Alert, text);
                 return Err(Refusal::NeedsNewer);
             }
             UuidRelation::Same
@@ -175,13 +226,13 @@ impl Deciding<'_> {
                     | UuidRelation::Source { full: true }
                     | UuidRelation::Target { full: true }
             );
-            self.log(Level::Info, &format!("Becoming sync {} due to disk states.", side(survivor)));
+            self.log(Level::Info, format!("Becoming sync {} due to disk states.", side(survivor)));
             return Ok(Wish::sync(survivor, full));
         }
         if let Some(survivor) = self.primary_with_leftovers().filter(|_| relation == UuidRelation::Same) {
             self.log(
                 Level::Info,
-                &format!("Becoming sync {} because of bits that were left.", side(survivor)),
+                format!("Becoming sync {} because of bits that were left.", side(survivor)),
             );
             return Ok(Wish::sync(survivor, false));
         }
@@ -232,7 +283,7 @@ impl Deciding<'_> {
             let text = format!(
                 "Split-Brain detected, {count} primaries, automatically solved. Sync from {from} node"
             );
-            self.log(Level::Warn, &text);
+            self.log(Level::Warn, text);
             return Ok(Wish::sync(survivor, !base_known));
         }
         let manual = match (self.input.discard_my_data, self.peer_discards()) {
@@ -245,7 +296,7 @@ impl Deciding<'_> {
             }
         };
         let text = format!("Split-Brain detected, manually solved. Sync from {} node", origin(manual));
-        self.log(Level::Warn, &text);
+        self.log(Level::Warn, text);
         // Without a common base the bitmaps do not describe the difference. The specification uses them all
         // the same; a full sync is as good for the peer, since the bitmaps are united, and leaves nothing out.
         Ok(Wish::sync(manual, !base_known))
@@ -299,7 +350,7 @@ impl Deciding<'_> {
                 Survivor::Peer => "would become sync target",
             });
             let how = if wish.full { ", full sync" } else { "" };
-            self.log(Level::Info, &format!("Dry run: {what}{how}."));
+            self.log(Level::Info, format!("Dry run: {what}{how}."));
             return Err(Refusal::DryRun);
         }
         if wish.full {
@@ -311,7 +362,7 @@ impl Deciding<'_> {
             None => {
                 if self.input.dirty_bits > 0 {
                     let text = format!("No resync, but {} bits in bitmap!", self.input.dirty_bits);
-                    self.log(Level::Info, &text);
+                    self.log(Level::Info, text);
                 }
                 Decision::Connected
             }
@@ -343,15 +394,16 @@ impl Deciding<'_> {
         let input = self.input;
         self.log(Level::Info, "drbd_sync_handshake:");
         // spec: drbd-states 22: the own flags are printed as 0 whatever they are
-        self.log(Level::Info, &format!("self {} bits:{} flags:0", input.uuids.own, input.own_changes));
+        let (own, peer) = (input.uuids.own, input.uuids.peer);
+        self.log(Level::Info, Text::Known { side: "self", set: own, bits: input.own_changes, flags: 0 });
         let (flags, bits) = (input.peer_flags, input.peer_changes);
-        self.log(Level::Info, &format!("peer {} bits:{bits} flags:{flags:X}", input.uuids.peer));
+        self.log(Level::Info, Text::Known { side: "peer", set: peer, bits, flags });
         let number = comparison.relation.number();
-        self.log(Level::Info, &format!("uuid_compare()={number} by rule {}", comparison.rule));
+        self.log(Level::Info, Text::Compared { number, rule: comparison.rule });
     }
 
-    fn log(&mut self, level: Level, text: &str) {
-        self.steps.push(Step::Log(level, text.to_string()));
+    fn log(&mut self, level: Level, text: impl Into<Text>) {
+        self.steps.push(Step::Log(level, text.into()));
     }
 }
 

@@ -233,9 +233,17 @@ impl World {
         let nodes = old.map(|n| n.again(sectors, disks.next().expect("two nodes"), volumes));
         let mut agenda = std::mem::take(&mut self.agenda);
         agenda.clear();
-        let (spare, scratch) = (std::mem::take(&mut self.spare), std::mem::take(&mut self.scratch));
         let mut w = World::made_of(nodes, agenda, seed, volumes);
-        (w.spare, w.scratch) = (spare, scratch);
+        macro_rules! keep {
+            ($($part:ident)+) => {
+                $(
+                    self.$part.clear();
+                    std::mem::swap(&mut w.$part, &mut self.$part);
+                )+
+            };
+        }
+        keep!(scratch ends writes open commands answers);
+        std::mem::swap(&mut w.spare, &mut self.spare);
         w
     }
 

@@ -1,3 +1,5 @@
+use alloc::string::ToString;
+
 use model::ids::DataUuid;
 use model::policy::{AfterSb0, AfterSb1, AfterSb2};
 
@@ -48,7 +50,7 @@ fn input(own: UuidSet, peer: UuidSet) -> Input {
 /// Log lines, and handlers as `helper NAME`.
 fn script(outcome: &Outcome) -> Vec<String> {
     let text = |step: &Step| match step {
-        Step::Log(_, text) => text.clone(),
+        Step::Log(_, text) => text.to_string(),
         Step::Handler(h) => format!("helper {}", h.name()),
         Step::Demote => "demote".to_string(),
     };
