@@ -136,7 +136,7 @@ impl Node {
             "resource r0 {{ net {{ {net_section} }} device /dev/drbd0; meta-disk internal;\n\
              on one {{ disk {disk}; address 127.0.0.1:{own}; }}\n\
              on two {{ disk /nonexistent; address 127.0.0.1:{peer}; }} }}\n\
-             resource other {{ net {{ protocol A; on-congestion pull-ahead; }} device /dev/drbd5; meta-disk internal; disk /dev/x;\n\
+             resource other {{ net {{ protocol C; on-congestion pull-ahead; }} device /dev/drbd5; meta-disk internal; disk /dev/x;\n\
              on one {{ address 127.0.0.1:1; }} on two {{ address 127.0.0.2:1; }} }}\n",
             disk = dir.path().join("disk.img").display(),
             own = port(0),
@@ -319,7 +319,7 @@ fn what_this_version_cannot_run_is_refused_by_name() {
     assert_eq!(exit, 1);
     assert!(err.contains("drbd.conf:1: resource r0: 'data-integrity-alg whirl' is not known"), "{err}");
     let (exit, _, err) = node.run(&["up", "other"]);
-    assert!(exit == 1 && err.contains("'on-congestion pull-ahead' is not supported"), "{err}");
+    assert!(exit == 1 && err.contains("'on-congestion pull-ahead' without protocol A"), "{err}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use model::config::settings::OnCongestion;
 use model::ids::{Minor, VolumeNo};
 use model::policy::{AfterSb0, AfterSb1, AfterSb2, Fencing, OnIoError, OnNoData, Protocol, RrConflict};
 use model::time::Duration;
@@ -69,6 +70,12 @@ pub struct NetConfig {
     pub max_buffers: u32,
     /// Writes per epoch.
     pub max_epoch_size: u32,
+    /// What a write does that finds the link congested; other than block in protocol A only.
+    pub on_congestion: OnCongestion,
+    /// So many mirrored sectors of a volume on their way are congestion; 0: no limit.
+    pub congestion_fill_sectors: u64,
+    /// So many activity log extents of a volume in use are congestion.
+    pub congestion_extents: u32,
     /// Peer authentication.
     pub auth: Option<Auth>,
     /// Split brain, no Primary.
@@ -112,6 +119,9 @@ impl Default for NetConfig {
             ko_count: 7,
             max_buffers: 2048,
             max_epoch_size: 2048,
+            on_congestion: OnCongestion::Block,
+            congestion_fill_sectors: 0,
+            congestion_extents: 1237,
             auth: None,
             after_sb_0pri: AfterSb0::Disconnect,
             after_sb_1pri: AfterSb1::Disconnect,

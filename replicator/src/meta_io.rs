@@ -314,6 +314,7 @@ impl Resource {
             Then::ReplyTearDown => self.reply_tear_down(out),
             Then::SendSyncUuid { uuid, generation } => {
                 if self.conn.generation == generation && self.vols[v].state.conn >= ConnState::Connected {
+                    self.vols[v].resync.sync_uuid_due = false;
                     self.send_sync_uuid(v, uuid, out);
                 }
             }

@@ -91,11 +91,17 @@ pub enum Planted {
     CsumsNotCompared,
     /// A resync begins although its handler has not ended.
     HandlerNotAwaited,
+    /// A block that the target wrote before it heard that its source is Ahead counts as equal.
+    AckClearsWhileAhead,
+    /// A node that is Ahead does not wait until what it sent is acknowledged.
+    AheadReturnsAtOnce,
+    /// A node that goes Ahead stays in the generation that its peer has too.
+    AheadInCommonGeneration,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Planted; 43] = [
+    pub const ALL: [Planted; 46] = [
         Planted::ExtentReleasedAtCompletion,
         Planted::ActivityLogSkipped,
         Planted::EvictedPagesNotWritten,
@@ -139,6 +145,9 @@ impl Planted {
         Planted::VerifyResultSwapped,
         Planted::CsumsNotCompared,
         Planted::HandlerNotAwaited,
+        Planted::AckClearsWhileAhead,
+        Planted::AheadReturnsAtOnce,
+        Planted::AheadInCommonGeneration,
     ];
 }
 

@@ -354,8 +354,7 @@ impl Resource {
                 self.resync_block_not_coming(v, range, false, true, out);
             }
             Packet::RsCancel(a) => {
-                let range = SectorRange::new(a.sector, a.size_bytes);
-                self.resync_block_not_coming(v, range, false, false, out);
+                self.resync_request_cancelled(v, SectorRange::new(a.sector, a.size_bytes), out);
             }
             Packet::OvResult(a) => self.receive_verify_result(v, &a, out),
             Packet::BarrierAck(b) => {

@@ -78,6 +78,8 @@ pub struct Resource {
     pub(crate) something_changed: bool,
     pub(crate) peer_pump: bool,
     pub(crate) flush_now: bool,
+    /// A write has found the link congested, and the connection is to end for that.
+    pub(crate) gives_way: bool,
     pub(crate) pump_all: bool,
     /// Counts state changes, for those who publish snapshots.
     pub(crate) state_changes: u64,
@@ -114,6 +116,7 @@ impl Resource {
             something_changed: false,
             peer_pump: false,
             flush_now: false,
+            gives_way: false,
             pump_all: false,
             state_changes: 0,
             next_disk_epoch: 0,
@@ -189,6 +192,7 @@ impl Resource {
                 break;
             }
         }
+        self.give_way_to_congestion(out);
         self.answer_suspensions(out);
         self.reconnect_if_clean(out);
         self.arm_md_sync();
@@ -396,6 +400,7 @@ impl Resource {
                 Timer::GivenUp => self.given_up_timer(out),
                 Timer::Throttle => self.pump_all = true,
                 Timer::Resize => self.resize_timer(out),
+                Timer::Ahead => self.ahead_timer(out),
             }
         }
     }
@@ -431,7 +436,10 @@ impl Resource {
         let counted: u32 = self.peer.epochs.iter().map(|e| e.active).sum();
         let held = self.peer.writes.iter().filter(|(_, w)| !w.orphan).count();
         assert_eq!(counted as usize, held, "every received write is counted in its epoch");
-        for vol in &self.vols {
+        for (v, vol) in self.vols.iter().enumerate() {
+            let logged = self.reqs.log.iter().map(|slot| &self.reqs.table[*slot]);
+            let mirrored: u64 = logged.filter(|r| r.vol as usize == v).map(|r| r.range().len_sectors()).sum();
+            assert_eq!(mirrored, vol.mirrored_sectors, "mirrored sectors are those of the log");
             let flying: u64 = vol
                 .resync
                 .requests

@@ -44,9 +44,11 @@ pub(crate) enum Timer {
     Throttle,
     /// A resync did not end for a peer that resizes.
     Resize,
+    /// A node that is Ahead looks whether it may return.
+    Ahead,
 }
 
-const COUNT: usize = Timer::Resize as usize + 1;
+const COUNT: usize = Timer::Ahead as usize + 1;
 
 const ALL: [Timer; COUNT] = [
     Timer::Connect,
@@ -68,6 +70,7 @@ const ALL: [Timer; COUNT] = [
     Timer::GivenUp,
     Timer::Throttle,
     Timer::Resize,
+    Timer::Ahead,
 ];
 
 /// The deadline of a timer that is not armed.

@@ -17,6 +17,7 @@ use crate::meta::layout::Layout;
 use crate::meta::superblock::SuperBlock;
 use crate::meta::uuids::Uuids;
 use crate::meta_io::MetaIo;
+use crate::requests::congestion::Ahead;
 use crate::resync::run::ResyncRun;
 use crate::verify::run::VerifyRun;
 use crate::wire::UuidFlags;
@@ -241,6 +242,10 @@ pub(crate) struct Volume {
     pub counters: Counters,
     /// Sectors moved for the application here, for the resync's throttle.
     pub app_sectors: u64,
+    /// Sectors of the writes in the transfer log.
+    pub mirrored_sectors: u64,
+    /// What has to happen before a node that is Ahead returns.
+    pub ahead: Ahead,
     /// Requests that wait for admission, oldest first (slots of the request table).
     pub waiting: Vec<u32>,
     /// Writes that wait for an activity log transaction.
@@ -297,6 +302,8 @@ impl Volume {
             verify: VerifyRun::default(),
             counters: Counters::default(),
             app_sectors: 0,
+            mirrored_sectors: 0,
+            ahead: Ahead::default(),
             waiting: Vec::with_capacity(256),
             waiting_al: Vec::with_capacity(256),
             held_completions: Vec::new(),

@@ -71,6 +71,8 @@ tally! {
     grown "grown disks"
     /// Resyncs that began.
     resyncs "resyncs"
+    /// Times a node went Ahead.
+    ahead "times ahead"
     /// Times both copies went on alone.
     splits "splits"
     /// Commands to verify.

@@ -98,10 +98,10 @@ fn check_net(net: &NetOptions, refuse: &mut impl FnMut(String, &str)) {
     if net.allow_two_primaries && net.protocol != Protocol::C {
         refuse("'allow-two-primaries' without protocol C".into(), "write 'protocol C'");
     }
-    if net.on_congestion != OnCongestion::Block {
+    if net.on_congestion != OnCongestion::Block && net.protocol != Protocol::A {
         refuse(
-            format!("'on-congestion {}' is not supported by this version", net.on_congestion),
-            "remove it, or write 'on-congestion block'",
+            format!("'on-congestion {}' without protocol A", net.on_congestion),
+            "write 'protocol A', or 'on-congestion block'",
         );
     }
 }
@@ -190,6 +190,9 @@ fn net_config(o: &NetOptions, auth: Option<Auth>) -> replicator::NetConfig {
         always_asbp: o.always_asbp,
         rr_conflict: o.rr_conflict,
         allow_two_primaries: o.allow_two_primaries,
+        on_congestion: o.on_congestion,
+        congestion_fill_sectors: o.congestion_fill_sectors,
+        congestion_extents: o.congestion_extents,
         data_integrity_alg: name(&o.data_integrity_alg),
         verify_alg: name(&o.verify_alg),
         csums_alg: name(&o.csums_alg),
@@ -255,7 +258,8 @@ mod tests {
         let t = translate(&resource(
             "net { protocol A; timeout 30; cram-hmac-alg sha1; shared-secret s; verify-alg crc32c; \
              csums-alg md5; after-sb-0pri discard-zero-changes; after-sb-1pri discard-secondary; \
-             rr-conflict violently; ping-timeout 9; max-epoch-size 30; max-buffers 40; ko-count 3; } \
+             rr-conflict violently; ping-timeout 9; max-epoch-size 30; max-buffers 40; ko-count 3; \
+             on-congestion pull-ahead; congestion-fill 1M; congestion-extents 500; } \
              disk { resync-rate 5M; c-plan-ahead 7; c-delay-target 8; c-fill-target 0; on-io-error pass_on; \
              al-extents 67; disk-flushes no; disk-timeout 20; }",
         ))
@@ -269,6 +273,8 @@ mod tests {
         assert_eq!(t.net.rr_conflict, policy::RrConflict::Violently);
         assert_eq!(t.net.ping_timeout, Duration::from_millis(900));
         assert_eq!((t.net.max_epoch_size, t.net.max_buffers, t.net.ko_count), (30, 40, 3));
+        assert_eq!(t.net.on_congestion, OnCongestion::PullAhead);
+        assert_eq!((t.net.congestion_fill_sectors, t.net.congestion_extents), (2048, 500));
         let disk = &t.core.volumes[0].disk;
         assert_eq!(disk.resync_rate_kib_s, 5 << 10);
         assert_eq!((disk.c_plan_ahead_ds, disk.c_delay_target_ds, disk.c_fill_target_sectors), (7, 8, 0));
@@ -284,7 +290,7 @@ mod tests {
             ("net { verify-alg crc32; }", "verify-alg crc32"),
             ("net { csums-alg SHA1; }", "csums-alg SHA1"),
             ("net { allow-two-primaries; protocol B; }", "allow-two-primaries"),
-            ("net { protocol A; on-congestion pull-ahead; }", "on-congestion pull-ahead"),
+            ("net { on-congestion pull-ahead; }", "on-congestion pull-ahead"),
             ("net { protocol A; } disk { fencing resource-and-stonith; }", "resource-and-stonith"),
             ("net { cram-hmac-alg whirl; shared-secret s; }", "whirl"),
             ("net { cram-hmac-alg sha1; }", "shared-secret"),

@@ -96,8 +96,9 @@ impl Pair {
                 options.addresses[i]
             )
         };
+        let protocol = if options.net.contains("protocol ") { "" } else { "protocol C;" };
         let text = format!(
-            "global {{ usage-count no; disable-ip-verification; }}\nresource r0 {{\n    net {{ protocol C; \
+            "global {{ usage-count no; disable-ip-verification; }}\nresource r0 {{\n    net {{ {protocol} \
              cram-hmac-alg sha1; shared-secret \"pair\"; {} }}\n    disk {{ {} }}\n    {}\n    device /dev/drbd0;\n    \
              meta-disk internal;\n{}{}}}\n",
             options.net,

@@ -1,5 +1,6 @@
 //! Commands that are carried out here and at once: options, connect, invalidate alone, a new generation.
 
+use model::config::settings::OnCongestion;
 use model::policy::Protocol;
 
 use super::*;
@@ -178,6 +179,9 @@ impl Resource {
 fn refused_options(net: &crate::config::NetConfig) -> Option<ConfigError> {
     if net.allow_two_primaries && net.protocol != Protocol::C {
         return Some(ConfigError::NotProtoC);
+    }
+    if net.on_congestion != OnCongestion::Block && net.protocol != Protocol::A {
+        return Some(ConfigError::CongNotProtoA);
     }
     let names = [
         (&net.csums_alg, ConfigError::CsumsAlg),

@@ -159,6 +159,11 @@ impl Resource {
         }
     }
 
+    /// A command has asked the peer, which has not answered.
+    pub(crate) fn peer_was_asked(&self) -> bool {
+        self.cmds.active.as_ref().is_some_and(|a| a.asked.is_some())
+    }
+
     fn run_urgent(&mut self, id: CommandId, command: Command, out: &mut Actions) {
         let result = match command {
             Command::Disconnect { .. } => {

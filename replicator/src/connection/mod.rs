@@ -62,6 +62,8 @@ pub(crate) enum Fence {
     EndOfResync { vol: u8 },
     /// The peer has heard of every block of this run of verify.
     EndOfVerify { vol: u8, run: u32 },
+    /// The peer is Behind, and has said everything it had to say of the resync before.
+    Behind { vol: u8 },
 }
 
 /// The connection.

@@ -55,6 +55,9 @@ impl Resource {
                 self.vols[v].uncorrected_uuids = None;
             }
         }
+        if own.conn == ConnState::Ahead {
+            self.state_heard_ahead(v, &received, out);
+        }
     }
 
     fn apply_peer_state(

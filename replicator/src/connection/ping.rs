@@ -59,6 +59,7 @@ impl Resource {
             match fence {
                 Fence::EndOfResync { vol } => self.end_of_resync_fenced(vol as usize, out),
                 Fence::EndOfVerify { vol, run } => self.end_of_verify_fenced(vol as usize, run, out),
+                Fence::Behind { vol } => self.vols[vol as usize].ahead.peer_is_behind = true,
             }
         }
     }

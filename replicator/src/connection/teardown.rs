@@ -12,7 +12,7 @@ use crate::state::Kind;
 use crate::timers::Timer;
 use crate::volume::{LocalDisk, Volume};
 
-const CONNECTION_TIMERS: [Timer; 12] = [
+const CONNECTION_TIMERS: [Timer; 13] = [
     Timer::Connect,
     Timer::Settle,
     Timer::Handshake,
@@ -25,6 +25,7 @@ const CONNECTION_TIMERS: [Timer; 12] = [
     Timer::ResyncStep,
     Timer::Barrier,
     Timer::EpochFlush,
+    Timer::Ahead,
 ];
 
 impl Resource {

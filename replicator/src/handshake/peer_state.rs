@@ -65,6 +65,8 @@ pub enum Nonsense {
     ImpossibleState,
     /// Negotiating without having sent UUIDs.
     NegotiatingWithoutUuids,
+    /// Ahead, as this node is.
+    BothAhead,
 }
 
 /// Steps 1 to 7 of drbd-wire 3.7, without taking the handshake decision. `own` is the state of the volume,
@@ -76,6 +78,9 @@ pub fn conclude(own: &VolumeState, received: &VolumeState, c: &Circumstances) ->
     if received.role == Role::Unknown || received.disk == DiskState::DUnknown {
         return Conclusion::Nonsense(Nonsense::ImpossibleState);
     }
+    if own.conn == ConnState::Ahead && received.conn == ConnState::Ahead {
+        return Conclusion::Nonsense(Nonsense::BothAhead);
+    }
     let Some(mut peer_disk) = effective_disk(received.disk, c.peer_uuid_flags) else {
         return Conclusion::Nonsense(Nonsense::NegotiatingWithoutUuids);
     };
@@ -83,7 +88,10 @@ pub fn conclude(own: &VolumeState, received: &VolumeState, c: &Circumstances) ->
         // step 3
         if received.conn > ConnState::Connected && received.conn < ConnState::SyncSource {
             peer_disk = DiskState::Inconsistent;
-        } else if own.conn >= ConnState::SyncSource && received.conn == ConnState::Connected {
+        } else if own.conn >= ConnState::SyncSource
+            && own.conn < ConnState::Ahead
+            && received.conn == ConnState::Connected
+        {
             let done = c.dirty_bits <= c.failed_bits;
             return if done { Conclusion::FinishResync } else { Conclusion::ResyncLeftovers };
         }
@@ -111,13 +119,17 @@ pub fn conclude(own: &VolumeState, received: &VolumeState, c: &Circumstances) ->
         // lack of a disk. When it hears of that it will be Inconsistent.
         peer_disk = peer_disk.min(DiskState::Inconsistent);
     }
+    // It went ahead of the disk that was here before, and has not heard that this one is new.
+    let from_before_attach = own.conn >= ConnState::Connected
+        && own.disk == DiskState::Negotiating
+        && received.conn == ConnState::Ahead;
     Conclusion::Proceed(Proceed {
         peer_disk,
         was_negotiating: received.disk == DiskState::Negotiating,
-        conn: next_conn(own.conn, received.conn),
+        conn: if from_before_attach { own.conn } else { next_conn(own.conn, received.conn) },
         peer_role: received.role,
         peer_isp: received.aftr_isp || received.user_isp,
-        consider_resync: consider_resync(own, received, c),
+        consider_resync: !from_before_attach && consider_resync(own, received, c),
     })
 }
 
@@ -156,7 +168,7 @@ fn i_am_source_for_stale_peer(own: &VolumeState) -> bool {
 
 fn becomes_target(conn: ConnState) -> bool {
     use ConnState as C;
-    matches!(conn, C::StartingSyncT | C::WFBitMapT | C::WFSyncUUID | C::PausedSyncT)
+    matches!(conn, C::StartingSyncT | C::WFBitMapT | C::WFSyncUUID | C::PausedSyncT | C::Behind)
 }
 
 fn next_conn(own: ConnState, received: ConnState) -> ConnState {

@@ -118,6 +118,14 @@ impl Uuids {
         self.clear_bitmap();
     }
 
+    /// The target of the resync whose sync UUID is in the bitmap slot had finished before this node went on alone: what was
+    /// current then is what it has now.
+    pub fn target_had_finished(&mut self) {
+        let [base, older] = self.history;
+        self.history = [self.bitmap, older];
+        self.bitmap = base;
+    }
+
     /// Both sets name the same generations in every slot; role bits do not count.
     pub fn same_as(&self, other: &Uuids) -> bool {
         self.current.same_as(other.current)

@@ -123,6 +123,7 @@ impl Resource {
         };
         self.reqs.log.retain(|s| *s != slot);
         let r = &mut self.reqs.table[slot];
+        self.vols[v].mirrored_sectors -= u64::from(r.len_bytes / 512);
         let epoch = self.reqs.epochs.iter_mut().find(|e| e.number == r.epoch);
         epoch.expect("an epoch lives as long as its writes").postponed += 1;
         r.clear(flag::IN_LOG | flag::NET_WANTED | flag::NET_PENDING);

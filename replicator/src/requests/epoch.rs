@@ -66,6 +66,7 @@ impl Resource {
             }
             self.reqs.log.pop_front();
             r.clear(flag::IN_LOG);
+            self.vols[r.vol as usize].mirrored_sectors -= u64::from(r.len_bytes / 512);
             r.set(flag::BARRIER_ACKED);
             if !r.has(flag::NET_LOST) {
                 // A peer that acknowledges the epoch has written what it did not refuse, in every protocol.

@@ -23,6 +23,7 @@ impl Resource {
         for slot in log.drain(..) {
             let r = &mut self.reqs.table[slot];
             r.clear(flag::NET_PENDING | flag::IN_LOG);
+            self.vols[r.vol as usize].mirrored_sectors -= u64::from(r.len_bytes / 512);
             let forgotten = planted::on(Planted::LossNotMarked)
                 || planted::on(Planted::UnfinishedWriteForgotten)
                     && r.has(flag::NET_OK)

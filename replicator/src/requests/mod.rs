@@ -7,6 +7,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod complete;
+pub(crate) mod congestion;
 pub(crate) mod epoch;
 pub(crate) mod flush;
 pub(crate) mod loss;

@@ -29,6 +29,7 @@ impl Resource {
         let r = &self.reqs.table[slot];
         debug_assert!(r.changes_data() && !r.has(flag::WAITING | flag::COMPLETED));
         let (v, range) = (r.vol as usize, r.range());
+        self.relieve_congestion(v, out);
         let vol = &mut self.vols[v];
         let s = vol.state;
         let readable = s.disk == DiskState::UpToDate || s.pdsk == DiskState::UpToDate;
@@ -46,10 +47,13 @@ impl Resource {
             if planted::on(Planted::OutOfSyncNotSent) {
                 return self.submit_local_write(slot, out);
             }
+            // spec: drbd-wire 4.6, the barrier of the epoch before comes first
+            self.send_closed_barrier(out);
             self.send_out_of_sync(v, range, out);
         }
         if marked && local {
             let vol = &mut self.vols[v];
+            vol.resync.rewrites(range);
             vol.wrote_ahead |= vol.uuids().bitmap.is_zero();
         }
         if remote && !local {
@@ -130,7 +134,9 @@ impl Resource {
             let generation = self.reqs.table.generation(slot);
             self.reqs.unsent.push_back((slot, generation));
         }
-        self.vols[v].counters.sent_sectors += u64::from(self.reqs.table[slot].len_bytes / 512);
+        let sectors = u64::from(self.reqs.table[slot].len_bytes / 512);
+        self.vols[v].counters.sent_sectors += sectors;
+        self.vols[v].mirrored_sectors += sectors;
         self.arm_request_age();
         if self.reqs.current_writes >= self.net().max_epoch_size {
             self.close_epoch();

@@ -2,6 +2,7 @@
 //! ([`order`]).
 
 pub(crate) mod before;
+pub(crate) mod behind;
 pub mod order;
 pub mod progress;
 pub mod rate;

@@ -47,6 +47,14 @@ impl RsRequest {
     }
 }
 
+/// A block sent to the target, which has not said what became of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SentBlock {
+    pub range: SectorRange,
+    /// Written since, and only marked: what the target has of it is old.
+    pub rewritten: bool,
+}
+
 /// State of the resync of a volume.
 pub(crate) struct ResyncRun {
     /// A run is under way (also while paused).
@@ -82,6 +90,12 @@ pub(crate) struct ResyncRun {
     pub flushing_end: bool,
     /// Source: every block was acknowledged at some time, so the target may have finished without our knowing.
     pub all_acked: bool,
+    /// Source: P_SYNC_UUID waits for the super block.
+    pub sync_uuid_due: bool,
+    /// Source: blocks sent that the target has not answered.
+    pub unacked: Vec<SentBlock>,
+    /// Target: the source is Ahead, as it has refused a block; it is about to say so.
+    pub refused_ahead: bool,
     /// The target has asked for a block: it has stored the sync UUID as its current generation.
     pub target_began: bool,
     /// The target has ended without being UpToDate.
@@ -134,6 +148,9 @@ impl Default for ResyncRun {
             ending: false,
             flushing_end: false,
             all_acked: false,
+            sync_uuid_due: false,
+            unacked: Vec::new(),
+            refused_ahead: false,
             target_began: false,
             incomplete: false,
             peer_done: false,
@@ -181,6 +198,19 @@ impl ResyncRun {
         for slot in slots {
             self.requests.remove(slot);
         }
+    }
+
+    /// A write goes to the own disk alone.
+    pub(crate) fn rewrites(&mut self, range: SectorRange) {
+        for b in self.unacked.iter_mut().filter(|b| b.range.overlaps(range)) {
+            b.rewritten = true;
+        }
+    }
+
+    /// The target has answered a block; true: it has the block as it is here.
+    pub(crate) fn answered(&mut self, range: SectorRange) -> bool {
+        let Some(i) = self.unacked.iter().position(|b| b.range == range) else { return false };
+        !self.unacked.swap_remove(i).rewritten
     }
 
     /// A write of the peer failed here.

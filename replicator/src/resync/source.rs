@@ -8,7 +8,7 @@ use model::state::{ConnState, DiskState, Role};
 use model::units::{SectorRange, bits_of};
 
 use super::rate::{ThrottleInput, should_throttle};
-use super::run::RsRead;
+use super::run::{RsRead, SentBlock};
 use crate::action::{Action, Actions, LogLevel};
 use crate::connection::Fence;
 use crate::digest::Digest;
@@ -48,6 +48,7 @@ impl Resource {
             self.send_sync_uuid(v, sync_uuid, out);
             return;
         }
+        self.vols[v].resync.sync_uuid_due = true;
         // A source that forgets this UUID in a crash could not be told from unrelated data.
         self.when_super_block_stable(v, Then::SendSyncUuid { uuid: sync_uuid, generation }, out);
     }
@@ -163,6 +164,7 @@ impl Resource {
                 Some(_) if same => self.resync_block_is_same(v, r.range, out),
                 Some(buf) => {
                     let at = (r.range.start, BlockId::RESYNC);
+                    self.vols[v].resync.unacked.push(SentBlock { range: r.range, rewritten: false });
                     self.send_block(Command::RsDataReply, v, at, (buf, len_bytes), out);
                     if planted::on(Planted::BitClearedTooEarly) {
                         self.vols[v].set_in_sync(r.range);
@@ -195,6 +197,11 @@ impl Resource {
     /// may have been attached since, or the block written to.
     pub(crate) fn resync_block_acked(&mut self, v: usize, range: SectorRange, out: &mut Actions) {
         let vol = &mut self.vols[v];
+        let as_it_is = vol.resync.answered(range);
+        if vol.state.conn == ConnState::Ahead {
+            self.resync_block_acked_ahead(v, range, as_it_is, out);
+            return;
+        }
         if !matches!(vol.state.conn, ConnState::SyncSource | ConnState::PausedSyncS) {
             return;
         }
@@ -205,6 +212,11 @@ impl Resource {
 
     /// The target could not write a resync block.
     pub(crate) fn resync_block_refused(&mut self, v: usize, range: SectorRange, out: &mut Actions) {
+        self.vols[v].resync.answered(range);
+        if self.vols[v].state.conn == ConnState::Ahead {
+            // Of a run that has ended; the block stays marked on both.
+            return;
+        }
         self.vols[v].resync.failed_bits += range.len_sectors().div_ceil(8);
         self.finish_leftovers(v, out);
     }

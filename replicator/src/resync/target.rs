@@ -57,6 +57,10 @@ impl Resource {
             return;
         }
         self.vols[v].resync.source_uuids = source;
+        if self.waits_for_cancelled(v) {
+            self.vols[v].resync.early_sync_uuid = Some(uuid);
+            return;
+        }
         self.start_as_target(v, uuid, out);
     }
 
@@ -70,6 +74,8 @@ impl Resource {
         }
         // A source that has ended a run sends nothing for it any more, and its P_SYNC_UUID is a packet of the next one.
         self.vols[v].resync.forget_unanswered();
+        let was_behind = self.vols[v].state.conn == ConnState::Behind;
+        let reached = self.vols[v].resync.cursor;
         let primary = self.vols[v].state.role == Role::Primary;
         let Some(disk) = self.vols[v].disk.as_mut() else { return };
         disk.sb.uuids.begin_sync_target(uuid, primary);
@@ -83,6 +89,11 @@ impl Resource {
             return;
         }
         self.begin_run(v, "SyncTarget", out);
+        if was_behind {
+            // Where the run before stopped: from the start it would never come further than to what is written all the time.
+            let vol = &mut self.vols[v];
+            vol.resync.cursor = reached.min(vol.bitmap.bits());
+        }
         let generation = self.vols[v].resync.generation;
         // Until the super block says Inconsistent no block may be overwritten: a crash would leave a mixture that
         // calls itself Outdated or better. And the source forgets a bit as soon as the block is written here, which
@@ -128,6 +139,9 @@ impl Resource {
         run.ending = false;
         run.flushing_end = false;
         run.all_acked = bits == 0;
+        run.sync_uuid_due = false;
+        run.unacked.clear();
+        run.refused_ahead = false;
         run.target_began = false;
         run.incomplete = false;
         run.peer_done = false;
@@ -232,7 +246,7 @@ impl Resource {
         loop {
             let vol = &mut self.vols[v];
             let run = &mut vol.resync;
-            if !run.active || !run.may_request || run.ending {
+            if !run.active || !run.may_request || run.ending || run.refused_ahead {
                 return;
             }
             if run.budget_sectors < SECTORS_PER_BIT {
@@ -364,6 +378,7 @@ impl Resource {
                 let id = (range.start, (range.len_sectors() * 512) as u32, BlockId::RESYNC);
                 self.send_ack(Command::NegAck, v, id, out);
             }
+            self.cancelled_are_answered(v, out);
             return;
         }
         run.received_sectors += range.len_sectors();
@@ -408,10 +423,13 @@ impl Resource {
         let r = self.vols[v].resync.requests.remove(slot);
         self.vols[v].pump = true;
         self.peer_pump = true;
-        if r.orphan {
+        // A kernel that is Ahead waits for an answer to every block it has sent.
+        let answers = self.vols[v].state.conn == ConnState::Behind && !self.conn.peer_is_lockstep();
+        if r.orphan && !answers {
             self.request_blocks(v, out);
             return;
         }
+        let ok = ok && !r.orphan;
         let id = (r.range.start, (r.range.len_sectors() * 512) as u32, BlockId::RESYNC);
         if ok {
             self.vols[v].set_in_sync(r.range);
@@ -437,6 +455,7 @@ impl Resource {
         let Some((slot, orphan)) = found.map(|(slot, r)| (slot, r.orphan)) else { return };
         let spoiled = run.requests.remove(slot).spoiled;
         if orphan {
+            self.cancelled_are_answered(v, out);
             return;
         }
         let failed = failed || in_sync && spoiled;
@@ -598,7 +617,9 @@ impl Resource {
         let paused = |s: &VolumeState| matches!(s.conn, ConnState::PausedSyncS | ConnState::PausedSyncT);
         let at = Some(VolIdx(v as u8));
         let now = self.now;
-        if old.conn > ConnState::Connected && new.conn == ConnState::Connected {
+        let ended = new.conn == ConnState::Connected && old.conn > ConnState::Connected;
+        let fell_behind = new.conn == ConnState::Behind && old.conn != ConnState::Behind;
+        if ended || fell_behind {
             // A run that was finished has nothing left; one that a failed disk ended here or there has.
             self.cancel_resync(v, out);
         }

@@ -51,6 +51,9 @@ impl Resource {
             self.write_bitmap_dirty(v, out);
         }
         self.send_after_change(v, &old, &new, out);
+        if new.conn == ConnState::Ahead && old.conn != ConnState::Ahead {
+            self.gone_ahead(v, &old, out);
+        }
         if matches!(new.conn, ConnState::StartingSyncS | ConnState::StartingSyncT) && old.conn != new.conn {
             self.begin_full_sync(v, out);
         }
@@ -236,7 +239,11 @@ impl Resource {
         // A peer that takes this copy for Inconsistent begins no new generation when it loses it.
         let went_bad = old.disk == DiskState::UpToDate && new.disk == DiskState::Inconsistent;
         // A source forgets what differs as soon as it hears that its target has finished.
-        if target_finished || went_bad {
+        // DRBD says nothing. Between lockstep nodes it tells the peer that everything before has been said, and that the copy
+        // is known for an older one even after a crash.
+        let fell_behind =
+            new.conn == ConnState::Behind && old.conn != ConnState::Behind && self.conn.peer_is_lockstep();
+        if target_finished || went_bad || fell_behind {
             let generation = self.conn.generation;
             self.when_super_block_stable(v, Then::SendState { generation }, out);
         }

@@ -93,15 +93,18 @@ fn abort_without_disks(old: &VolumeState, s: &mut VolumeState, warnings: &mut Wa
     }
 }
 
-/// A resync from this node is being prepared, runs or pauses.
+/// A resync from this node is being prepared, runs, pauses, or is to follow.
 pub(crate) fn is_source(conn: ConnState) -> bool {
     use ConnState as C;
-    matches!(conn, C::StartingSyncS | C::WFBitMapS | C::SyncSource | C::PausedSyncS)
+    matches!(conn, C::StartingSyncS | C::WFBitMapS | C::SyncSource | C::PausedSyncS | C::Ahead)
 }
 
 fn is_target(conn: ConnState) -> bool {
     use ConnState as C;
-    matches!(conn, C::StartingSyncT | C::WFBitMapT | C::WFSyncUUID | C::SyncTarget | C::PausedSyncT)
+    matches!(
+        conn,
+        C::StartingSyncT | C::WFBitMapT | C::WFSyncUUID | C::SyncTarget | C::PausedSyncT | C::Behind
+    )
 }
 
 fn settle_negotiating(s: &mut VolumeState, ctx: &Context, warnings: &mut Warnings) {

@@ -136,7 +136,8 @@ pub(super) const SOFT_TRANSITION_RULES: &[SoftRule] = &[
                                                  && !handshake_progress(old, new)),
     /*  8 */ soft_rule(R::InTransientState,  |old, new, _| promotion(old, new) && new.pdsk == D::UpToDate
                                                  && new.disk != D::UpToDate && new.disk != D::Diskless
-                                                 && (new.conn <= C::WFSyncUUID || new.conn != old.conn)),
+                                                 && (new.conn <= C::WFSyncUUID || new.conn == C::Behind
+                                                     || new.conn != old.conn)),
     /*  9 */ soft_rule(R::NeedConnection,    |old, new, _| verify(new) && old.conn < C::Connected),
     /* 10 */ soft_rule(R::ResyncRunning,     |old, new, _| verify(new) && new.conn != old.conn
                                                  && old.conn > C::Connected),

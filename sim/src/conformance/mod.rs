@@ -1,6 +1,7 @@
 //! The conformance list: what any two nodes that replicate a block device have to get right. One test for each line
 //! of README.md in this folder, named like it. Every scenario ends with [`ends`].
 
+mod congestion;
 mod connecting;
 mod digests;
 mod disks;

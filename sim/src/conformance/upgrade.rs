@@ -4,6 +4,8 @@ use super::*;
 
 /// Lines in which the peer matters.
 const LINES: &[fn()] = &[
+    congestion::ahead_behind,
+    congestion::congestion_disconnect,
     connecting::connect,
     connecting::connect_refused,
     connecting::slow_peer_ko_count,

@@ -4,6 +4,7 @@
 //! A script leaves no interleaving to chance where its steps leave one open: it tries each of them. In the end faults
 //! are off and the link works; both copies have to become equal, and again after both processes were killed.
 
+mod congestion;
 mod crash;
 mod errors;
 mod fencing;

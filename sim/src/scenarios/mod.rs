@@ -2,6 +2,7 @@
 
 mod before_resync;
 mod completion;
+mod congestion;
 mod connecting;
 mod damage;
 mod diskless;

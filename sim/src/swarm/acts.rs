@@ -96,6 +96,10 @@ impl Schedule<'_> {
         self.w.note_phase(|| format!("act {number}: {act:?}"));
         self.digests_beside(number);
         self.stalls_beside(number);
+        if self.plan.slow_link_bytes_per_s > 0 {
+            let slow = !self.rng.one_in(4);
+            self.w.weather.link_bytes_per_s = if slow { self.plan.slow_link_bytes_per_s } else { 0 };
+        }
         self.carry_out(act, n);
         if self.rng.one_in(4) {
             self.wait();

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use model::config::settings::OnCongestion;
 use model::state::{ConnState, Role};
 use model::time::Duration;
 use replicator::{Command, CommandResult, VolIdx};
@@ -110,6 +111,8 @@ impl Schedule<'_> {
         assert_eq!(self.w.command_and_wait(asks, it), CommandResult::Ok, "a calm pair can verify");
         let connected =
             |w: &World| (0..2).all(|n| w.volume(n).is_some_and(|s| s.conn >= ConnState::Connected));
+        // Congestion ends a verify, and marks what it found and more.
+        let clients_at = clients_at.filter(|_| self.plan.net.on_congestion == OnCongestion::Block);
         let writes = clients_at.map(|n| (n, self.below(30)));
         let (clients_at, writes) = writes.unwrap_or_default();
         for _ in 0..writes {

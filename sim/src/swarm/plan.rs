@@ -1,5 +1,6 @@
 //! Options of a run, drawn from its seed.
 
+use model::config::settings::OnCongestion;
 use model::policy::{Fencing, OnIoError, Protocol};
 use model::time::Duration;
 use replicator::{Auth, DiskConfig, HmacAlg, NetConfig};
@@ -54,6 +55,8 @@ pub struct Plan {
     pub(super) weather: Weather,
     /// Into which pieces the disks of both nodes tear writes.
     pub(super) tearing: Tearing,
+    /// What the link carries each way while it is slow; 0: it never is.
+    pub(super) slow_link_bytes_per_s: u64,
     /// What the fence-peer handlers of both nodes do, where the disk options ask for them.
     pub(super) fence_peer: FencePeer,
     /// What the handlers before a resync do.
@@ -81,6 +84,7 @@ impl Plan {
             Profile::Life => Plan::life(&mut r),
             Profile::Small => Plan::small(&mut r),
         };
+        plan.congest(&mut Rng::new(seed.rotate_left(11) ^ 0x636f_6e67_6573_7400));
         plan.fence(&mut Rng::new(seed ^ 0x4645_4e43));
         plan.choose_later_options(&mut Rng::new(seed ^ 0x4752_4f57));
         // From a generator of its own, so that seeds without digests stay what they were.
@@ -117,6 +121,20 @@ impl Plan {
         if r.one_in(8) {
             self.net.data_integrity_alg = some(r);
         }
+    }
+
+    /// In some runs the nodes do something about congestion, and mostly the link is slow.
+    fn congest(&mut self, r: &mut Rng) {
+        let odds = if self.net.protocol == Protocol::A { 2 } else { 16 };
+        if !r.one_in(odds) {
+            return;
+        }
+        self.net.protocol = Protocol::A;
+        let pulls = !r.one_in(5);
+        self.net.on_congestion = if pulls { OnCongestion::PullAhead } else { OnCongestion::Disconnect };
+        self.net.congestion_fill_sectors = pick(r, &[0, 8, 40, 200, 1000]);
+        self.net.congestion_extents = pick(r, &[1, 2, 3, 1237]);
+        self.slow_link_bytes_per_s = pick(r, &[0, 30_000, 300_000, 3_000_000]);
     }
 
     /// In some runs the peer is fenced, by a script that does what it says, or by one that is broken.
@@ -175,6 +193,7 @@ impl Plan {
                 ..Weather::default()
             },
             tearing: Tearing::Sectors,
+            slow_link_bytes_per_s: 0,
             fence_peer: FencePeer::default(),
             before_resync: BeforeResync::default(),
             stalls_one_in: 0,
@@ -242,6 +261,7 @@ impl Plan {
                 ..Weather::default()
             },
             tearing: Tearing::Sectors,
+            slow_link_bytes_per_s: 0,
             fence_peer: FencePeer::default(),
             before_resync: BeforeResync::default(),
             stalls_one_in: 0,

@@ -63,6 +63,7 @@ impl Schedule<'_> {
             n.faults = Faults::default();
         }
         self.w.no_fuse();
+        self.w.weather.link_bytes_per_s = 0;
         self.w.hooks.mend_disks();
         self.w.hooks.garbled_at = None;
         self.w.hooks.severed_at = None;

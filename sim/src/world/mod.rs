@@ -50,6 +50,8 @@ struct End {
     sent_total: u64,
     last_arrival: Instant,
     last_sent: Instant,
+    /// What is on the way to here has passed a slow link by then.
+    line_free: Instant,
     /// On the way when the link was cut; the sender's kernel sends it again.
     held: Vec<Message>,
     /// Written by the batch that is being carried out.
@@ -132,6 +134,8 @@ pub struct Weather {
     pub disk_us: u64,
     /// Mean network latency in microseconds.
     pub net_us: u64,
+    /// What a link carries on each socket, each way; 0: anything at once.
+    pub link_bytes_per_s: u64,
     /// The link is cut: nothing arrives, nothing connects.
     pub cut: bool,
     /// What the data socket and the meta socket send takes so many times as long on its way; 0: as long as anything.
@@ -197,6 +201,8 @@ pub struct World {
     primary: Vec<[bool; 2]>,
     /// Sync target when last looked at, by volume and node.
     syncing: Vec<[bool; 2]>,
+    /// Ahead when last looked at, by volume and node.
+    ahead: Vec<[bool; 2]>,
     /// A node that dies when so many more of its actions are carried out, and whether its power fails.
     fuse: Option<(usize, u64, bool)>,
     /// What happened, by kind.
@@ -279,6 +285,7 @@ impl World {
             full_sync_cut: false,
             primary: vec![[false; 2]; volumes.into()],
             syncing: vec![[false; 2]; volumes.into()],
+            ahead: vec![[false; 2]; volumes.into()],
             fuse: None,
             tally: Tally::default(),
             trace_hash: 0xcbf2_9ce4_8422_2325,

@@ -289,8 +289,14 @@ impl World {
             let first =
                 if self.rng.one_in(4) { 1 + self.rng.below(list.len() as u64) as usize } else { list.len() };
             let rest = list.split_off(first);
+            let (now, speed) = (self.now, self.weather.link_bytes_per_s);
             let Some(end) = self.ends.get_mut(&to) else { return };
-            let at = arrives.max(end.last_arrival + Duration::from_nanos(1));
+            let mut at = arrives.max(end.last_arrival + Duration::from_nanos(1));
+            let bytes: u64 = list.iter().map(|m| m.len() as u64).sum();
+            if let Some(takes_ns) = (bytes * 1_000_000_000).checked_div(speed) {
+                end.line_free = end.line_free.max(now) + Duration::from_nanos(takes_ns);
+                at = at.max(end.line_free);
+            }
             end.last_arrival = at;
             let m = end.node;
             self.at(m, at, Later::Arrive { sock: to, messages: list });
@@ -424,6 +430,7 @@ impl World {
             sent_total: 0,
             last_arrival: now,
             last_sent: now,
+            line_free: now,
             held: Vec::new(),
             outbox: Vec::new(),
             severed: false,

@@ -91,6 +91,9 @@ impl World {
             let target = state.is_some_and(|s| s.conn == ConnState::SyncTarget);
             let was_target = std::mem::replace(&mut self.syncing[usize::from(v)][n], target);
             self.tally.resyncs += u64::from(target && !was_target);
+            let ahead = state.is_some_and(|s| s.conn == ConnState::Ahead);
+            let was_ahead = std::mem::replace(&mut self.ahead[usize::from(v)][n], ahead);
+            self.tally.ahead += u64::from(ahead && !was_ahead);
             let source_is_there = states[1 - n].is_some_and(|s| s.conn == ConnState::SyncSource);
             if was_target && source_is_there && met && state.as_ref().is_some_and(is_current) {
                 let disk = &self.nodes[n].disk;
@@ -127,7 +130,10 @@ impl World {
         self.mix(tag.0 << 1 | u64::from(ok));
         self.note(n, || format!("request {} ends: {result:?}", tag.0));
         if let Some((version, _, sector)) = self.writes.remove(&tag.0) {
-            let lonely = |s: VolumeState| s.conn < ConnState::Connected || s.pdsk < DiskState::Inconsistent;
+            let lonely = |s: VolumeState| {
+                let apart = s.conn < ConnState::Connected || s.conn == ConnState::Ahead;
+                apart || s.pdsk < DiskState::Inconsistent
+            };
             // Answers may be held back, by suspend-io for one: what counts is where the data is.
             let mirrored = match op {
                 SimOp::Write { sector, count, .. } => (sector..sector + count).all(|s| {
