@@ -2,11 +2,13 @@
 
 use super::*;
 
-/// The states of a volume on both nodes, and whether these use the two ends of the same sockets.
+/// The states of a volume on both nodes, whether these use the two ends of the same sockets, and whether a handler runs
+/// that a resync has to wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Looked {
     states: [Option<VolumeState>; 2],
     met: bool,
+    called: [bool; 2],
 }
 
 impl World {
@@ -14,7 +16,11 @@ impl World {
     /// long as these stay.
     pub(super) fn check_states(&mut self) {
         let met = self.same_connection();
-        let now = |w: &World, v: u8| Looked { states: [w.volume_of(0, v), w.volume_of(1, v)], met };
+        let now = |w: &World, v: u8| Looked {
+            states: [w.volume_of(0, v), w.volume_of(1, v)],
+            met,
+            called: w.before_resync[usize::from(v)].map(|run| run.is_some()),
+        };
         let volumes = self.truth.volumes();
         let known = self.looked_at.len() == usize::from(volumes);
         if known
