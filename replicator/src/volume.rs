@@ -227,6 +227,9 @@ pub(crate) struct Volume {
     /// While the own copy is Inconsistent: what is not marked is good. The bitmap was united with that of the source, or
     /// the copy was good but for what failed here.
     pub unmarked_is_good: bool,
+    /// The peer was told to skip the initial sync, and has not said yet that it is UpToDate. What it said before may still
+    /// be on its way, and passes for Inconsistent; but whatever is sent now, it gets as a good copy.
+    pub skip_unconfirmed: bool,
     /// Invalidated by command and not yet SyncTarget: whatever comes between, the copy is Inconsistent.
     pub invalidated: bool,
     /// All bits set and no connection: writes need no activity log.
@@ -293,6 +296,7 @@ impl Volume {
             attach_numbers: AttachNumbers::default(),
             consider_resync: false,
             unmarked_is_good: false,
+            skip_unconfirmed: false,
             invalidated: false,
             al_suspended: false,
             seq: 0,

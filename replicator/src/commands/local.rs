@@ -169,6 +169,7 @@ impl Resource {
             self.peer_has_own_generations(v);
             let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
             let _ = self.change_volume(v, change, Kind::Hard, out);
+            self.vols[v].skip_unconfirmed = true;
         }
         self.md_sync(v, out);
         CommandResult::Ok

@@ -43,6 +43,7 @@ impl Resource {
             failed_bits: vol.resync.failed_bits,
             target_was_there: vol.resync.target_began || vol.resync.all_acked,
         };
+        self.vols[v].skip_unconfirmed &= received.disk != DiskState::UpToDate;
         match conclude(&own, &received, &circumstances) {
             Conclusion::ConnectionFailing => self.lose_connection(ConnState::NetworkFailure, out),
             Conclusion::Nonsense(_) => self.protocol_error("P_STATE that no peer can have", out),

@@ -35,7 +35,8 @@ impl Resource {
         let readable = s.disk == DiskState::UpToDate || s.pdsk == DiskState::UpToDate;
         let local = vol.has_usable_disk() && readable;
         let marked = marks_only(&s);
-        let remote = !marked && self.conn.is_established() && replicates(&s);
+        let gets_it = replicates(&s) || vol.skip_unconfirmed && s.pdsk == DiskState::Inconsistent;
+        let remote = !marked && self.conn.is_established() && gets_it;
         if !local && !remote {
             self.fail_for_lack_of_data(slot, out);
             return;

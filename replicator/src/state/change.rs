@@ -211,6 +211,7 @@ impl Resource {
         } else if new.disk <= DiskState::Inconsistent {
             self.vols[v].invalidated = false;
         }
+        self.vols[v].skip_unconfirmed &= new.conn == ConnState::Connected;
         if new.disk == DiskState::Inconsistent {
             self.vols[v].unmarked_is_good = match new.conn {
                 ConnState::WFSyncUUID | ConnState::SyncTarget | ConnState::PausedSyncT => true,

@@ -324,3 +324,27 @@ fn a_primary_dies_right_after_its_disk() {
         both_again(&mut w);
     }
 }
+
+/// The initial sync was skipped, and what the peer had said before arrived afterwards: it passed for Inconsistent until it
+/// said otherwise, and was not sent what was written meanwhile (life 505341).
+#[test]
+fn a_peer_that_skips_the_initial_sync_is_sent_everything_from_then_on() {
+    for seed in 0..20 {
+        let mut w = World::new(seed, SECTORS, DiskConfig::default());
+        w.weather.net_us = 2000;
+        w.weather.lag = [30, 0];
+        for n in 0..2 {
+            w.start(n);
+            w.connect(n, &net());
+        }
+        let connected = |w: &World| (0..2).all(|n| w.state(n).0 == ConnState::Connected);
+        assert!(w.run_until(Duration::from_secs(20), connected), "{:?}", w.volume(1));
+        w.run_for(Duration::from_millis(100));
+        w.command_and_wait(0, Command::NewCurrentUuid { vol: VOL, clear_bitmap: true });
+        assert_eq!(w.command_and_wait(0, PROMOTE), CommandResult::Ok);
+        w.request(0, SimOp::Write { sector: 64, count: 8, fua: false });
+        w.run_for(Duration::from_secs(1));
+        assert!(w.in_sync() && w.is_idle(), "{:?}", w.volume(0));
+        w.check_disks();
+    }
+}
