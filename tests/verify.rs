@@ -12,7 +12,7 @@ mod pair;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nbd_client::{Client, Replies};
 use pair::{Options, Pair, free_address};
@@ -112,8 +112,12 @@ fn changed_blocks_are_found_shown_and_repaired() {
             assert!(log.contains("Out of sync: start=40, size=16 (sectors)"), "{log}");
             assert!(log.contains("Online verify found 2 4k block out of sync!"), "{log}");
         }
-        let calls = fs::read_to_string(pair.dir.join("found")).unwrap_or_default();
-        assert_eq!(calls.lines().count(), 4, "the handler of both nodes, twice: {calls:?}");
+        let calls = || fs::read_to_string(pair.dir.join("found")).unwrap_or_default();
+        let until = Instant::now() + Duration::from_secs(20);
+        while calls().lines().count() < 4 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(calls().lines().count(), 4, "the handler of both nodes, twice: {:?}", calls());
         reconnected(&pair);
         assert_eq!([out_of_sync_kib(&pair, 0), out_of_sync_kib(&pair, 1)], [0, 0]);
         assert!(holds(&pair, 1, &data) && holds(&pair, 0, &data), "{}", pair.logs());

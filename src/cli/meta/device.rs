@@ -35,7 +35,7 @@ pub struct MetaDevice {
 }
 
 /// How long to wait for a claim: drbdmeta waits a second for its lock.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
+const CLAIM_PATIENCE: Duration = Duration::from_secs(3);
 const CLAIM_RETRY: Duration = Duration::from_millis(20);
 
 /// What is at the place of the super block.
@@ -57,7 +57,8 @@ impl MetaDevice {
     /// Block devices are opened with `O_EXCL`, regular files are locked with `flock`, and an index claims just its
     /// slot by a lock on that range: a daemon that has the device attached must hold the same.
     ///
-    /// To change something, waits up to a second for another command to finish.
+    /// To change something, waits up to three seconds for another command to finish, or for the kernel to let go of what a
+    /// killed daemon had under way.
     pub fn open(target: &MetaTarget, access: Access) -> Result<MetaDevice, MetaError> {
         let give_up = Instant::now() + CLAIM_PATIENCE;
         loop {
