@@ -186,9 +186,22 @@ impl Ledger {
 
     /// From now on the truth is what this disk holds, and what may still be on its way there.
     pub fn rebase(&mut self, read: impl Fn(u64) -> u64) {
+        self.rebase_where(read, |_| true);
+    }
+
+    /// The same, except for sectors where the disk has a write that is still under way: nobody has been told that it is
+    /// there, and it may go again with this disk.
+    pub fn rebase_answered(&mut self, read: impl Fn(u64) -> u64) {
+        self.rebase_where(read, |held| held.ended.is_some());
+    }
+
+    fn rebase_where(&mut self, read: impl Fn(u64) -> u64, counts: impl Fn(&Entry) -> bool) {
         let now = self.tick();
         for (s, list) in &mut self.sectors {
             let content = read(*s);
+            if list.iter().any(|e| e.id != OBSERVED && e.content == content && !counts(e)) {
+                continue;
+            }
             let held_since = list.iter().find(|e| e.id == content).map_or(0, |e| e.issued);
             for e in list.iter_mut() {
                 // What this copy never got may still be on its way, answered on the other one or not. Of writes that
@@ -262,6 +275,22 @@ mod tests {
         l.ended(2, true);
         l.rebase(|_| 3);
         assert_eq!(l.possible(0), [2, 3], "2 is still to come, 1 was over when 3 began");
+    }
+
+    #[test]
+    fn a_copy_may_lose_again_what_it_has_of_a_write_under_way() {
+        let mut l = Ledger::default();
+        l.issued(1, 1, 0, 1, false);
+        l.ended(1, true);
+        l.issued(2, 2, 0, 1, false);
+        l.rebase_answered(|_| 2);
+        assert_eq!(l.possible(0), [1, 2]);
+        l.ended(2, true);
+        l.rebase_answered(|_| 1);
+        assert!(l.allows(0, 1), "the cache of the copy was lost, and with it the second one");
+        l.issued(3, 3, 0, 1, false);
+        l.rebase(|_| 3);
+        assert_eq!(l.possible(0), [3, 3]);
     }
 
     #[test]

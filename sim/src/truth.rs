@@ -159,7 +159,11 @@ impl Truth {
             self.assert_not_stale(1 - n, &read);
         }
         // Protocols A and B: what the own disk answered for need not have arrived on the other one.
-        self.of(n).rebase(read);
+        if self.protocol_c {
+            self.of(n).rebase_answered(read);
+        } else {
+            self.of(n).rebase(read);
+        }
     }
 
     /// A Primary that was served by the peer goes on alone with its own disk. Its clients are the same as before, so the
