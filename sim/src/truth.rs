@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
-use model::state::{ConnState, DiskState, VolumeState};
+use model::state::{ConnState, DiskState, Role, VolumeState};
 
 use crate::disk::ROTTEN;
 use crate::ledger::Ledger;
@@ -331,6 +331,13 @@ impl Truth {
             self.at_split = None;
             self.word = [false; 2];
             self.cache_lost = [false; 2];
+            // Clients work on their own disk again, whichever one took their last write, and a Primary that crashes is
+            // the source.
+            if let [Some(a), Some(b)] = states
+                && a.role != b.role
+            {
+                self.owner = usize::from(b.role == Role::Primary);
+            }
         } else {
             self.separated();
         }
@@ -423,7 +430,6 @@ impl DerefMut for Truths {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::state::Role;
 
     /// Two answered writes to a sector, of which the first one was flushed; then the peer loses its cache.
     fn peer_without_its_cache() -> Truth {
@@ -462,6 +468,26 @@ mod tests {
         t.ended(0, 3, true, true);
         t.falls_back_on_peer(0, true, |_| 1);
         assert!(!t.of(0).allows(8, 1) && !t.of(0).allows(16, 1));
+    }
+
+    /// The peer's copy took the last write, as the own disk was not good yet; that one is in sync since, and loses its
+    /// cache: as a crashed Primary's it is what counts.
+    #[test]
+    fn the_primary_counts_whichever_copy_took_the_last_write() {
+        let good = |role| {
+            let (conn, disk) = (ConnState::Connected, DiskState::UpToDate);
+            Some(VolumeState { role, conn, disk, pdsk: disk, ..VolumeState::INITIAL })
+        };
+        for (loser, lost) in [(0, true), (1, false)] {
+            let mut t = Truth::new();
+            t.owner = 1;
+            t.issued(0, 1, 1, 8, 1, false);
+            t.ended(0, 1, true, false);
+            t.look(&[good(Role::Primary), good(Role::Secondary)]);
+            t.separated();
+            t.power_lost(loser, true);
+            assert_eq!(t.of(0).allows(8, 0), lost);
+        }
     }
 
     #[test]
