@@ -75,6 +75,11 @@ impl Schedule<'_> {
         for h in &mut self.w.hooks.handlers {
             h.before_resync.exit_code = 0;
         }
+        let handler_outlasts_pings = self.plan.before_resync.after > self.plan.net.ping_int;
+        if handler_outlasts_pings && self.slowest_ping() > self.plan.net.ping_timeout {
+            // No connection would last until the handler has ended.
+            self.w.weather.lag[1] = 0;
+        }
         self.w.hooks.changed_at = None;
         for n in 0..2 {
             self.w.block(n, Blocked::No);
@@ -82,6 +87,12 @@ impl Schedule<'_> {
         self.w.cut(false);
         let thaws = self.w.nodes[0].frozen_until.max(self.w.nodes[1].frozen_until);
         self.w.run_for(thaws.saturating_since(self.w.now));
+    }
+
+    /// The longest time between a ping and its answer: every way takes up to twice the mean latency.
+    fn slowest_ping(&self) -> Duration {
+        let weather = &self.w.weather;
+        Duration::from_micros(4 * weather.net_us * weather.lag[1].max(1))
     }
 
     pub(super) fn converge(&mut self) {
