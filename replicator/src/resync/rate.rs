@@ -71,6 +71,8 @@ pub struct RateController {
     planned_sectors: i64,
     /// What this step granted but could not be requested yet, as too much was in flight.
     left_sectors: u64,
+    /// What the controller granted in the step before beyond whole blocks.
+    broken_sectors: u64,
     wanted_sectors: u64,
     /// What decided the grant of this step, and what held back the step before.
     granted_by: LimitedBy,
@@ -86,6 +88,7 @@ impl RateController {
             next: 0,
             planned_sectors: 0,
             left_sectors: 0,
+            broken_sectors: 0,
             wanted_sectors: 0,
             granted_by: LimitedBy::Controller,
             limited_by: LimitedBy::Controller,
@@ -119,7 +122,9 @@ impl RateController {
         if input.application_busy && min_rate > 0 && sectors > min_rate {
             (sectors, limit) = (min_rate, LimitedBy::Throttled);
         }
-        sectors -= sectors % SECTORS_PER_BIT;
+        let broken = sectors % SECTORS_PER_BIT;
+        sectors -= broken;
+        self.broken_sectors = if limit == LimitedBy::Controller { broken } else { 0 };
         self.wanted_sectors = sectors;
         self.granted_by = limit;
         self.left_sectors = sectors;
@@ -182,7 +187,10 @@ impl RateController {
         self.next = (self.next + 1) % slots;
         self.planned_sectors =
             self.planned_sectors.saturating_add(per_step.saturating_mul(steps)).saturating_sub(share);
-        let mut sectors = received.saturating_add(share).max(0);
+        // A share is often less than a block. Dropped step by step, such shares would leave the rate where it is (this
+        // too goes beyond the specification).
+        let granted = received.saturating_add(share);
+        let mut sectors = granted.saturating_add(signed(self.broken_sectors)).max(0);
         if in_flight == 0 && received > 0 && self.left_sectors == 0 {
             // Everything asked for was answered within the step: the pipe ran dry, and its capacity is not
             // known yet. Corrections alone would take minutes to find it on a fast link, so double instead

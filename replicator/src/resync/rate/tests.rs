@@ -71,6 +71,22 @@ fn a_slow_link_is_filled_but_not_flooded() {
     }
 }
 
+/// Answers take a while: whenever a step begins, two blocks are on their way. Each correction is less than a block.
+#[test]
+fn corrections_of_less_than_a_block_add_up() {
+    let mut pipe = Pipe::new(DEFAULTS);
+    for _ in 0..300 {
+        pipe.in_flight += pipe.controller.step(StepInput {
+            received_sectors: core::mem::take(&mut pipe.received),
+            in_flight_sectors: pipe.in_flight,
+            application_busy: false,
+        });
+        pipe.received = pipe.in_flight.saturating_sub(16);
+        pipe.in_flight -= pipe.received;
+    }
+    assert!(pipe.controller.wanted_kib_per_s() > 5_000, "{} KiB/s", pipe.controller.wanted_kib_per_s());
+}
+
 #[test]
 fn the_delay_target_holds_without_a_fill_target() {
     let options = RateOptions { fill_target_sectors: 0, delay_target_ds: 2, ..DEFAULTS };
