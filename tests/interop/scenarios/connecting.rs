@@ -1,0 +1,90 @@
+//! Meeting: authentication, parameters that agree or do not, sizes.
+
+use std::time::Duration;
+
+use crate::lab::{DISK_BYTES, LONG, Lab, Setup};
+
+/// Both come up with equal data and without a sync; a block written on either side of a role swap is on both.
+pub fn connect(lab: &mut Lab, p: usize) -> String {
+    lab.pair(&Setup::default(), p);
+    lab.write(p, 4096, 8192);
+    lab.finish();
+    String::new()
+}
+
+/// Authentication fails on both sides, neither claims to be connected; with the right secret they meet.
+pub fn wrong_secret(lab: &mut Lab, p: usize) -> String {
+    let mut setup = Setup::default();
+    setup.net_of[p] = "protocol C; shared-secret \"another\";".to_owned();
+    setup.net_of[1 - p] = "protocol C;".to_owned();
+    lab.begin(&setup);
+    for node in &lab.nodes {
+        node.ok("up r0");
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    for node in &lab.nodes {
+        let cstate = node.ok("cstate r0");
+        assert!(cstate != "Connected" && !cstate.contains("Sync"), "{}: {cstate}", node.name);
+    }
+    lab.write_config(&Setup::default());
+    for i in 0..2 {
+        lab.nodes[i].configure();
+        lab.nodes[i].ok("down r0");
+        lab.nodes[i].ok("up r0");
+    }
+    for node in &lab.nodes {
+        node.wait("Connected Secondary/Secondary Inconsistent/Inconsistent", LONG);
+    }
+    String::new()
+}
+
+/// Who asks for another protocol is refused for good: StandAlone, on the side that notices.
+pub fn different_protocol(lab: &mut Lab, p: usize) -> String {
+    let mut setup = Setup::default();
+    setup.net_of[p] = "protocol C;".to_owned();
+    setup.net_of[1 - p] = "protocol A;".to_owned();
+    disagree(lab, &setup, "incompatible")
+}
+
+/// The same for the algorithm of a verify.
+pub fn different_verify_alg(lab: &mut Lab, p: usize) -> String {
+    let mut setup = Setup::default();
+    setup.net_of[p] = "protocol C; verify-alg sha1;".to_owned();
+    setup.net_of[1 - p] = "protocol C; verify-alg md5;".to_owned();
+    disagree(lab, &setup, "verify-alg")
+}
+
+fn disagree(lab: &mut Lab, setup: &Setup, logged: &str) -> String {
+    lab.begin(setup);
+    for node in &lab.nodes {
+        node.ok("up r0");
+    }
+    let until = std::time::Instant::now() + LONG;
+    while lab.nodes.iter().all(|n| n.ok("cstate r0") != "StandAlone") {
+        assert!(
+            std::time::Instant::now() < until,
+            "nobody gives up: {:?}",
+            lab.nodes.each_ref().map(crate::node::Node::state)
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let states = lab.nodes.each_ref().map(|n| n.ok("cstate r0"));
+    assert!(lab.nodes.iter().any(|n| n.logged(logged)), "{logged:?} is logged: {states:?}");
+    format!("{} / {}", states[0], states[1])
+}
+
+/// The device is as large as the smaller disk allows.
+pub fn smaller_disk(lab: &mut Lab, p: usize) -> String {
+    let mut sizes = [DISK_BYTES; 2];
+    sizes[1 - p] = DISK_BYTES - (8 << 20);
+    let setup = Setup { disk_bytes: Some(sizes), ..Setup::default() };
+    lab.pair(&setup, p);
+    lab.write(p, 4096, 8192);
+    let end = sizes[1 - p] - (1 << 20);
+    lab.write(p, end, 4096);
+    let beyond = lab.nodes[p].read(sizes[1 - p], 4096);
+    assert!(beyond.as_ref().map_or(true, Vec::is_empty), "the device ends before that");
+    lab.finish();
+    String::new()
+}

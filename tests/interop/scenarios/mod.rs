@@ -1,0 +1,54 @@
+//! The scenarios by subject. Each is given the laboratory with both nodes running and nothing up, and the number of the
+//! node that is Primary; it returns its figures.
+
+mod connecting;
+mod disks;
+mod resync;
+mod roles;
+mod split_brain;
+mod verify;
+mod writes;
+
+use crate::lab::Lab;
+
+/// A scenario: what it is called, and what it does.
+pub type Scenario = (&'static str, fn(&mut Lab, usize) -> String);
+
+/// Those that run unless others are named: the main path, in about two minutes.
+pub const SHORT: &[&str] =
+    &["connect", "bitmap-resync", "sync-target-killed", "primary-crash", "verify-differences", "writes-c"];
+
+/// All of them, in the order in which they run.
+pub const ALL: &[Scenario] = &[
+    ("connect", connecting::connect),
+    ("wrong-secret", connecting::wrong_secret),
+    ("different-protocol", connecting::different_protocol),
+    ("different-verify-alg", connecting::different_verify_alg),
+    ("smaller-disk", connecting::smaller_disk),
+    ("initial-full-sync", resync::initial_full_sync),
+    ("bitmap-resync", resync::bitmap_resync),
+    ("sync-link-lost", resync::interrupted_by_link_loss),
+    ("sync-target-killed", resync::interrupted_target_killed),
+    ("sync-source-killed", resync::interrupted_source_killed),
+    ("sync-paused", resync::paused),
+    ("sync-under-load", resync::under_load),
+    ("sync-checksums", resync::checksums),
+    ("sync-controller", resync::controller),
+    ("primary-crash", resync::primary_crash),
+    ("takeover", resync::takeover),
+    ("swap-twenty-times", roles::swap_twenty_times),
+    ("second-primary-refused", roles::second_primary_refused),
+    ("inconsistent-primary-refused", roles::inconsistent_primary_refused),
+    ("outdate", roles::graceful_disconnect_and_outdate),
+    ("down-during-resync", roles::down_during_resync),
+    ("verify-clean", verify::clean),
+    ("verify-differences", verify::differences),
+    ("split-brain-discard-secondary", split_brain::discard_secondary),
+    ("split-brain-discard-zero-changes", split_brain::discard_zero_changes),
+    ("diskless-primary", disks::diskless_primary),
+    ("diskless-secondary", disks::diskless_secondary),
+    ("writes-integrity", writes::integrity),
+    ("writes-c", writes::protocol_c),
+    ("writes-b", writes::protocol_b),
+    ("writes-a", writes::protocol_a),
+];

@@ -1,0 +1,79 @@
+//! Who is Primary, and who may not be.
+
+use crate::lab::{LONG, Lab, Setup};
+
+/// Twenty times: the Primary steps down under a client that has just ended, the other takes over and writes.
+pub fn swap_twenty_times(lab: &mut Lab, p: usize) -> String {
+    lab.pair(&Setup::default(), p);
+    let mut primary = p;
+    let mut kib = 0;
+    for round in 0..20u64 {
+        if round % 5 == 0 {
+            let load = lab.nodes[primary].load("--bs=4k --iodepth=8", 1);
+            kib += load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
+        }
+        let data = lab.write(primary, (round % 7) << 20, 4096);
+        lab.nodes[primary].ok("secondary r0");
+        primary = 1 - primary;
+        lab.nodes[primary].ok("primary r0");
+        assert!(lab.nodes[primary].read((round % 7) << 20, 4096).expect("a read") == data, "round {round}");
+    }
+    lab.connected(primary);
+    lab.finish();
+    format!("{kib} KiB of load")
+}
+
+/// The peer is Primary: refused on the other side, with the kernel's words.
+pub fn second_primary_refused(lab: &mut Lab, p: usize) -> String {
+    lab.pair(&Setup::default(), p);
+    lab.nodes[1 - p].refused("primary r0", "(-1) Multiple primaries not allowed by config");
+    lab.connected(p);
+    lab.finish();
+    String::new()
+}
+
+/// No copy of the data is good: refused.
+pub fn inconsistent_primary_refused(lab: &mut Lab, p: usize) -> String {
+    lab.begin(&Setup::default());
+    for node in &lab.nodes {
+        node.ok("up r0");
+    }
+    for node in &lab.nodes {
+        node.wait("Connected Secondary/Secondary Inconsistent/Inconsistent", LONG);
+    }
+    lab.nodes[p].refused("primary r0", "(-2) Need access to UpToDate data");
+    String::new()
+}
+
+/// A Secondary that leaves in good order is not outdated, as nobody fences; one that is told so is, and is brought up to date.
+pub fn graceful_disconnect_and_outdate(lab: &mut Lab, p: usize) -> String {
+    lab.pair(&Setup::default(), p);
+    let s = 1 - p;
+    lab.nodes[s].ok("disconnect r0");
+    lab.nodes[s].wait("StandAlone Secondary/Unknown UpToDate/DUnknown", LONG);
+    lab.nodes[s].ok("outdate r0");
+    lab.nodes[s].wait("StandAlone Secondary/Unknown Outdated/DUnknown", LONG);
+    lab.nodes[s].refused("primary r0", "(-2) Need access to UpToDate data");
+    lab.write(p, 3 << 20, 8192);
+    lab.nodes[s].ok("connect r0");
+    lab.connected(p);
+    lab.finish();
+    String::new()
+}
+
+/// `down` in the middle of a sync, on either side; brought up again, the sync goes on.
+pub fn down_during_resync(lab: &mut Lab, p: usize) -> String {
+    let setup = Setup { disk: "resync-rate 6M; c-plan-ahead 0;".to_owned(), ..Setup::default() };
+    lab.syncing(&setup, p);
+    lab.nodes[1 - p].ok("down r0");
+    lab.nodes[p].wait("WFConnection Primary/Unknown UpToDate/Inconsistent", LONG);
+    lab.nodes[1 - p].ok("up r0");
+    lab.nodes[1 - p].wait("SyncTarget Secondary/Primary Inconsistent/UpToDate", LONG);
+    lab.nodes[p].ok("secondary r0");
+    lab.nodes[p].ok("down r0");
+    lab.nodes[1 - p].wait("WFConnection Secondary/Unknown Inconsistent/DUnknown", LONG);
+    lab.nodes[p].ok("up r0");
+    lab.settled("Secondary/Secondary");
+    lab.finish();
+    String::new()
+}
