@@ -161,6 +161,7 @@ impl Resource {
             other => other,
         }
     }
+
     fn next_generation_is_needed(
         &self,
         v: usize,

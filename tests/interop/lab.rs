@@ -145,8 +145,8 @@ impl Lab {
         }
     }
 
-    /// Both up and connected, both UpToDate without a sync (the disks are empty), node `p` Primary.
-    pub fn pair(&mut self, setup: &Setup, p: usize) {
+    /// Both up and connected, with new metadata.
+    pub fn met(&mut self, setup: &Setup) {
         self.begin(setup);
         for node in &self.nodes {
             node.ok("up r0");
@@ -154,6 +154,11 @@ impl Lab {
         for node in &self.nodes {
             node.wait("Connected Secondary/Secondary Inconsistent/Inconsistent", LONG);
         }
+    }
+
+    /// Both up and connected, both UpToDate without a sync (the disks are empty), node `p` Primary.
+    pub fn pair(&mut self, setup: &Setup, p: usize) {
+        self.met(setup);
         self.nodes[p].ok("new-current-uuid --clear-bitmap r0");
         self.settled("Secondary/Secondary");
         self.nodes[p].ok("primary r0");
@@ -162,13 +167,7 @@ impl Lab {
 
     /// Both up and connected, node `p` Primary of a full sync that has begun.
     pub fn syncing(&mut self, setup: &Setup, p: usize) {
-        self.begin(setup);
-        for node in &self.nodes {
-            node.ok("up r0");
-        }
-        for node in &self.nodes {
-            node.wait("Connected Secondary/Secondary Inconsistent/Inconsistent", LONG);
-        }
+        self.met(setup);
         self.nodes[p].ok("primary --force r0");
         self.nodes[p].wait("SyncSource Primary/Secondary UpToDate/Inconsistent", LONG);
         self.nodes[1 - p].wait("SyncTarget Secondary/Primary Inconsistent/UpToDate", LONG);

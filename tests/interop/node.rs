@@ -302,21 +302,9 @@ impl Node {
                 let command = match io {
                     Io::Write | Io::WriteFua => {
                         fs::write(machine.directory.join("data"), data).expect("data to write");
-                        // Whole when it is aligned, in pieces of one sector otherwise.
-                        let unit = [1 << 20, 65536, 4096, 512]
-                            .into_iter()
-                            .find(|u| offset_bytes.is_multiple_of(*u) && len as u64 == *u)
-                            .unwrap_or(512);
-                        if unit as usize == len {
-                            format!(
-                                "dd if=/run/node/data of=/dev/drbd0 bs={unit} seek={} oflag={flags}",
-                                offset_bytes / unit
-                            )
-                        } else {
-                            format!(
-                                "dd if=/run/node/data of=/dev/drbd0 bs={len} seek={offset_bytes} oflag={flags},seek_bytes"
-                            )
-                        }
+                        format!(
+                            "dd if=/run/node/data of=/dev/drbd0 bs={len} seek={offset_bytes} oflag={flags},seek_bytes"
+                        )
                     }
                     Io::Discard => format!("blkdiscard -f -o {offset_bytes} -l {len} /dev/drbd0"),
                     Io::Zeroes => format!("blkdiscard -z -f -o {offset_bytes} -l {len} /dev/drbd0"),
@@ -454,7 +442,7 @@ enum Run {
 }
 
 impl Load<'_> {
-    /// Waits for its end: the number of writes that were answered. The error is what the client was told.
+    /// Waits for its end: the KiB that were written. The error is what the client was told.
     pub fn finish(mut self) -> Result<u64, String> {
         let limit = Duration::from_secs(u64::from(self.seconds)) + COMMAND_MAX;
         let (status, text) = match (&mut self.run, &self.node.kind) {
@@ -481,7 +469,7 @@ impl Load<'_> {
         if status != 0 {
             return Err(text);
         }
-        // Format 3 of fio: field 48 is the number of KiB written, 5 + 41 + 2 fields from the start.
+        // Field 47 of fio's format 3.
         let line = text.lines().find(|l| l.starts_with("3;")).ok_or_else(|| text.clone())?;
         let kib: u64 = line.split(';').nth(46).and_then(|f| f.parse().ok()).ok_or_else(|| text.clone())?;
         Ok(kib)

@@ -176,7 +176,8 @@ impl Resource {
     }
 }
 
-/// What is wrong with options whatever the state: two Primaries without protocol C, a digest that is not known here.
+/// What is wrong with options whatever the state: two Primaries without protocol C, on-congestion without protocol A, a
+/// digest that is not known here.
 fn refused_options(net: &crate::config::NetConfig) -> Option<ConfigError> {
     if net.allow_two_primaries && net.protocol != Protocol::C {
         return Some(ConfigError::NotProtoC);

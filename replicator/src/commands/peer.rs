@@ -244,11 +244,7 @@ impl Resource {
                     self.send_change_reply(Some(v), e.number(), out);
                     return;
                 }
-                if verifies_bad_data(&old, own) {
-                    self.send_change_reply(Some(v), StateResult::NoUpToDateDisk.number(), out);
-                    return;
-                }
-                if promotes_over_old_data(&old, own) {
+                if verifies_bad_data(&old, own) || promotes_over_old_data(&old, own) {
                     self.send_change_reply(Some(v), StateResult::NoUpToDateDisk.number(), out);
                     return;
                 }

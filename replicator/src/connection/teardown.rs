@@ -93,7 +93,6 @@ impl Resource {
             self.vols[v].peer_capacity_sectors = 0;
             self.vols[v].consider_resync = false;
             self.vols[v].growth_announced = false;
-            self.vols[v].growth_announced = false;
         }
         self.clear_transfer_log(out);
         if was_established {

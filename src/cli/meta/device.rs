@@ -34,7 +34,7 @@ pub struct MetaDevice {
     in_use: bool,
 }
 
-/// How long to wait for a claim: drbdmeta waits a second for its lock.
+/// How long to wait for a claim. drbdmeta waits a second for its lock; a killed daemon's ring may hold the disk longer.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(3);
 const CLAIM_RETRY: Duration = Duration::from_millis(20);
 

@@ -34,13 +34,7 @@ pub fn second_primary_refused(lab: &mut Lab, p: usize) -> String {
 
 /// No copy of the data is good: refused.
 pub fn inconsistent_primary_refused(lab: &mut Lab, p: usize) -> String {
-    lab.begin(&Setup::default());
-    for node in &lab.nodes {
-        node.ok("up r0");
-    }
-    for node in &lab.nodes {
-        node.wait("Connected Secondary/Secondary Inconsistent/Inconsistent", LONG);
-    }
+    lab.met(&Setup::default());
     lab.nodes[p].refused("primary r0", "(-2) Need access to UpToDate data");
     String::new()
 }
