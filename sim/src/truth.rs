@@ -26,6 +26,8 @@ pub struct Truth {
     home: [usize; 2],
     /// Writes that have not ended, by their ids.
     under_way: BTreeMap<u64, UnderWay>,
+    /// By the node that may still get them: writes that a dead node has sent, beside what the clients of the other write.
+    left_behind: [Vec<u64>; 2],
     /// The copy that was written last.
     pub owner: usize,
     /// An operator said that this node's changes may be lost.
@@ -100,6 +102,19 @@ impl Truth {
         }
         if self.at_split.is_some() && ok && lonely {
             self.since[self.home[n]] += 1;
+        }
+    }
+
+    /// A node dies with this write unfinished; the peer may have it in a socket, and its own clients write on.
+    pub fn left_behind(&mut self, n: usize, id: u64) {
+        self.under_way.remove(&id);
+        self.left_behind[1 - n].push(id);
+    }
+
+    /// What the peer of this node has left behind has arrived, or is gone.
+    pub fn nothing_is_on_its_way_to(&mut self, n: usize) {
+        for id in self.left_behind[n].drain(..) {
+            self.ledgers.iter_mut().chain(&mut self.at_split).for_each(|l| l.ended(id, false));
         }
     }
 
@@ -212,8 +227,14 @@ impl Truth {
         self.owner = n;
     }
 
-    /// Two Primaries lose each other: each goes on from what both had.
-    pub fn two_go_on(&mut self) {
+    /// Two Primaries lose each other: each goes on from what both had. One may have gone on before the other one, which
+    /// had not noticed, became Primary. `read` gives what a node's disk holds.
+    pub fn two_go_on(&mut self, read: impl Fn(usize, u64) -> u64) {
+        if let Some(late) = (0..2).find(|n| self.since[*n] == 0 && self.since[1 - n] > 0)
+            && !self.split
+        {
+            self.promoted_alone(late, |s| read(late, s));
+        }
         if self.split {
             return;
         }
@@ -355,6 +376,12 @@ impl Truth {
         self.split = false;
         self.owner = winner;
         self.since = [0; 2];
+        // What a frozen Primary has held back is sent once it has met the other one.
+        for (id, w) in &self.under_way {
+            if !self.ledgers[0].is_open(*id) {
+                self.ledgers[0].issued_by(w.node, *id, w.content, (w.sector, w.count), w.fua);
+            }
+        }
     }
 
     /// Takes what both disks hold as the truth.

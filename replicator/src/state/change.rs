@@ -245,6 +245,9 @@ impl Resource {
             !own.is_zero() && !peer.set.current.same_as(own) && before.into_iter().any(|u| u.same_as(own));
         if went_on || old < DiskState::UpToDate {
             vol.exposed.shows_peer(peer.set.current);
+        } else if vol.state.peer == Role::Primary {
+            // Its clients are answered without this disk from now on, and they are nobody's here.
+            vol.exposed.goes_beyond();
         }
     }
 

@@ -88,7 +88,12 @@ impl World {
         let mine: Vec<u64> = self.writes.iter().filter(|(_, (_, m, _))| *m == n).map(|(t, _)| t).collect();
         for tag in mine {
             let (version, _, sector) = self.writes.remove(&tag).expect("listed");
-            self.truth.at(sector).ended(n, version, false, false);
+            let truth = self.truth.at(sector);
+            if self.two_primaries && self.nodes[1 - n].core.is_some() {
+                truth.left_behind(n, version);
+            } else {
+                truth.ended(n, version, false, false);
+            }
         }
         if power {
             self.nodes[n].disk.power_loss(&mut self.rng);

@@ -61,9 +61,18 @@ impl World {
             assert!(!early, "node {} syncs before its handler has ended", n + 1);
         }
         let truth = self.truth.at(place(VolIdx(v), 0));
+        for (n, s) in states.iter().enumerate() {
+            // Before it looks for its peer again a node has written what it had got.
+            if s.is_none_or(|s| s.conn >= ConnState::WFConnection && (s.conn < ConnState::Connected || met)) {
+                truth.nothing_is_on_its_way_to(n);
+            }
+        }
         let both = states.iter().all(|s| s.is_some_and(|s| s.role == Role::Primary));
-        if both && self.two_primaries && states.iter().flatten().any(|s| s.conn < ConnState::Connected) {
-            truth.two_go_on();
+        // Frozen until its peer is fenced, a node does not go on.
+        let goes_on = |s: &VolumeState| s.conn < ConnState::Connected && !s.susp_fen;
+        if both && self.two_primaries && states.iter().flatten().any(goes_on) {
+            let disks = [0, 1].map(|n| &self.nodes[n].disk);
+            truth.two_go_on(|n, s| disks[n].version(s));
         }
         for (n, state) in states.iter().enumerate() {
             let remote = |s: &VolumeState| {
