@@ -161,7 +161,9 @@ impl Resource {
             let serves = vol.state.role == Role::Primary && !vol.exposed.uuid.is_zero();
             // Whatever it attaches or comes back with has to be what clients saw here last.
             let arrives = !connected || vol.state.pdsk < DiskState::Inconsistent;
-            if serves && arrives && !vol.exposed.is_at(&set) {
+            // The own disk, about to be back, has it: the comparison of the two tells what to do with the peer's.
+            let returns = vol.state.disk == DiskState::Negotiating && vol.exposed.is(vol.uuids().current);
+            if serves && arrives && !returns && !vol.exposed.is_at(&set) {
                 let why = format!("Can only connect to data with current UUID={}", vol.exposed.uuid);
                 self.end_in_standalone(&why, out);
                 return;

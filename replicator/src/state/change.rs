@@ -121,6 +121,12 @@ impl Resource {
             let own = super::translate::for_volume(change, &old);
             results.push(evaluate(&old, own, kind, &self.context(v))?);
         }
+        // The suspend flags belong to the resource: a volume that has no reason to freeze does not undo another one's.
+        let susp_nod = results.iter().any(|r| r.new.susp_nod);
+        let susp_fen = results.iter().any(|r| r.new.susp_fen);
+        for r in &mut results {
+            (r.new.susp_nod, r.new.susp_fen) = (susp_nod, susp_fen);
+        }
         let before: Vec<VolumeState> = self.vols.iter().map(|v| v.state).collect();
         let common = log_line::common_fields(&before) & {
             let after: Vec<VolumeState> = results.iter().map(|r| r.new).collect();

@@ -120,7 +120,9 @@ impl World {
             let one_disk = |s: &VolumeState| s.disk.min(s.pdsk) < DiskState::Inconsistent;
             let alone = |s: &VolumeState| s.conn < ConnState::Connected || one_disk(s);
             let was = std::mem::replace(&mut self.primary[usize::from(v)][n], is);
-            if is && !was && !by_force && state.is_some_and(|s| alone(&s)) {
+            // Granted by a peer that has gone since, and has not waited for this one.
+            let late = self.two_primaries && !met;
+            if is && !was && !by_force && state.is_some_and(|s| late || alone(&s)) {
                 let copy = truth.home(n);
                 let disk = &self.nodes[copy].disk;
                 truth.promoted_alone(copy, |s| disk.version(s));
