@@ -1,5 +1,6 @@
 //! Both nodes may be Primary: what one of them says besides its writes has a place in the same order.
 
+use model::state::DiskState;
 use replicator::{Command, DiskConfig, NetConfig, VolIdx};
 
 use crate::scenarios::*;
@@ -84,4 +85,33 @@ fn writes_after_the_permission() {
         assert_eq!(primary(&mut w, 1 - n), OK);
         both_write(&mut w);
     }
+}
+
+/// Writes on node 1 (index 0) alone, the disk of node 2 gone, and takes node 1 away before the name of its new generation
+/// has arrived over there.
+fn alone_and_gone(w: &mut World) {
+    let tear_off = Command::Detach { vol: VolIdx(0), force: true };
+    assert_eq!(w.command_and_wait(1, tear_off), OK);
+    assert!(w.run_until(secs(1), |w| w.volume(0).is_some_and(|s| s.pdsk < DiskState::Inconsistent)));
+    w.reset();
+    assert_eq!(write(w, 0, 8, 8), replicator::ClientResult::Ok);
+    w.crash(0, false);
+    w.run_for(secs(1));
+}
+
+/// A disk goes while the other Primary's clients write on: a node that never hears of their new generation does not take it
+/// back for its own clients, who have seen nothing newer.
+#[test]
+fn a_disk_that_was_away_from_the_other_ones_clients_stays_away() {
+    let mut w = two_primaries(11);
+    alone_and_gone(&mut w);
+    w.attach(1);
+    w.run_for(secs(1));
+    assert!(w.volume(1).is_some_and(|s| s.disk < DiskState::Consistent), "it lacks what node 1 has answered");
+    w.start(0);
+    w.attach(0);
+    w.connect(0, &two_net());
+    w.run_for(secs(10));
+    w.attach(1);
+    heals(&mut w);
 }

@@ -319,3 +319,29 @@ fn takeover_by_stonith() {
         ends_well(&mut w);
     }
 }
+
+/// The peer is lost by two volumes of which the last one has no disk here, and so no policy: the other one stays frozen
+/// until the peer is fenced.
+#[test]
+fn a_volume_without_a_disk_does_not_thaw_the_others() {
+    let d = DiskConfig { fencing: Fencing::ResourceAndStonith, ..DiskConfig::default() };
+    for without in 0..2 {
+        let mut w = nodes(4, SECTORS, [d.clone(), d.clone()], 2);
+        link_up(&mut w, &net());
+        for v in 0..2 {
+            skip_initial_sync(&mut w, v);
+        }
+        for h in &mut w.hooks.handlers {
+            h.fence_peer = answers(7);
+        }
+        assert_eq!(primary(&mut w, 0), OK);
+        let tear_off = Command::Detach { vol: VolIdx(without), force: true };
+        assert_eq!(w.command_and_wait(0, tear_off), OK);
+        w.run_for(ms(100));
+        w.crash(1, false);
+        assert!(w.run_until(secs(10), |w| w.volume(0).is_some_and(|s| s.conn < ConnState::Connected)));
+        assert!(is_frozen(&w, 0), "volume {without} has no disk");
+        w.run_for(secs(2));
+        assert!(!is_frozen(&w, 0));
+    }
+}
