@@ -59,6 +59,7 @@ impl Resource {
     /// P_STATE_CHG_REPLY or P_CONN_ST_CHG_REPLY.
     pub(crate) fn receive_change_reply(&mut self, code: i32, out: &mut Actions) {
         self.take_change_reply(code, out);
+        self.no_longer_left_behind();
         while self.asked().is_none()
             && let Some((v, change)) = self.cmds.delayed.pop_front()
         {
@@ -284,6 +285,20 @@ impl Resource {
         asked.is_some_and(|a| a.vol == Some(v) && !a.is_void() && a.starts(ConnState::StartingSyncT))
     }
 
+    /// The peer was asked to let this disk go. Its clients may go on without it before the answer is here, and what they
+    /// write then must not be missing for those of this node.
+    pub(crate) fn may_be_left_behind(&self, v: usize) -> bool {
+        let detaches = |a: &Active| matches!(a.work, Work::Detach { vol, .. } if vol == v) && a.asked.is_some();
+        self.may_both_be_primary() && self.cmds.active.as_ref().is_some_and(detaches)
+    }
+
+    /// The peer's answer is here, or will not come.
+    fn no_longer_left_behind(&mut self) {
+        if self.may_both_be_primary() {
+            self.vols.iter_mut().for_each(|vol| vol.pump = true);
+        }
+    }
+
     /// A disconnect was asked for: the peer may close before its reply is seen.
     pub(crate) fn graceful_close_expected(&self) -> bool {
         let asked = self.asked();
@@ -305,6 +320,7 @@ impl Resource {
     /// The connection is gone: questions to the peer have become unnecessary, the command goes on without.
     pub(crate) fn commands_connection_lost(&mut self, _out: &mut Actions) {
         self.cmds.delayed.clear();
+        self.no_longer_left_behind();
         if let Some(active) = self.cmds.active.as_mut() {
             active.asked = None;
             self.something_changed = true;

@@ -14,7 +14,7 @@ use crate::wire::{Ack, Command};
 /// What becomes of a write of the peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Verdict {
-    /// What the peer said before it has not all arrived.
+    /// What the peer said before it has not all arrived, or what overwrites it is not on the own disk yet.
     Unknown,
     /// It crosses an own write: the peer was told.
     Refused,
@@ -65,9 +65,17 @@ impl Resource {
             if is_later(seq.wrapping_sub(1), self.vols[v].peer_seq) {
                 return Verdict::Unknown;
             }
+            let own = self.crosses(v, range);
+            if let Some(own) = own
+                && self.reqs.table[own].has(flag::LOCAL_PENDING)
+                && covers(self.reqs.table[own].range(), range)
+            {
+                // The peer's client is answered for the sake of what overwrites its write, which a client here may read next.
+                return Verdict::Unknown;
+            }
             self.peer_said(v, seq);
-            if let Some(own) = self.crosses(v, range) {
-                self.refuse_crossing_write(slot, own, out);
+            if let Some(own) = own {
+                self.refuse_crossing_write(slot, self.reqs.table[own].range(), out);
                 return Verdict::Refused;
             }
         }
@@ -75,13 +83,13 @@ impl Resource {
         Verdict::Written
     }
 
-    /// The range of an own write that the peer had not acknowledged when it sent one for this range; the one that covers
-    /// all of it if there is one.
-    fn crosses(&self, v: usize, range: SectorRange) -> Option<SectorRange> {
+    /// An own write that the peer had not acknowledged when it sent one for this range; the one that covers all of it if
+    /// there is one.
+    fn crosses(&self, v: usize, range: SectorRange) -> Option<u32> {
         let own = self.reqs.active.iter().filter(|(o, r, slot)| {
             usize::from(*o) == v && r.overlaps(range) && self.reqs.table[*slot].has(flag::NET_PENDING)
         });
-        own.map(|(_, r, _)| *r).max_by_key(|r| covers(*r, range))
+        own.max_by_key(|(_, r, _)| covers(*r, range)).map(|(_, _, slot)| *slot)
     }
 
     fn refuse_crossing_write(&mut self, slot: u32, own: SectorRange, out: &mut Actions) {

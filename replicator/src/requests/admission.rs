@@ -81,6 +81,7 @@ impl Resource {
             && !self.whole_bitmap_write_runs(v)
             && !vol.resizing.is_some_and(|r| r.is_adopting())
             && !self.is_written_for_lost_peer(v)
+            && !self.may_be_left_behind(v)
     }
 
     /// Writes that a lost peer sent are still on their way to the disk. A node promoted meanwhile must neither read
