@@ -135,6 +135,17 @@ impl Ledger {
         }
     }
 
+    /// Writes that were answered for the sake of another copy, and are not on this one.
+    pub fn never_got(&mut self, ids: &[u64]) {
+        if ids.is_empty() {
+            return;
+        }
+        for list in self.sectors.values_mut() {
+            list.retain(|e| e.id != OBSERVED || !ids.contains(&e.content));
+            list.iter_mut().filter(|e| ids.contains(&e.id)).for_each(|e| e.acked = false);
+        }
+    }
+
     /// A read issued at this reading of the counter may return this.
     pub fn allows_since(&self, sector: u64, content: u64, issued: u64) -> bool {
         let Some(list) = self.sectors.get(&sector) else { return content == 0 };

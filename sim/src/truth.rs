@@ -20,8 +20,8 @@ pub struct Truth {
     at_split: Option<Ledger>,
     /// The reading of the clock then; the clock of that ledger goes on by itself.
     split_at: u64,
-    /// Answered writes to each copy since.
-    since: [u64; 2],
+    /// Answered writes to each copy since, which only that one has.
+    since: [Vec<u64>; 2],
     /// The copy that a node's clients work on: the peer's while it has none.
     home: [usize; 2],
     /// Writes that have not ended, by their ids.
@@ -62,8 +62,10 @@ impl Truth {
         Truth { protocol_c: true, home: [0, 1], ..Truth::default() }
     }
 
-    /// The ledger of a node's clients.
+    /// The ledger of a node's clients. A request may begin in one ledger and end in the other: their counters do not part.
     pub fn of(&mut self, n: usize) -> &mut Ledger {
+        let clock = self.ledgers[0].clock.max(self.ledgers[1].clock);
+        self.ledgers.iter_mut().for_each(|l| l.clock = clock);
         &mut self.ledgers[if self.split { self.home[n] } else { 0 }]
     }
 
@@ -101,7 +103,7 @@ impl Truth {
             at.ended(id, false);
         }
         if self.at_split.is_some() && ok && lonely {
-            self.since[self.home[n]] += 1;
+            self.since[self.home[n]].push(id);
         }
     }
 
@@ -132,7 +134,7 @@ impl Truth {
         if self.at_split.is_none() {
             self.at_split = Some(self.ledgers[0].clone());
             self.split_at = self.ledgers[0].clock;
-            self.since = [0; 2];
+            self.since.iter_mut().for_each(Vec::clear);
         }
     }
 
@@ -156,7 +158,7 @@ impl Truth {
     /// The second one of two Primaries dies, which has not gone on alone; the first one has lost its cache. Both were in the
     /// middle of the same generation, and either copy may win: what flushes promise is left.
     pub fn second_primary_died(&mut self, n: usize) {
-        if self.cache_lost[1 - n] && self.since[n] == 0 && !self.split {
+        if self.cache_lost[1 - n] && self.since[n].is_empty() && !self.split {
             self.ledgers[0].rollback();
             self.at_split.iter_mut().for_each(Ledger::rollback);
         }
@@ -166,7 +168,7 @@ impl Truth {
     /// once: the peer lost its cache, and this disk went before the loss of the peer made it the only good one. What is
     /// left then is what flushes promise, and not less. Where there are no clients the disk may yet come back, and count.
     pub fn falls_back_on_peer(&mut self, n: usize, has_clients: bool, read: impl Fn(u64) -> u64) {
-        let both_failed = self.cache_lost[1 - n] && self.since[n] == 0 && !self.split;
+        let both_failed = self.cache_lost[1 - n] && self.since[n].is_empty() && !self.split;
         if self.protocol_c && !(both_failed && has_clients) {
             return;
         }
@@ -228,21 +230,18 @@ impl Truth {
     }
 
     /// Two Primaries lose each other: each goes on from what both had. One may have gone on before the other one, which
-    /// had not noticed, became Primary. `read` gives what a node's disk holds.
-    pub fn two_go_on(&mut self, read: impl Fn(usize, u64) -> u64) {
-        if let Some(late) = (0..2).find(|n| self.since[*n] == 0 && self.since[1 - n] > 0)
-            && !self.split
-        {
-            self.promoted_alone(late, |s| read(late, s));
-        }
+    /// had not noticed, became Primary or lost it too.
+    pub fn two_go_on(&mut self) {
         if self.split {
             return;
         }
         self.separated();
         self.ledgers[1] = self.ledgers[0].clone();
+        for n in 0..2 {
+            self.ledgers[1 - n].never_got(&self.since[n]);
+        }
         self.split = true;
         self.splits += 1;
-        self.since = [0; 2];
     }
 
     /// A copy was promoted without the other one; `read` gives what its disk holds.
@@ -269,7 +268,7 @@ impl Truth {
         self.ledgers[n].rebase(&read);
         self.split = true;
         self.splits += 1;
-        self.since[n] = 0;
+        self.since[n].clear();
     }
 
     /// A copy holds at least what both had when they were last in sync, as far as that outlived its cache.
@@ -367,15 +366,15 @@ impl Truth {
     fn settle(&mut self, winner: usize) {
         let loser = 1 - winner;
         assert!(
-            self.since[loser] == 0 || self.word[loser] || self.discards_by_policy,
+            self.since[loser].is_empty() || self.word[loser] || self.discards_by_policy,
             "node {} loses {} answered writes without an operator's word",
             loser + 1,
-            self.since[loser]
+            self.since[loser].len()
         );
         self.ledgers[0] = self.ledgers[winner].clone();
         self.split = false;
         self.owner = winner;
-        self.since = [0; 2];
+        self.since.iter_mut().for_each(Vec::clear);
         // What a frozen Primary has held back is sent once it has met the other one.
         for (id, w) in &self.under_way {
             if !self.ledgers[0].is_open(*id) {

@@ -288,7 +288,8 @@ impl Resource {
     /// The peer was asked to let this disk go. Its clients may go on without it before the answer is here, and what they
     /// write then must not be missing for those of this node.
     pub(crate) fn may_be_left_behind(&self, v: usize) -> bool {
-        let detaches = |a: &Active| matches!(a.work, Work::Detach { vol, .. } if vol == v) && a.asked.is_some();
+        let detaches =
+            |a: &Active| matches!(a.work, Work::Detach { vol, .. } if vol == v) && a.asked.is_some();
         self.may_both_be_primary() && self.cmds.active.as_ref().is_some_and(detaches)
     }
 

@@ -397,7 +397,11 @@ impl World {
             _ => true,
         };
         let promotion = match &c {
-            Command::Primary { force } => Promotion::Yes { forced: *force },
+            Command::Primary { force } => {
+                let good = |v: &u8| self.volume_of(n, *v).is_some_and(|s| s.disk == DiskState::UpToDate);
+                let good = (0..self.truth.volumes()).filter(good).fold(0, |all, v| all | 1 << v);
+                Promotion::Yes { forced: *force, good }
+            }
             Command::Attach(vol, _) => Promotion::Attach(*vol),
             Command::Verify { .. } => {
                 self.tally.verifies += 1;
@@ -706,7 +710,11 @@ fn is_current(s: &VolumeState) -> bool {
 #[derive(Clone, Copy, Debug)]
 enum Promotion {
     No,
-    Yes { forced: bool },
+    /// `good`: the volumes, as bits, whose disk needs no force.
+    Yes {
+        forced: bool,
+        good: u32,
+    },
     Attach(VolIdx),
     Invalidate(VolIdx),
     InvalidateRemote(VolIdx),

@@ -68,11 +68,12 @@ impl World {
             }
         }
         let both = states.iter().all(|s| s.is_some_and(|s| s.role == Role::Primary));
+        // Of two failed disks of one generation nobody knows which one went last.
+        truth.spoiled |= both && states.iter().flatten().all(|s| s.disk < DiskState::Inconsistent);
         // Frozen until its peer is fenced, a node does not go on.
         let goes_on = |s: &VolumeState| s.conn < ConnState::Connected && !s.susp_fen;
         if both && self.two_primaries && states.iter().flatten().any(goes_on) {
-            let disks = [0, 1].map(|n| &self.nodes[n].disk);
-            truth.two_go_on(|n, s| disks[n].version(s));
+            truth.two_go_on();
         }
         for (n, state) in states.iter().enumerate() {
             let remote = |s: &VolumeState| {
@@ -115,7 +116,8 @@ impl World {
                 truth.target_finished(n, |s| disk.version(s));
             }
             let is = state.is_some_and(|s| s.role == Role::Primary);
-            let forced = |p: &Promotion| matches!(p, Promotion::Yes { forced: true });
+            let forced =
+                |p: &Promotion| matches!(p, Promotion::Yes { forced: true, good } if good & 1 << v == 0);
             let by_force = self.commands.values().any(|(m, p)| *m == n && forced(p));
             let one_disk = |s: &VolumeState| s.disk.min(s.pdsk) < DiskState::Inconsistent;
             let alone = |s: &VolumeState| s.conn < ConnState::Connected || one_disk(s);
@@ -200,9 +202,10 @@ impl World {
     pub(super) fn command_done(&mut self, n: usize, promotion: Promotion, result: CommandResult) {
         let ok = result == CommandResult::Ok;
         match promotion {
-            Promotion::Yes { forced: true } if ok => {
+            Promotion::Yes { forced: true, good } if ok => {
                 let disk = &self.nodes[n].disk;
-                self.truth.all().for_each(|t| t.promoted_by_force(n, |s| disk.version(s)));
+                let promoted = self.truth.all().enumerate().filter(|(v, _)| good & 1 << v == 0);
+                promoted.for_each(|(_, t)| t.promoted_by_force(n, |s| disk.version(s)));
             }
             Promotion::Invalidate(vol)
                 if ok && self.volume_of(n, vol.0).is_some_and(|s| s.conn < ConnState::Connected) =>
