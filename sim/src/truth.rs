@@ -317,8 +317,8 @@ impl Truth {
         }
     }
 
-    /// Looks at the states after an event.
-    pub fn look(&mut self, states: &[Option<VolumeState>; 2]) {
+    /// Looks at the states after an event; `met`: both nodes speak of the same connection.
+    pub fn look(&mut self, states: &[Option<VolumeState>; 2], met: bool) {
         let connected = |n: usize| states[n].is_some_and(|s| s.conn >= ConnState::Connected);
         if !connected(0) && !connected(1) {
             self.source = None;
@@ -333,6 +333,7 @@ impl Truth {
         if self.split
             && let Some(winner) = self.source
             && target_began
+            && met
         {
             self.settle(winner);
         }
@@ -509,7 +510,7 @@ mod tests {
             t.owner = 1;
             t.issued(0, 1, 1, 8, 1, false);
             t.ended(0, 1, true, false);
-            t.look(&[good(Role::Primary), good(Role::Secondary)]);
+            t.look(&[good(Role::Primary), good(Role::Secondary)], true);
             t.separated();
             t.power_lost(loser, true);
             assert_eq!(t.of(0).allows(8, 0), lost);

@@ -130,7 +130,7 @@ impl World {
                 truth.promoted_alone(copy, |s| disk.version(s));
             }
         }
-        truth.look(&states);
+        truth.look(&states, met);
         if truth.spoiled && truth.is_whole() && states.iter().all(|s| s.as_ref().is_some_and(is_current)) {
             let disk = &self.nodes[truth.owner].disk;
             truth.accept(|s| disk.version(s));
