@@ -80,14 +80,14 @@ impl Resource {
             && vol.completion_gate.is_none()
             && !self.whole_bitmap_write_runs(v)
             && !vol.resizing.is_some_and(|r| r.is_adopting())
-            && !self.is_written_for_lost_peer(v)
             && !self.may_be_left_behind(v)
     }
 
-    /// Writes that a lost peer sent are still on their way to the disk. A node promoted meanwhile must neither read
-    /// what they are about to replace nor let them come behind its own.
-    fn is_written_for_lost_peer(&self, v: usize) -> bool {
-        self.peer.writes.iter().any(|(_, w)| w.orphan && w.vol as usize == v)
+    /// Writes that a lost peer sent are still on their way to these blocks. A node promoted meanwhile must neither read
+    /// what they are about to replace nor let them come behind its own. Other blocks do not wait: writes to them may hold
+    /// the activity log extents that these need.
+    fn is_written_for_lost_peer(&self, v: usize, range: SectorRange) -> bool {
+        self.peer.writes.iter().any(|(_, w)| w.orphan && w.is_in(v, range))
     }
 
     /// Starts whatever may start among the waiting requests of a volume, oldest first.
@@ -120,7 +120,7 @@ impl Resource {
             return true;
         }
         match kind {
-            Kind::Read if self.ends_beyond_disk(v, range) => false,
+            Kind::Read if self.ends_beyond_disk(v, range) || self.is_written_for_lost_peer(v, range) => false,
             Kind::Read => {
                 self.reqs.table[slot].clear(flag::WAITING);
                 self.start_read(slot, out);
@@ -141,12 +141,16 @@ impl Resource {
                         return false;
                     }
                 }
-                if self.overlaps_peer_write(v, range) {
+                if self.waits_for_peer_write(v, range) {
                     return false;
                 }
                 self.start_change(slot, out)
             }
         }
+    }
+
+    fn waits_for_peer_write(&self, v: usize, range: SectorRange) -> bool {
+        self.overlaps_peer_write(v, range) || self.is_written_for_lost_peer(v, range)
     }
 
     /// The new size is not on disk yet.
@@ -208,7 +212,7 @@ impl Resource {
             };
             if !hot {
                 kept.push(slot);
-            } else if self.admits(v) && !self.overlaps_peer_write(v, self.reqs.table[slot].range()) {
+            } else if self.admits(v) && !self.waits_for_peer_write(v, self.reqs.table[slot].range()) {
                 self.route_write(slot, out);
             } else {
                 self.reqs.table[slot].set(flag::WAITING);

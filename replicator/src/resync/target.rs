@@ -639,6 +639,9 @@ impl Resource {
             if let Some(m) = run.marks.as_mut() {
                 m.pause(now);
             }
+            // The block that comes next does not, for as long as somebody likes.
+            run.wanted = None;
+            self.vols[v].pump = true;
         }
     }
 

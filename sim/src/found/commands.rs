@@ -170,3 +170,25 @@ fn a_disconnect_from_a_peer_that_is_gone() {
         assert_eq!(alone, result == OK, "{us}: {result:?}, {:?}", w.state(0));
     }
 }
+
+/// A resync that is paused while it waits for a write to a block keeps new writes from that block only as long as it runs;
+/// a node that steps down waits for those, and whoever resumes the resync for the node.
+#[test]
+fn a_paused_resync_waits_for_nothing() {
+    let mut w = pair(7);
+    w.hold_disk(1, true);
+    let first = w.request(0, SimOp::Write { sector: 0, count: 8, fua: false });
+    w.run_for(ms(5));
+    w.command(1, Command::InvalidateRemote(VOL));
+    assert!(w.run_until(secs(5), |w| w.state(0).0 == ConnState::SyncTarget));
+    w.run_for(ms(200));
+    assert_eq!(w.command_and_wait(0, Command::PauseSync(VOL)), OK);
+    let second = w.request(0, SimOp::Write { sector: 0, count: 8, fua: false });
+    let down = w.command(0, Command::Secondary { open: 0 });
+    w.hold_disk(1, false);
+    w.run_for(secs(5));
+    for tag in [first, second] {
+        assert_eq!(answer(&mut w, tag).map(|a| a.0), Some(ClientResult::Ok));
+    }
+    assert!(ended(&mut w, down).is_some());
+}

@@ -1,5 +1,6 @@
 //! Both nodes may be Primary: what one of them says besides its writes has a place in the same order.
 
+use core::time::Duration;
 use model::state::DiskState;
 use replicator::{Command, DiskConfig, NetConfig, VolIdx};
 
@@ -114,4 +115,30 @@ fn a_disk_that_was_away_from_the_other_ones_clients_stays_away() {
     w.run_for(secs(10));
     w.attach(1);
     heals(&mut w);
+}
+
+/// Own writes that have their activity log extents wait for those of a lost peer, which need some too: there are no more.
+#[test]
+fn writes_of_a_lost_peer_find_room_in_the_activity_log() {
+    for us in 0..60 {
+        let disk = DiskConfig { al_extents: 2, ..DiskConfig::default() };
+        let mut w = nodes(13, 4 * 8192, [disk.clone(), disk], 1);
+        w.two_primaries = true;
+        link_up(&mut w, &two_net());
+        skip_initial_sync(&mut w, 0);
+        for n in 0..2 {
+            assert_eq!(primary(&mut w, n), OK);
+        }
+        assert_eq!(w.command_and_wait(1, Command::Detach { vol: VolIdx(0), force: false }), OK);
+        w.run_for(secs(1));
+        w.request(1, SimOp::Write { sector: 2 * 8192, count: 8, fua: false });
+        w.run_for(Duration::from_micros(us));
+        let tags =
+            [0, 1].map(|extent| w.request(0, SimOp::Write { sector: extent * 8192, count: 8, fua: false }));
+        w.run_for(Duration::from_micros(us / 4));
+        w.reset();
+        for tag in tags {
+            assert_eq!(wait(&mut w, tag).0, replicator::ClientResult::Ok);
+        }
+    }
 }
