@@ -1,11 +1,12 @@
 //! What the answer to a command promises, and what a command must not wait for.
 
-use model::policy::Protocol;
+use model::policy::{Fencing, Protocol};
 use model::result_code::StateResult;
 use model::state::{ConnState, DiskState};
 use model::time::Duration;
 use replicator::{ClientResult, Command, CommandId, CommandResult, DiskConfig, NetConfig, VolIdx};
 
+use crate::hooks::FencePeer;
 use crate::scenarios::*;
 use crate::world::{Answer, SimOp, World};
 
@@ -191,4 +192,33 @@ fn a_paused_resync_waits_for_nothing() {
         assert_eq!(answer(&mut w, tag).map(|a| a.0), Some(ClientResult::Ok));
     }
     assert!(ended(&mut w, down).is_some());
+}
+
+/// The peer died of being outdated, and the script that had told it to never ended: the Primary stayed frozen, and a
+/// promotion was never answered.
+#[test]
+fn the_peer_dies_of_the_command_of_a_fencing_script() {
+    let d = DiskConfig { fencing: Fencing::ResourceAndStonith, ..DiskConfig::default() };
+    let mut died = 0;
+    for k in 0..8 {
+        let mut w = pair_with(k, SECTORS, &net(), [d.clone(), d.clone()]);
+        w.hooks.handlers[0].fence_peer = FencePeer::Outdates { after: ms(300) };
+        w.cut(true);
+        assert!(w.run_until(secs(30), |w| !w.hooks.handlers[0].calls.is_empty()));
+        begin(&mut w, 1);
+        let called = w.hooks.handlers[0].calls[0].0;
+        w.run_for(ms(299).saturating_sub(w.now.saturating_since(called)));
+        w.crash_after(1, k, k % 2 == 0);
+        w.run_for(ms(500));
+        died += u32::from(w.nodes[1].core.is_none());
+        assert!(!w.volume(0).expect("it runs").susp_fen, "the peer is out of the way");
+        w.no_fuse();
+        w.cut(false);
+        if w.nodes[1].core.is_none() {
+            w.start(1);
+            w.connect(1, &net());
+        }
+        heals(&mut w);
+    }
+    assert!(died > 1);
 }

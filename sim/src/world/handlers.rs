@@ -49,22 +49,28 @@ impl World {
                 // Without a process nobody writes; it starts with a copy that is at most Consistent.
                 None => self.handler_answers(n, run, 5),
                 Some(Role::Primary) => self.handler_answers(n, run, 6),
-                Some(_) => {
-                    for v in 0..self.nodes[peer].volumes {
-                        let id = self.command(peer, Command::Outdate(VolIdx(v)));
-                        self.fencing.push(Outdating {
-                            by: n,
-                            run,
-                            id,
-                            last: v + 1 == self.nodes[peer].volumes,
-                        });
-                        let its = |a: &Answer| matches!(a, Answer::Command(i, _) if *i == id);
-                        if let Some(Answer::Command(_, result)) = self.take_answer(its) {
-                            self.outdated_by_handler(id, result);
-                        }
-                    }
-                }
+                Some(_) => self.outdate_peer(n, run),
             },
+        }
+    }
+
+    /// The script of `n` tells the peer to outdate each volume.
+    fn outdate_peer(&mut self, n: usize, run: HandlerRun) {
+        let peer = 1 - n;
+        let volumes = self.nodes[peer].volumes;
+        for v in 0..volumes {
+            let id = self.command(peer, Command::Outdate(VolIdx(v)));
+            if self.nodes[peer].core.is_none() {
+                // It died of it: no command will answer.
+                self.fencing.retain(|f| f.run != run || f.by != n);
+                self.at(n, self.now + SOON, Later::Handler { run, means: Means::Answer(5) });
+                return;
+            }
+            self.fencing.push(Outdating { by: n, run, id, last: v + 1 == volumes });
+            let its = |a: &Answer| matches!(a, Answer::Command(i, _) if *i == id);
+            if let Some(Answer::Command(_, result)) = self.take_answer(its) {
+                self.outdated_by_handler(id, result);
+            }
         }
     }
 
