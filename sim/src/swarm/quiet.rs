@@ -76,8 +76,9 @@ impl Schedule<'_> {
             h.before_resync.exit_code = 0;
         }
         let handler_outlasts_pings = self.plan.before_resync.after > self.plan.net.ping_int;
-        if handler_outlasts_pings && self.slowest_ping() > self.plan.net.ping_timeout {
-            // No connection would last until the handler has ended.
+        let needs_pings = handler_outlasts_pings || self.plan.decay;
+        if needs_pings && self.slowest_ping() > self.plan.net.ping_timeout {
+            // No connection would last until the handler, or a verify, has ended.
             self.w.weather.lag[1] = 0;
         }
         self.w.hooks.changed_at = None;
