@@ -46,6 +46,17 @@ pub enum LogLevel {
     Info,
 }
 
+/// When a socket is closed. Whoever carries it out gives up after about a second, and lets nothing else wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Closing {
+    /// At once; what is queued is dropped.
+    AtOnce,
+    /// When what is queued is sent: the peer hears that no more comes, and is listened to until it closes.
+    WhenSent,
+    /// When what is queued is sent and the peer has closed. It hears of nothing before.
+    AfterPeer,
+}
+
 /// What the core asks for. Every action that needs an answer names the key the answer event carries. Within one
 /// batch, actions on the same socket or the same metadata block must keep their order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,12 +172,12 @@ pub enum Action {
         /// Give up after this many nanoseconds.
         timeout_ns: u64,
     },
-    /// Close a socket, dropping what is queued unless `flush`. The core never names it again; no event follows.
+    /// Close a socket. The core never names it again; no event follows.
     CloseSocket {
         /// Which.
         sock: SockId,
-        /// Try to deliver what is queued first.
-        flush: bool,
+        /// When.
+        closing: Closing,
     },
     /// An administrator's command is finished.
     CommandDone {

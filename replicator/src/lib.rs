@@ -50,7 +50,7 @@ mod timers;
 mod verify;
 mod volume;
 
-pub use action::{Action, Actions, ClientResult, LogLevel, Span};
+pub use action::{Action, Actions, ClientResult, Closing, LogLevel, Span};
 pub use command::{Command, CommandId, CommandResult};
 pub use config::{Auth, Config, DiskConfig, HmacAlg, NetConfig, VolumeConfig};
 pub use digest::{Digest, DigestAlg};

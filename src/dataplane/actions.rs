@@ -55,7 +55,7 @@ impl Worker {
             Action::Listen => self.peers.listen(ring, now),
             Action::Unlisten => self.peers.unlisten(ring),
             Action::Connect { attempt, timeout_ns } => self.peers.connect(ring, now, attempt, timeout_ns),
-            Action::CloseSocket { sock, flush } => self.peers.close(ring, now, sock, flush),
+            Action::CloseSocket { sock, closing } => self.peers.close(ring, now, sock, closing),
             Action::CommandDone { id, result } => {
                 if result != CommandResult::Ok {
                     self.disks.attach_failed(ring, id.0);

@@ -9,7 +9,7 @@ use blockdev::ring::{Completion, FileRef, OpKey, Ring};
 use blockdev::socket::{self, RECV_BUFFER_BYTES, RecvBuffer, SendQueue, SocketBuffers};
 use model::time::{Duration, Instant};
 use nix::errno::Errno;
-use replicator::{DownCause, Event, SockId};
+use replicator::{Closing, DownCause, Event, SockId};
 
 use super::core_side::Core;
 use super::peer_receive::Incoming;
@@ -64,7 +64,17 @@ enum Life {
     /// The core knows it.
     Live,
     /// Closed by the core, which wants the rest delivered; afterwards waits for the peer to close.
-    Lingering { deadline: Instant, said_goodbye: bool },
+    Lingering { deadline: Instant, goodbye: Goodbye },
+}
+
+/// The end of what a lingering socket sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goodbye {
+    /// The peer is told of it when all is sent.
+    Due,
+    Said,
+    /// The peer closes first.
+    LeftToPeer,
 }
 
 /// What does not go into the send queue, because its header space is shared with all other connections. Keeps a
@@ -295,30 +305,35 @@ impl PeerSockets {
     }
 
     /// `Action::CloseSocket`.
-    pub(super) fn close(&mut self, ring: &mut Ring<Token>, now: Instant, sock: SockId, flush: bool) {
+    pub(super) fn close(&mut self, ring: &mut Ring<Token>, now: Instant, sock: SockId, closing: Closing) {
         let Some(at) = self.sockets.iter().position(|s| s.id == sock) else { return };
-        if !flush {
-            self.remove(ring, at);
-            return;
-        }
+        let goodbye = match closing {
+            Closing::AtOnce => {
+                self.remove(ring, at);
+                return;
+            }
+            Closing::WhenSent => Goodbye::Due,
+            Closing::AfterPeer => Goodbye::LeftToPeer,
+        };
         let socket = &mut self.sockets[at];
-        socket.life = Life::Lingering { deadline: now + LINGER, said_goodbye: false };
+        socket.life = Life::Lingering { deadline: now + LINGER, goodbye };
         socket.incoming.drop_payload(ring.pool_mut());
         socket.flush(ring);
-        self.linger(ring, at);
+        match goodbye {
+            Goodbye::LeftToPeer => socket.discard_received(ring),
+            Goodbye::Due | Goodbye::Said => self.linger(ring, at),
+        }
     }
 
     /// Goes on with a socket that is being closed: when all is sent, the peer is told so, and the rest of what
     /// it says is read. Closing with unread bytes would reset the connection and could destroy our last words.
     fn linger(&mut self, ring: &mut Ring<Token>, at: usize) {
         let socket = &mut self.sockets[at];
-        let Life::Lingering { deadline, said_goodbye: false } = socket.life else { return };
+        let Life::Lingering { deadline, goodbye: Goodbye::Due } = socket.life else { return };
         if socket.queue.is_empty() && !socket.queue.is_sending() {
             let _ = socket.stream.shutdown(Shutdown::Write);
-            socket.life = Life::Lingering { deadline, said_goodbye: true };
-            let unread = socket.recv.bytes().len();
-            socket.recv.consume(unread);
-            socket.arm(ring);
+            socket.life = Life::Lingering { deadline, goodbye: Goodbye::Said };
+            socket.discard_received(ring);
         }
     }
 
@@ -340,9 +355,7 @@ impl PeerSockets {
             let cause = if result < 0 { DownCause::Error(-result) } else { DownCause::Closed };
             self.lost(ring, core, at, cause);
         } else if let Life::Lingering { .. } = socket.life {
-            let unread = socket.recv.bytes().len();
-            socket.recv.consume(unread);
-            socket.arm(ring);
+            socket.discard_received(ring);
         } else if !self.stopped {
             socket.received(ring, core, if is_payload { count as u32 } else { 0 });
         }
@@ -418,7 +431,7 @@ impl PeerSockets {
         }
         let live: Vec<SockId> = self.sockets.iter().filter(|s| s.life == Life::Live).map(|s| s.id).collect();
         for sock in live {
-            self.close(ring, now, sock, true);
+            self.close(ring, now, sock, Closing::WhenSent);
         }
     }
 
@@ -434,6 +447,13 @@ impl PeerSocket {
         if !self.recv.is_receiving() && self.recv.room_bytes() > 0 {
             ring.recv(Token::PeerRecv(self.id), self.file, &mut self.recv);
         }
+    }
+
+    /// Forgets what was received, and goes on receiving.
+    fn discard_received(&mut self, ring: &mut Ring<Token>) {
+        let unread = self.recv.bytes().len();
+        self.recv.consume(unread);
+        self.arm(ring);
     }
 
     fn flush(&mut self, ring: &mut Ring<Token>) {

@@ -6,7 +6,7 @@ use model::state_word::StateChange;
 use model::time::Duration;
 
 use super::{FF_LOCKSTEP, Phase, TxBytes};
-use crate::action::{Action, Actions};
+use crate::action::{Action, Actions, Closing};
 use crate::event::SockId;
 use crate::resource::Resource;
 use crate::state::Kind;
@@ -59,7 +59,7 @@ impl Resource {
     /// An own attempt succeeded: the socket becomes whichever is missing.
     pub(crate) fn connected(&mut self, attempt: u32, sock: SockId, out: &mut Actions) {
         if self.conn.phase != (Phase::Active { attempt }) {
-            out.push(Action::CloseSocket { sock, flush: false });
+            out.push(Action::CloseSocket { sock, closing: Closing::AtOnce });
             return;
         }
         if self.conn.data.is_none() {
@@ -70,7 +70,7 @@ impl Resource {
             self.conn.conflict_flag = false;
             self.send_early(sock, &Packet::InitialMeta, out);
         } else {
-            out.push(Action::CloseSocket { sock, flush: false });
+            out.push(Action::CloseSocket { sock, closing: Closing::AtOnce });
         }
         self.established_check_or_wait();
     }
@@ -117,12 +117,12 @@ impl Resource {
     pub(crate) fn accepted(&mut self, sock: SockId, out: &mut Actions) {
         let connecting = matches!(self.conn.phase, Phase::Active { .. } | Phase::Passive | Phase::Settling);
         if !connecting {
-            out.push(Action::CloseSocket { sock, flush: false });
+            out.push(Action::CloseSocket { sock, closing: Closing::AtOnce });
             return;
         }
         if self.conn.newcomers.len() >= NEWCOMERS_MAX {
             let oldest = self.conn.newcomers.remove(0);
-            out.push(Action::CloseSocket { sock: oldest, flush: false });
+            out.push(Action::CloseSocket { sock: oldest, closing: Closing::AtOnce });
         }
         self.conn.newcomers.push(sock);
         let at = self.now + self.net().ping_timeout * 4;
@@ -143,12 +143,12 @@ impl Resource {
             }
             // Whoever it was, it was not the peer: what goes on goes on.
             _ => {
-                out.push(Action::CloseSocket { sock, flush: false });
+                out.push(Action::CloseSocket { sock, closing: Closing::AtOnce });
                 return;
             }
         };
         if let Some(old) = crossed {
-            out.push(Action::CloseSocket { sock: old, flush: false });
+            out.push(Action::CloseSocket { sock: old, closing: Closing::AtOnce });
         }
         if matches!(self.conn.phase, Phase::Active { .. }) && crossed.is_none() {
             // The own attempt is still under way; it takes whichever socket is missing, or is closed.
@@ -169,7 +169,7 @@ impl Resource {
     /// Accepted sockets that stayed silent are closed.
     pub(crate) fn newcomer_timer(&mut self, out: &mut Actions) {
         for sock in core::mem::take(&mut self.conn.newcomers) {
-            out.push(Action::CloseSocket { sock, flush: false });
+            out.push(Action::CloseSocket { sock, closing: Closing::AtOnce });
         }
     }
 
@@ -188,7 +188,7 @@ impl Resource {
     pub(crate) fn settled(&mut self, out: &mut Actions) {
         let (Some(data), Some(_)) = (self.conn.data, self.conn.meta) else { return };
         for sock in core::mem::take(&mut self.conn.newcomers) {
-            out.push(Action::CloseSocket { sock, flush: false });
+            out.push(Action::CloseSocket { sock, closing: Closing::AtOnce });
         }
         self.timers.stop(Timer::Newcomer);
         out.push(Action::Unlisten);

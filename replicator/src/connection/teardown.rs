@@ -5,7 +5,7 @@ use model::state::ConnState;
 use model::state_word::StateChange;
 
 use super::{Phase, TxBytes};
-use crate::action::{Action, Actions, LogLevel};
+use crate::action::{Action, Actions, Closing, LogLevel};
 use crate::event::SockId;
 use crate::resource::Resource;
 use crate::state::Kind;
@@ -47,7 +47,7 @@ impl Resource {
 
     /// A connection attempt failed before the parameters: pause, then connect again.
     fn drop_attempt(&mut self, out: &mut Actions) {
-        self.close_sockets(false, out);
+        self.close_sockets([Closing::AtOnce; 2], out);
         let _ = self.change_connection(StateChange::NONE.conn(ConnState::NetworkFailure), Kind::Hard, out);
         let _ = self.change_connection(StateChange::NONE.conn(ConnState::Unconnected), Kind::Hard, out);
         self.conn.phase = Phase::Pausing;
@@ -55,17 +55,18 @@ impl Resource {
         self.timers.set(Timer::Connect, self.now + pause);
     }
 
-    fn close_sockets(&mut self, flush: bool, out: &mut Actions) {
+    /// `closing` is of the data and of the meta socket.
+    fn close_sockets(&mut self, closing: [Closing; 2], out: &mut Actions) {
         for t in CONNECTION_TIMERS {
             self.timers.stop(t);
         }
         let newcomers = core::mem::take(&mut self.conn.newcomers);
         let socks = [self.conn.data.take(), self.conn.meta.take()];
-        for sock in socks.into_iter().flatten() {
-            out.push(Action::CloseSocket { sock, flush });
+        for (sock, closing) in socks.into_iter().zip(closing) {
+            out.list.extend(sock.map(|sock| Action::CloseSocket { sock, closing }));
         }
         for sock in newcomers {
-            out.push(Action::CloseSocket { sock, flush: false });
+            out.push(Action::CloseSocket { sock, closing: Closing::AtOnce });
         }
         out.push(Action::Unlisten);
         self.conn.phase = Phase::Idle;
@@ -84,7 +85,10 @@ impl Resource {
     pub(crate) fn clean_up(&mut self, out: &mut Actions) {
         let graceful = matches!(self.conn.state, ConnState::TearDown | ConnState::Disconnecting);
         let was_established = self.conn.phase == Phase::Established;
-        self.close_sockets(graceful, out);
+        // A kernel peer reads its meta socket beside the data socket: it would see the end there before our last packets,
+        // reconnect, and never come to the verdict that keeps it StandAlone too.
+        let closing = if graceful { [Closing::WhenSent, Closing::AfterPeer] } else { [Closing::AtOnce; 2] };
+        self.close_sockets(closing, out);
         self.peer_requests_orphaned(out);
         for v in 0..self.vols.len() {
             self.cancel_resync(v, out);

@@ -53,6 +53,20 @@ fn split_brain_seen_by_one_side() {
     }
 }
 
+/// The same where the meta socket is faster than the data socket by more than a peer waits: its end must not come first.
+#[test]
+fn the_end_of_the_meta_socket_overtakes_no_verdict() {
+    for k in 0..40 {
+        let mut w = split(k);
+        w.weather.net_us = 1000;
+        w.weather.lag = [400, 1];
+        w.cut(false);
+        let refuses = |w: &World| (0..2).any(|n| conn(w, n) == ConnState::StandAlone);
+        assert!(w.run_until(secs(20), refuses), "{:?} {:?}", w.volume(0), w.volume(1));
+        assert!(w.run_until(secs(2), is_split), "{:?} {:?}", w.volume(0), w.volume(1));
+    }
+}
+
 fn both_see_it(w: &mut World, loser: usize) {
     assert!(w.run_until(secs(10), is_split), "{:?} {:?}", w.volume(0), w.volume(1));
     ends_apart(w, loser);

@@ -13,6 +13,7 @@ pub(super) enum Later {
     MetaWrite { tag: IoTag, sector: u64, block: Vec<u8>, fua: bool, flush: Option<u64> },
     Arrive { sock: SockId, messages: Vec<Message> },
     Down { sock: SockId },
+    Lingered { sock: SockId },
     Sent { sock: SockId, total: u64 },
     Connect { attempt: u32 },
     Handler { run: HandlerRun, means: Means },
@@ -239,21 +240,22 @@ impl World {
                 core!(Event::MetaDone { tag, result: IoResult::Ok });
             }
             Later::Arrive { sock, mut messages } => {
-                if let Some(e) = self.ends.get_mut(&sock) {
+                if let Some(e) = self.ends.get_mut(&sock).filter(|e| !e.lingers) {
                     e.inbox.extend(messages.drain(..));
                 }
                 self.spare.keep_list(messages);
             }
             Later::Down { sock } => {
-                if self.ends.remove(&sock).is_some() {
+                if self.ends.remove(&sock).is_some_and(|e| !e.lingers) {
                     core!(Event::SocketDown { sock, cause: DownCause::Closed });
                 }
             }
             Later::Sent { sock, total } => {
-                if self.ends.contains_key(&sock) {
+                if self.ends.get(&sock).is_some_and(|e| !e.lingers) {
                     core!(Event::Sent { sock, total_bytes: total });
                 }
             }
+            Later::Lingered { sock } => self.close_end(sock, true),
             Later::Connect { attempt } => self.try_connect(n, attempt),
             Later::Handler { run, means } => self.handler_ends(n, run, means),
             Later::Measured { vol, attach } => {

@@ -16,8 +16,9 @@ use model::state::{ConnState, DiskState, Role, VolumeState};
 use model::time::{Duration, Instant};
 use replicator::wire::parse_header;
 use replicator::{
-    Action, Actions, ClientOp, ClientRequest, ClientResult, ClientTag, Command, CommandId, CommandResult,
-    DigestAlg, DiskConfig, DownCause, Event, HandlerRun, IoResult, IoTag, NetConfig, SockId, VolIdx,
+    Action, Actions, ClientOp, ClientRequest, ClientResult, ClientTag, Closing, Command, CommandId,
+    CommandResult, DigestAlg, DiskConfig, DownCause, Event, HandlerRun, IoResult, IoTag, NetConfig, SockId,
+    VolIdx,
 };
 
 use crate::disk::Disk;
@@ -58,6 +59,8 @@ struct End {
     outbox: Vec<Message>,
     /// The stream has ended in the middle of a packet: nothing more is sent.
     severed: bool,
+    /// Closed by the core, and left open until the peer closes.
+    lingers: bool,
 }
 
 impl Message {
@@ -581,9 +584,10 @@ impl World {
                 let at = self.net_time();
                 self.at(n, at, Later::Connect { attempt });
             }
-            Action::CloseSocket { sock, flush } => {
+            Action::CloseSocket { sock, closing: Closing::AfterPeer } => self.linger(n, sock),
+            Action::CloseSocket { sock, closing } => {
                 self.flush_socket(sock);
-                if !flush && self.rng.one_in(2) {
+                if closing == Closing::AtOnce && self.rng.one_in(2) {
                     // A reset may overtake what the other side has not read.
                     let peer = self.ends.get(&sock).map(|e| e.peer);
                     self.agenda.take_all(|l| matches!(l, Later::Arrive { sock, .. } if Some(*sock) == peer));

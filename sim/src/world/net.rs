@@ -17,6 +17,16 @@ impl World {
         }
     }
 
+    /// One end is closed when the other has been, or in a second.
+    pub(super) fn linger(&mut self, n: usize, s: SockId) {
+        self.flush_socket(s);
+        if let Some(end) = self.ends.get_mut(&s) {
+            end.lingers = true;
+            end.inbox.clear();
+            self.at(n, self.now + LINGER, Later::Lingered { sock: s });
+        }
+    }
+
     /// Cuts or heals the link. What was sent meanwhile arrives after all if the socket lives on.
     pub fn cut(&mut self, cut: bool) {
         if self.weather.cut == cut {
@@ -434,6 +444,7 @@ impl World {
             held: Vec::new(),
             outbox: Vec::new(),
             severed: false,
+            lingers: false,
         };
         self.ends.insert(a, end(n, b));
         self.ends.insert(b, end(m, a));
@@ -463,3 +474,6 @@ impl World {
         self.settle(m);
     }
 }
+
+/// How long a lingering end waits for the peer.
+const LINGER: Duration = Duration::from_secs(1);

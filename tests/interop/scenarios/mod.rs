@@ -43,6 +43,7 @@ pub const ALL: &[Scenario] = &[
     ("down-during-resync", roles::down_during_resync),
     ("verify-clean", verify::clean),
     ("verify-differences", verify::differences),
+    ("split-brain-refused", split_brain::refused),
     ("split-brain-discard-secondary", split_brain::discard_secondary),
     ("split-brain-discard-zero-changes", split_brain::discard_zero_changes),
     ("diskless-primary", disks::diskless_primary),

@@ -17,6 +17,22 @@ fn apart(lab: &mut Lab, p: usize, net: &str) {
     lab.heal();
 }
 
+/// Without a policy both refuse for good; an operator names the copy that is given up.
+pub fn refused(lab: &mut Lab, p: usize) -> String {
+    apart(lab, p, "");
+    let s = 1 - p;
+    lab.nodes[p].wait("StandAlone Primary/Unknown UpToDate/DUnknown", LONG);
+    lab.nodes[s].wait("StandAlone Secondary/Unknown UpToDate/DUnknown", LONG);
+    for node in &lab.nodes {
+        node.wait_log("Split-Brain detected but unresolved, dropping connection!", LONG);
+    }
+    lab.nodes[s].ok("connect --discard-my-data r0");
+    lab.nodes[p].ok("connect r0");
+    lab.connected(p);
+    lab.finish();
+    String::new()
+}
+
 /// after-sb-1pri discard-secondary: solved by itself, the Primary's changes stay.
 pub fn discard_secondary(lab: &mut Lab, p: usize) -> String {
     apart(lab, p, "after-sb-1pri discard-secondary;");
