@@ -24,6 +24,8 @@ pub struct Truth {
     since: [Vec<u64>; 2],
     /// The copy that a node's clients work on: the peer's while it has none.
     home: [usize; 2],
+    /// This copy has gone on without the other one since.
+    went_alone: [bool; 2],
     /// Writes that have not ended, by their ids.
     under_way: BTreeMap<u64, UnderWay>,
     /// By the node that may still get them: writes that a dead node has sent, beside what the clients of the other write.
@@ -229,6 +231,13 @@ impl Truth {
         self.owner = n;
     }
 
+    /// One of two Primaries goes on with its own copy and without the other node. True: that one has answered writes for
+    /// the sake of its own copy alone.
+    pub fn goes_alone(&mut self, n: usize) -> bool {
+        self.went_alone[n] = true;
+        !self.split && self.home[n] == n && !self.since[1 - n].is_empty()
+    }
+
     /// Two Primaries lose each other: each goes on from what both had. One may have gone on before the other one, which
     /// had not noticed, became Primary or lost it too.
     pub fn two_go_on(&mut self) {
@@ -258,7 +267,7 @@ impl Truth {
         }
         let main = &self.ledgers[0];
         let fits = main.written().all(|s| main.allows(s, read(s)));
-        if n == self.owner && fits {
+        if n == self.owner && fits && !self.went_alone[1 - n] {
             return;
         }
         if n != self.owner && self.protocol_c {
@@ -352,6 +361,7 @@ impl Truth {
             self.at_split = None;
             self.word = [false; 2];
             self.cache_lost = [false; 2];
+            self.went_alone = [false; 2];
             // Clients work on their own disk again, whichever one took their last write, and a Primary that crashes is
             // the source.
             if let [Some(a), Some(b)] = states

@@ -137,6 +137,10 @@ impl Resource {
         let full_sync = change.apply(&old).and_then(|new| full_sync_refused(&old, &new));
         // A copy may have gone bad since the question.
         let refused = full_sync.or(verifies_bad_data(&old, change).then_some(StateResult::NoUpToDateDisk));
+        if change == StateChange::NONE.disk(DiskState::Failed) {
+            // The peer goes on without it from now on. DRBD's disk would come back as good if the peer is gone then.
+            self.outdate_failing_disk(v);
+        }
         let result = refused.map_or_else(|| self.change_volume(v, change, Kind::Soft, out), Err);
         let Some(mut active) = self.cmds.active.take() else { return };
         let id = active.id;

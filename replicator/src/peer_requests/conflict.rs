@@ -9,7 +9,7 @@ use model::units::SectorRange;
 use crate::action::{Action, Actions};
 use crate::requests::flag;
 use crate::resource::Resource;
-use crate::wire::{Ack, Command};
+use crate::wire::{Ack, Command, DpFlags};
 
 /// What becomes of a write of the peer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,14 +68,15 @@ impl Resource {
             let own = self.crosses(v, range);
             if let Some(own) = own
                 && self.reqs.table[own].has(flag::LOCAL_PENDING)
-                && covers(self.reqs.table[own].range(), range)
+                && self.supersedes(own, slot)
             {
                 // The peer's client is answered for the sake of what overwrites its write, which a client here may read next.
                 return Verdict::Unknown;
             }
             self.peer_said(v, seq);
             if let Some(own) = own {
-                self.refuse_crossing_write(slot, self.reqs.table[own].range(), out);
+                let command = if self.supersedes(own, slot) { Command::Superseded } else { Command::RetryWrite };
+                self.refuse_crossing_write(slot, command, out);
                 return Verdict::Refused;
             }
         }
@@ -92,12 +93,18 @@ impl Resource {
         own.max_by_key(|(_, r, _)| covers(*r, range)).map(|(_, _, slot)| *slot)
     }
 
-    fn refuse_crossing_write(&mut self, slot: u32, own: SectorRange, out: &mut Actions) {
+    /// Nothing of the peer's write is left once the own one is done. What has to be durable is not left to one that need
+    /// not be.
+    fn supersedes(&self, own: u32, slot: u32) -> bool {
+        let w = &self.peer.writes[slot];
+        covers(self.reqs.table[own].range(), w.range()) && !w.dp.contains(DpFlags::FUA)
+    }
+
+    fn refuse_crossing_write(&mut self, slot: u32, command: Command, out: &mut Actions) {
         let w = self.peer.writes.remove(slot);
         if let Some(buf) = w.buf {
             out.push(Action::Release { buf });
         }
-        let command = if covers(own, w.range()) { Command::Superseded } else { Command::RetryWrite };
         self.send_ack(command, usize::from(w.vol), (w.sector, w.len_bytes, w.block_id), out);
         let epoch = self.peer.epochs.iter_mut().find(|e| e.number == w.epoch);
         let epoch = epoch.expect("an epoch lives as long as its writes");

@@ -72,8 +72,14 @@ impl World {
         truth.spoiled |= both && states.iter().flatten().all(|s| s.disk < DiskState::Inconsistent);
         // Frozen until its peer is fenced, a node does not go on.
         let goes_on = |s: &VolumeState| s.conn < ConnState::Connected && !s.susp_fen;
-        if both && self.two_primaries && states.iter().flatten().any(goes_on) {
-            truth.two_go_on();
+        if self.two_primaries {
+            let alone = |s: &VolumeState| {
+                goes_on(s) && s.role == Role::Primary && s.disk == DiskState::UpToDate
+            };
+            let behind = (0..2).any(|n| states[n].is_some_and(|s| alone(&s)) && truth.goes_alone(n));
+            if both && states.iter().flatten().any(goes_on) || behind {
+                truth.two_go_on();
+            }
         }
         for (n, state) in states.iter().enumerate() {
             let remote = |s: &VolumeState| {
