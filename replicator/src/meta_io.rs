@@ -245,6 +245,8 @@ impl Resource {
         md.write_begins(self.now);
         let sb = &disk.sb;
         md.primary_writing = sb.flags.has(MetaFlags::PRIMARY_IND);
+        // From now on it may be gone; the node may be Primary again before the write has ended.
+        md.primary_on_disk &= md.primary_writing;
         md.size_writing_sectors = sb.la_size_sectors;
         let mut raw = [0u8; 4096];
         sb.encode(&mut raw);

@@ -75,7 +75,8 @@ impl Resource {
             }
             self.peer_said(v, seq);
             if let Some(own) = own {
-                let command = if self.supersedes(own, slot) { Command::Superseded } else { Command::RetryWrite };
+                let command =
+                    if self.supersedes(own, slot) { Command::Superseded } else { Command::RetryWrite };
                 self.refuse_crossing_write(slot, command, out);
                 return Verdict::Refused;
             }

@@ -2,11 +2,11 @@
 
 use model::policy::{Fencing, Protocol};
 use model::result_code::StateResult;
-use model::state::{ConnState, DiskState};
+use model::state::{ConnState, DiskState, Role};
 use model::time::Duration;
 use replicator::{ClientResult, Command, CommandId, CommandResult, DiskConfig, NetConfig, VolIdx};
 
-use crate::hooks::FencePeer;
+use crate::hooks::{Blocked, FencePeer};
 use crate::scenarios::*;
 use crate::world::{Answer, SimOp, World};
 
@@ -221,4 +221,27 @@ fn the_peer_dies_of_the_command_of_a_fencing_script() {
         heals(&mut w);
     }
     assert!(died > 1);
+}
+
+/// A node steps down and up again at once: the super block that says that it is no Primary is still being written when the
+/// next write begins. A crash then was not that of a Primary, and nothing told which blocks may differ.
+#[test]
+fn down_and_up_again_and_a_crash() {
+    for k in 0..100 {
+        let mut w = pair(k);
+        w.weather.disk_us = 300;
+        w.command(0, Command::Secondary { open: 0 });
+        w.run_for(Duration::from_micros(k * 13 % 400));
+        w.command(0, Command::Primary { force: false });
+        assert!(w.run_until(secs(1), |w| role(w, 0) == Role::Primary));
+        w.block(0, Blocked::Data);
+        w.request(0, SimOp::Write { sector: 64, count: 8, fua: false });
+        w.run_for(Duration::from_micros(400));
+        w.crash(0, false);
+        w.run_for(ms(100));
+        w.block(0, Blocked::No);
+        w.start(0);
+        w.connect(0, &net());
+        heals(&mut w);
+    }
 }

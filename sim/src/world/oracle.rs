@@ -73,9 +73,8 @@ impl World {
         // Frozen until its peer is fenced, a node does not go on.
         let goes_on = |s: &VolumeState| s.conn < ConnState::Connected && !s.susp_fen;
         if self.two_primaries {
-            let alone = |s: &VolumeState| {
-                goes_on(s) && s.role == Role::Primary && s.disk == DiskState::UpToDate
-            };
+            let alone =
+                |s: &VolumeState| goes_on(s) && s.role == Role::Primary && s.disk == DiskState::UpToDate;
             let behind = (0..2).any(|n| states[n].is_some_and(|s| alone(&s)) && truth.goes_alone(n));
             if both && states.iter().flatten().any(goes_on) || behind {
                 truth.two_go_on();
