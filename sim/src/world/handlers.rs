@@ -42,6 +42,10 @@ impl World {
         match means {
             Means::Answer(code) => self.handler_answers(n, run, code),
             Means::StonithPeer => {
+                // What a node without a disk has written of its peer may be old, and it has had no way to take it back.
+                let volumes = self.nodes[peer].volumes;
+                let has_disk = |v| self.volume_of(peer, v).is_none_or(|s| s.disk >= DiskState::Inconsistent);
+                self.one_writer &= (0..volumes).all(has_disk);
                 self.crash(peer, true);
                 self.handler_answers(n, run, 7);
             }
