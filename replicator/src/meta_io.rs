@@ -10,7 +10,7 @@ use model::time::{Duration, Instant};
 
 use crate::action::{Action, Actions, LogLevel};
 use crate::activity_log::extents::PendingTransaction;
-use crate::bitmap::DirtyKind;
+use crate::bitmap::{DirtyKind, Unflushed};
 use crate::disks::FailedIo;
 use crate::event::{HandlerRun, VolIdx};
 use crate::io_tag::{IoKind, flush_slot, pack};
@@ -20,6 +20,7 @@ use crate::meta_move::Move;
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::timers::Timer;
+use crate::volume::Volume;
 use crate::wire::UuidFlags;
 
 /// Bitmap pages of one volume that may be in flight at once.
@@ -115,6 +116,8 @@ pub(crate) struct MetaIo {
     pub whole_bitmap: bool,
     /// A flush that changed pages wait for is under way.
     pub bitmap_flush: bool,
+    /// Pages that must not be written without a flush.
+    pub unflushed: Unflushed,
     pub transaction: Option<Transaction>,
     /// The metadata is being moved to another place.
     pub moving: Option<alloc::boxed::Box<Move>>,
@@ -365,10 +368,11 @@ impl Resource {
         let vol = &mut self.vols[v];
         let inconsistent = vol.state.disk <= DiskState::Inconsistent;
         let cleared = vol.bitmap.dirty_page_count(DirtyKind::Any) > 0;
+        let unflushed = ends_unflushed(vol) || planted::on(Planted::ClearedBitsWithoutFlush);
         let Some(disk) = vol.disk.as_mut() else { return };
-        let unflushed = planted::on(Planted::ClearedBitsWithoutFlush);
         if inconsistent && cleared && vol.size_sectors > 0 && !unflushed {
             if !core::mem::replace(&mut disk.md.bitmap_flush, true) {
+                disk.md.unflushed.flush_begins();
                 disk.io_begins(self.now);
                 let tag = pack(IoKind::BitmapFlush, flush_slot(v, disk.data_epoch), 0);
                 out.push(Action::DiskFlush { tag, vol: VolIdx(v as u8) });
@@ -382,6 +386,7 @@ impl Resource {
         let Some(disk) = self.vols[v].disk.as_mut() else { return };
         disk.md.bitmap_flush = false;
         if ok {
+            disk.md.unflushed.flush_ends();
             self.queue_dirty_pages(v, out);
             self.pump_super_block(v, out);
             // With nothing left to write it is this flush that metadata on its way to another place waits for.
@@ -456,11 +461,13 @@ impl Resource {
 
     fn submit_page(&mut self, v: usize, page: u32, out: &mut Actions) {
         let vol = &mut self.vols[v];
+        let unflushed = ends_unflushed(vol);
         let disk = vol.disk.as_mut().expect("checked by the caller");
         disk.md.pages_in_flight.push(page);
         disk.md.write_begins(self.now);
-        // Pages of an evicted extent are written one by one, without the common flush of a whole write.
-        let evicts_on_target = vol.state.disk == DiskState::Inconsistent && disk.md.transaction.is_some();
+        // Blocks may have got to the disk since the flush began that all pages have in common, and pages of an evicted
+        // extent have none.
+        let flush_before = disk.md.unflushed.take(page) && !unflushed;
         vol.bitmap.mark_page_clean(page);
         let mut bytes = [0u8; 4096];
         vol.bitmap.copy_page(page, &mut bytes);
@@ -468,14 +475,7 @@ impl Resource {
         let md_sector = disk.layout.bitmap_page_sector(u64::from(page));
         let tag = pack(IoKind::BitmapPage, (v as u32) << 24 | page, disk.epoch);
         vol.counters.bm_writes += 1;
-        out.push(Action::MetaWrite {
-            tag,
-            vol: VolIdx(v as u8),
-            md_sector,
-            block,
-            flush_before: evicts_on_target,
-            fua: false,
-        });
+        out.push(Action::MetaWrite { tag, vol: VolIdx(v as u8), md_sector, block, flush_before, fua: false });
     }
 
     /// Starts the next activity log transaction if something is staged.
@@ -630,4 +630,8 @@ impl Resource {
         disk.md.transaction = disk.md.transaction.take().filter(|t| t.block_submitted);
         disk.md.moving = None;
     }
+}
+
+fn ends_unflushed(vol: &Volume) -> bool {
+    planted::on(Planted::NoFlushAtEndOfResync) && vol.resync.ending
 }

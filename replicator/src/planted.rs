@@ -47,7 +47,7 @@ pub enum Planted {
     WriteOvertakesResyncWrite,
     /// Both sides clear a block's bit before the target has written it.
     BitClearedTooEarly,
-    /// The target's disk is not flushed at the end of the resync.
+    /// The target's disk is not flushed at the end of the resync, nor before the bits cleared until then are written.
     NoFlushAtEndOfResync,
     /// The target's cleared bits are written without a flush of the blocks they stand for.
     ClearedBitsWithoutFlush,

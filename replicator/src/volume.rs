@@ -17,6 +17,7 @@ use crate::meta::layout::Layout;
 use crate::meta::superblock::SuperBlock;
 use crate::meta::uuids::Uuids;
 use crate::meta_io::MetaIo;
+use crate::planted::{self, Planted::ClearedBitsWithoutFlush};
 use crate::requests::congestion::Ahead;
 use crate::resync::run::ResyncRun;
 use crate::verify::run::VerifyRun;
@@ -358,7 +359,15 @@ impl Volume {
     /// Clears the bits of fully covered blocks; returns how many were set.
     pub(crate) fn set_in_sync(&mut self, range: SectorRange) -> u64 {
         let (first, end) = range.bits_covered(self.size_sectors);
-        if first >= end { 0 } else { self.bitmap.clear_range(first, end - 1) }
+        if first >= end {
+            return 0;
+        }
+        let is_target = self.state.disk <= DiskState::Inconsistent;
+        if let Some(disk) = self.disk.as_mut().filter(|_| is_target && !planted::on(ClearedBitsWithoutFlush))
+        {
+            disk.md.unflushed.cleared(first..=end - 1);
+        }
+        self.bitmap.clear_range(first, end - 1)
     }
 
     /// Any block of the range is out of sync.

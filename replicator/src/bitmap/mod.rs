@@ -4,9 +4,11 @@
 pub mod exchange;
 mod pages;
 mod summary;
+mod unflushed;
 pub mod vli;
 pub mod words;
 
 pub use exchange::{BitmapReceiver, BitmapSender, ExchangeError, ExchangeStats, Progress};
 pub use pages::DirtyKind;
+pub(crate) use unflushed::Unflushed;
 pub use words::{Bitmap, PAGE_BYTES};

@@ -24,6 +24,8 @@ mod outdated;
 mod sources;
 #[cfg(test)]
 mod two_primaries;
+#[cfg(test)]
+mod unflushed;
 
 #[cfg(test)]
 mod healing {
