@@ -101,11 +101,16 @@ impl Resource {
     fn note_growth(&mut self, v: usize, p: &Sizes, new: u64) {
         let vol = &mut self.vols[v];
         let handshake = vol.state.conn == ConnState::WFReportParams;
+        let is_new = |before: u64| before != 0 && before < new;
+        if vol.state.disk == DiskState::Negotiating {
+            // The peer knows the size that this attach has announced, and that it has grown since.
+            vol.grown_before_handshake |= is_new(vol.size_at_attach_sectors);
+            return;
+        }
         let attaches = vol.state.pdsk < DiskState::Inconsistent;
         if vol.disk.is_none() || p.d_size_sectors == 0 || !(handshake || attaches) {
             return;
         }
-        let is_new = |before: u64| before != 0 && before < new;
         let peer_grew = is_new(p.c_size_sectors) || p.dds_flags.contains(DdsFlags::GROWN);
         vol.grown_before_handshake |= peer_grew || handshake && is_new(vol.size_sectors);
     }

@@ -4,7 +4,7 @@ use model::policy::OnIoError;
 use model::result_code::StateResult;
 use model::state::{ConnState, DiskState};
 use model::time::Duration;
-use replicator::{ClientResult, Command, CommandResult, DiskConfig, VolIdx};
+use replicator::{ClientResult, Command, CommandResult, DiskConfig, ResizeWish, VolIdx};
 
 use super::healing::{both_again, outcome, peer_missed, target_finishes, write};
 use crate::hooks::DiskOp;
@@ -36,6 +36,27 @@ fn the_good_disk_goes_while_the_old_one_is_attached() {
         w.command(1, TEAR_OFF);
         // The oracle panics if this returns what was there before.
         outcome(&mut w, 0, SimOp::Read { sector: 64, count: 8 });
+        both_again(&mut w);
+        no_bits_left(&w);
+    }
+}
+
+/// A disk came back larger to a peer whose disk had grown before, so that the device grew in the middle of the attach. The
+/// peer waited for the bitmap of the resync of the new part, of which the other node knew nothing.
+#[test]
+fn the_device_grows_by_the_disk_that_is_attached() {
+    let wish = ResizeWish { limit_sectors: 0, assume_clean: false, assume_peer_has_space: false };
+    for (n, k) in (0..2).flat_map(|n| (0..60).map(move |k| (n, k))) {
+        let mut w = fresh_pair(150 + k, SECTORS);
+        w.weather.disk_us = 2000;
+        w.grow(0, 800);
+        w.grow(1, 800);
+        w.command(1 - n, Command::Resize(VOL, wish));
+        w.command(0, Command::Secondary { open: 0 });
+        // The news of the peer's larger disk goes with the disk that is looked at for it.
+        w.run_for(Duration::from_micros(k * 200));
+        w.command(n, TEAR_OFF);
+        w.run_for(Duration::from_millis(500));
         both_again(&mut w);
         no_bits_left(&w);
     }
