@@ -154,9 +154,12 @@ impl World {
         self.mix(tag.0 << 1 | u64::from(ok));
         self.note(n, || format!("request {} ends: {result:?}", tag.0));
         if let Some((version, _, sector)) = self.writes.remove(&tag.0) {
+            let two = self.two_primaries;
             let lonely = |s: VolumeState| {
                 let apart = s.conn < ConnState::Connected || s.conn == ConnState::Ahead;
-                apart || s.pdsk < DiskState::Inconsistent
+                // Of two Primaries one may have been asked to give up its copy, and go on with it because the answer was lost.
+                let counts = if two { DiskState::UpToDate } else { DiskState::Inconsistent };
+                apart || s.pdsk < counts
             };
             // Answers may be held back, by suspend-io for one: what counts is where the data is.
             let mirrored = match op {
