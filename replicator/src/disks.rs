@@ -166,7 +166,7 @@ impl Resource {
             vol.al_suspended = true;
             out.log(LogLevel::Info, Some(VolIdx(v as u8)), "Suspended AL updates");
         }
-        let outdated_peer = flags.has(MetaFlags::PEER_OUT_DATED);
+        let outdated_peer = flags.has(MetaFlags::PEER_OUT_DATED) && !vol.peer_was_good;
         let pdsk = if outdated_peer { DiskState::Outdated } else { DiskState::DUnknown };
         let own = match (flags.has(MetaFlags::CONSISTENT), flags.has(MetaFlags::WAS_UP_TO_DATE)) {
             (false, _) => DiskState::Inconsistent,

@@ -231,6 +231,8 @@ pub(crate) struct Volume {
     /// The peer was told to skip the initial sync, and has not said yet that it is UpToDate. What it said before may still
     /// be on its way, and passes for Inconsistent; but whatever is sent now, it gets as a good copy.
     pub skip_unconfirmed: bool,
+    /// The peer had a good copy when this process last heard of it. What a disk says that was away meanwhile is older.
+    pub peer_was_good: bool,
     /// Invalidated by command and not yet SyncTarget: whatever comes between, the copy is Inconsistent.
     pub invalidated: bool,
     /// All bits set and no connection: writes need no activity log.
@@ -298,6 +300,7 @@ impl Volume {
             consider_resync: false,
             unmarked_is_good: false,
             skip_unconfirmed: false,
+            peer_was_good: false,
             invalidated: false,
             al_suspended: false,
             seq: 0,

@@ -289,12 +289,13 @@ impl Resource {
         asked.is_some_and(|a| a.vol == Some(v) && !a.is_void() && a.starts(ConnState::StartingSyncT))
     }
 
-    /// The peer was asked to let this disk go. Its clients may go on without it before the answer is here, and what they
-    /// write then must not be missing for those of this node.
+    /// The peer was asked to let this disk go, or to replace what it holds. Its clients may go on without it before the
+    /// answer is here, and what they write then must not be missing for those of this node.
     pub(crate) fn may_be_left_behind(&self, v: usize) -> bool {
         let detaches =
             |a: &Active| matches!(a.work, Work::Detach { vol, .. } if vol == v) && a.asked.is_some();
-        self.may_both_be_primary() && self.cmds.active.as_ref().is_some_and(detaches)
+        let detaches = self.cmds.active.as_ref().is_some_and(detaches);
+        self.may_both_be_primary() && (detaches || self.asks_for_full_sync(v))
     }
 
     /// The peer's answer is here, or will not come.

@@ -218,6 +218,11 @@ impl Resource {
             self.vols[v].invalidated = false;
         }
         self.vols[v].skip_unconfirmed &= new.conn == ConnState::Connected;
+        match new.pdsk {
+            DiskState::Consistent | DiskState::UpToDate => self.vols[v].peer_was_good = true,
+            DiskState::Inconsistent | DiskState::Outdated => self.vols[v].peer_was_good = false,
+            _ => {}
+        }
         if new.disk == DiskState::Inconsistent {
             self.vols[v].unmarked_is_good = match new.conn {
                 ConnState::WFSyncUUID | ConnState::SyncTarget | ConnState::PausedSyncT => true,

@@ -345,3 +345,25 @@ fn a_volume_without_a_disk_does_not_thaw_the_others() {
         assert!(!is_frozen(&w, 0));
     }
 }
+
+/// A node without a disk meets its peer again, whom it had fenced: what its disk says of that when it is attached is old.
+#[test]
+fn a_fenced_peer_that_came_back_while_the_disk_was_away() {
+    let mut w = fenced_pair(5, Fencing::ResourceAndStonith, FencePeer::Stonith { after: ms(30) });
+    w.cut(true);
+    assert!(w.run_until(secs(20), |w| w.nodes[1].core.is_none()), "it is shot");
+    w.run_for(secs(1));
+    assert_eq!(pdsk(&w, 0), DiskState::Outdated);
+    assert_eq!(secondary(&mut w, 0), OK);
+    let detach = Command::Detach { vol: VolIdx(0), force: false };
+    assert_eq!(w.command_and_wait(0, detach), OK);
+    w.cut(false);
+    w.start(1);
+    w.connect(1, &net());
+    assert!(w.run_until(secs(20), |w| w.state(0).0 == ConnState::Connected));
+    w.cut(true);
+    assert!(w.run_until(secs(20), |w| w.state(0).0 < ConnState::Connected));
+    w.attach(0);
+    w.run_for(secs(1));
+    assert_ne!(pdsk(&w, 0), DiskState::Outdated, "it was good when it was last seen");
+}
