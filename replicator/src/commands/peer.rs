@@ -1,6 +1,8 @@
 //! Questions that both nodes have to agree on: ours to the peer, the peer's to us, and the way out of a connection
 //! (drbd-states 8, drbd-wire 9).
 
+use model::policy::Fencing;
+
 use super::*;
 
 impl Resource {
@@ -137,8 +139,9 @@ impl Resource {
         let full_sync = change.apply(&old).and_then(|new| full_sync_refused(&old, &new));
         // A copy may have gone bad since the question.
         let refused = full_sync.or(verifies_bad_data(&old, change).then_some(StateResult::NoUpToDateDisk));
-        if change == StateChange::NONE.disk(DiskState::Failed) {
-            // The peer goes on without it from now on. DRBD's disk would come back as good if the peer is gone then.
+        let fenced = self.vols[v].cfg_fencing() != Fencing::DontCare;
+        if fenced && change == StateChange::NONE.disk(DiskState::Failed) {
+            // The peer goes on without it from now on. DRBD's disk would come back as one that is good once the peer is fenced.
             self.outdate_failing_disk(v);
         }
         let result = refused.map_or_else(|| self.change_volume(v, change, Kind::Soft, out), Err);

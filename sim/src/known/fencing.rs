@@ -367,3 +367,20 @@ fn a_fenced_peer_that_came_back_while_the_disk_was_away() {
     w.run_for(secs(1));
     assert_ne!(pdsk(&w, 0), DiskState::Outdated, "it was good when it was last seen");
 }
+
+/// A disk that was detached while the peer's clients wrote on is behind, and fencing the peer does not make it better.
+#[test]
+fn a_disk_that_was_detached_is_behind() {
+    for fencing in [Fencing::DontCare, Fencing::ResourceOnly, Fencing::ResourceAndStonith] {
+        let mut w = fenced_pair(6, fencing, FencePeer::Stonith { after: ms(30) });
+        let detach = Command::Detach { vol: VolIdx(0), force: false };
+        assert_eq!(w.command_and_wait(1, detach), OK);
+        put(&mut w, 0, 2);
+        w.cut(true);
+        w.crash(0, true);
+        w.run_for(secs(20));
+        w.attach(1);
+        w.run_for(secs(1));
+        assert_eq!(primary(&mut w, 1) == OK, fencing == Fencing::DontCare, "{fencing:?}");
+    }
+}
