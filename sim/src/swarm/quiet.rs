@@ -68,8 +68,8 @@ impl Schedule<'_> {
         self.w.hooks.garbled_at = None;
         self.w.hooks.severed_at = None;
         self.disks_go_on(false);
-        if !self.plan.disk.disk_timeout.is_zero() {
-            // A disk that takes too long now and then would be given up for ever.
+        if !self.plan.disk.disk_timeout.is_zero() || self.slowest_full_sync() > CONVERGE / 2 {
+            // A disk that takes too long now and then would be given up for ever; or it makes a full sync outlast the bound.
             self.w.weather.disk_spikes = 0;
         }
         for h in &mut self.w.hooks.handlers {
@@ -88,6 +88,22 @@ impl Schedule<'_> {
         self.w.cut(false);
         let thaws = self.w.nodes[0].frozen_until.max(self.w.nodes[1].frozen_until);
         self.w.run_for(thaws.saturating_since(self.w.now));
+    }
+
+    /// What a full sync of all volumes takes for its disks: each block is read on both nodes, if digests are compared, and
+    /// written, and so many blocks at most are under way.
+    fn slowest_full_sync(&self) -> Duration {
+        let (weather, disk) = (&self.w.weather, &self.plan.disk);
+        // One operation in so many takes 500 times as long in the mean.
+        let spikes_us = (weather.disk_us * 500).checked_div(weather.disk_spikes).unwrap_or_default();
+        let block_us = 3 * (weather.disk_us + spikes_us);
+        let buffered = self.plan.net.max_buffers / 2;
+        let under_way = match disk.c_fill_target_sectors {
+            0 => buffered,
+            sectors => buffered.min(sectors.div_ceil(8)),
+        };
+        let blocks = u64::from(self.plan.volumes) * self.plan.sectors.div_ceil(8);
+        Duration::from_micros(blocks * block_us / u64::from(under_way))
     }
 
     /// The longest time between a ping and its answer: every way takes up to twice the mean latency.
