@@ -105,6 +105,8 @@ pub(crate) struct MetaIo {
     pub sb_wanted: u64,
     /// The next super block is written after the bitmap pages asked for, which its flush makes stable.
     pub sb_after_pages: bool,
+    /// Content generation of the super block that names the data generation begun last.
+    pub sb_of_generation: u64,
     /// The super block being written, and the stable one, say that blocks may differ as the activity log tells.
     pub primary_writing: bool,
     pub primary_on_disk: bool,
@@ -143,6 +145,13 @@ pub(crate) struct Transaction {
 impl MetaIo {
     pub(crate) fn mark_dirty(&mut self) {
         self.sb_latest += 1;
+    }
+
+    /// A data generation was begun that the disk does not know yet. Bits that belong to it may not be there before it is:
+    /// beside the generation before, which the peer has too, nothing would say which copy they mean. Where the super block
+    /// waits for the pages, they go first all the same.
+    fn holds_pages(&self) -> bool {
+        self.sb_stable < self.sb_of_generation && !self.sb_after_pages && self.moving.is_none()
     }
 
     /// No bitmap page is under way or asked for.
@@ -241,6 +250,8 @@ impl Resource {
             return;
         }
         if md.sb_after_pages && !md.pages_idle() {
+            // Some may have been held back for this super block.
+            self.pump_pages(v, out);
             return;
         }
         md.sb_after_pages = false;
@@ -442,7 +453,7 @@ impl Resource {
                 md.page_queue.clear();
                 return;
             }
-            if md.moving.as_ref().is_some_and(|m| !m.takes_pages()) {
+            if md.holds_pages() || md.moving.as_ref().is_some_and(|m| !m.takes_pages()) {
                 return;
             }
             if md.pages_in_flight.len() >= PAGES_IN_FLIGHT_MAX || blocked >= md.page_queue.len() {

@@ -375,6 +375,7 @@ impl Resource {
         vol.wrote_ahead = false;
         disk.sb.uuids.new_current(random, primary);
         disk.md.mark_dirty();
+        disk.md.sb_of_generation = disk.md.sb_latest;
         vol.exposed.begins_own(disk.sb.uuids.current);
         let line = format_args!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);

@@ -331,3 +331,44 @@ fn two_pasts_attached_at_once_are_not_in_sync() {
         assert!(!w.in_sync(), "two pasts passed for one");
     }
 }
+
+/// A Primary without a disk lost its peer in the middle of writes, and the peer its disk, which had not taken the super block
+/// with the generation that these writes were to belong to; nor had it the writes, but it had their bits. Attached again, the
+/// disks had the generation before in common: two UpToDate copies with bits that nothing took away.
+#[test]
+fn no_bits_without_their_generation() {
+    let disk = DiskConfig { disk_timeout: Duration::from_secs(5), ..DiskConfig::default() };
+    for delay_us in 0..60 {
+        let mut w = fresh_pair_with(700 + delay_us, SECTORS, disk.clone());
+        write(&mut w, 0, 64);
+        assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0 }), CommandResult::Ok);
+        assert_eq!(w.command_and_wait(0, DETACH), CommandResult::Ok);
+        w.reset();
+        assert!(w.run_until(Duration::from_secs(20), |w| w.state(1).0 == ConnState::WFReportParams));
+        // A super block of before the generation is on its way, and stays there.
+        w.hooks.slow_disk(1, DiskOp::Meta, 0, 0);
+        let met = |w: &World| (0..2).all(|n| w.state(n).0 == ConnState::Connected);
+        assert!(w.run_until(Duration::from_secs(20), met));
+        w.run_for(Duration::from_secs(1));
+        assert_eq!(w.command_and_wait(0, Command::Primary { force: false }), CommandResult::Ok);
+        for sector in [64, 640] {
+            w.request(0, SimOp::Write { sector, count: 8, fua: false });
+        }
+        w.run_for(Duration::from_secs(1));
+        let marked = w.nodes[1].core.as_ref().expect("it runs").marked_blocks(VOL);
+        assert_eq!(marked, 2, "the writes have arrived");
+        w.reset();
+        let gave_up = |w: &World| w.state(1).1 == DiskState::Diskless;
+        assert!(w.run_until(Duration::from_secs(20), gave_up), "{:?} {:?}", w.state(0), w.state(1));
+        w.let_go(false);
+        assert!(w.run_until(Duration::from_secs(20), met));
+        w.run_for(Duration::from_secs(1));
+        w.weather.net_us = 1000;
+        let first = (delay_us % 2) as usize;
+        w.attach(first);
+        w.run_for(Duration::from_micros(delay_us * 50));
+        w.attach(1 - first);
+        both_again(&mut w);
+        no_bits_left(&w);
+    }
+}
