@@ -92,7 +92,7 @@ impl Schedule<'_> {
 
     /// What a full sync of all volumes takes for its disks: each block is read on both nodes, if digests are compared, and
     /// written, and so many blocks at most are under way.
-    fn slowest_full_sync(&self) -> Duration {
+    pub(super) fn slowest_full_sync(&self) -> Duration {
         let (weather, disk) = (&self.w.weather, &self.plan.disk);
         // One operation in so many takes 500 times as long in the mean.
         let spikes_us = (weather.disk_us * 500).checked_div(weather.disk_spikes).unwrap_or_default();
