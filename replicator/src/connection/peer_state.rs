@@ -15,8 +15,8 @@ use crate::meta::uuids::Uuids;
 use crate::meta_io::FullSyncStep;
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
-use crate::state::Kind;
 use crate::state::log_line::Level;
+use crate::state::{Kind, evaluate};
 use crate::wire::{Features, UuidFlags};
 
 fn to_set(u: &Uuids) -> UuidSet {
@@ -269,7 +269,7 @@ impl Resource {
             rr_conflict: net.rr_conflict,
             discard_my_data: self.conn.discard_my_data,
             dry_run: net.tentative || self.conn.peer_tentative,
-            can_demote: own.role == Role::Primary && self.open_volumes & (1 << v) == 0,
+            can_demote: self.could_step_down(v, own),
             brings_leftovers: own.conn < ConnState::Connected && self.conn.peer_is_lockstep(),
         };
         let outcome = decide::decide(&input);
@@ -326,6 +326,13 @@ impl Resource {
             }
         }
         decision
+    }
+
+    /// Not in the middle of connecting, as everywhere in DRBD: then the handler `pri-lost-after-sb` is called instead.
+    fn could_step_down(&self, v: usize, own: &VolumeState) -> bool {
+        let change = StateChange::NONE.role(Role::Secondary);
+        let is_unused = self.open_volumes & (1 << v) == 0;
+        own.role == Role::Primary && is_unused && evaluate(own, change, Kind::Soft, &self.context(v)).is_ok()
     }
 
     /// The copies are of the same generation, but grew while they were apart: what the new part holds is one node's to

@@ -1,6 +1,7 @@
 //! Which data is newer: pasts that looked like one, and one that looked like two.
 
-use model::policy::OnIoError;
+use model::config::settings::Handler;
+use model::policy::{AfterSb0, AfterSb1, OnIoError};
 use model::state::{ConnState, DiskState};
 use model::time::Duration;
 use replicator::{ClientResult, Command, CommandResult, DiskConfig, NetConfig, VolIdx};
@@ -54,6 +55,34 @@ fn an_agreed_invalidate_that_the_asker_never_heard_of() {
         w.command_and_wait(n, Command::Secondary { open: 0 });
     }
     split_brain_is_seen(&mut w);
+}
+
+/// A policy told the Primary to step down for the peer's data. It cannot in the middle of connecting: it called the split
+/// brain solved, ended without a word, and never called the handler that is to end what uses it. (Seen beside the kernel.)
+#[test]
+fn a_primary_that_loses_a_split_brain_calls_its_handler() {
+    let mut w = fresh_pair(601, SECTORS);
+    apart(&mut w);
+    write(&mut w, 0, 64);
+    assert_eq!(w.command_and_wait(1, PROMOTE), CommandResult::Ok);
+    for sector in [64, 128, 256] {
+        write(&mut w, 1, sector);
+    }
+    w.command_and_wait(1, Command::Secondary { open: 0 });
+    let policies = NetConfig {
+        after_sb_0pri: AfterSb0::DiscardLeastChanges,
+        after_sb_1pri: AfterSb1::CallPriLostAfterSb,
+        ..net()
+    };
+    for n in 0..2 {
+        w.command_and_wait(n, Command::Disconnect { force: true });
+        w.connect(n, &policies);
+    }
+    w.cut(false);
+    let ends = |w: &World| w.state(0).0 == ConnState::StandAlone;
+    assert!(w.run_until(Duration::from_secs(20), ends), "{:?} {:?}", w.state(0), w.state(1));
+    let calls = |h: Handler| w.hooks.handlers[0].calls.iter().filter(|(_, handler, _)| *handler == h).count();
+    assert_eq!((calls(Handler::PriLostAfterSb), calls(Handler::SplitBrain)), (1, 1));
 }
 
 /// The peer alone had the last writes, and the name of its new generation did not arrive: the Primary took its old
