@@ -25,6 +25,8 @@ pub struct Setup {
     /// Options of one node's `net` section only (they are expected to disagree).
     pub net_of: [String; 2],
     pub disk_bytes: Option<[u64; 2]>,
+    /// The resource has a second volume, on a disk of its own.
+    pub two_volumes: bool,
 }
 
 /// The laboratory: nodes 0 and 1 are named node1 and node2.
@@ -52,14 +54,16 @@ impl Lab {
         let configs = [1, 2].map(|n| directory.path().join(format!("node{n}.conf")));
         let make = |i: usize| {
             let (name, address) = (["node1", "node2"][i], format!("10.99.0.{}", i + 1));
-            let disk = directory.path().join(format!("disk{}", i + 1));
-            fs::File::create(&disk).and_then(|f| f.set_len(DISK_BYTES)).expect("a disk");
+            let disks = ["a", "b"].map(|which| directory.path().join(format!("disk{}{which}", i + 1)));
+            for disk in &disks {
+                fs::File::create(disk).and_then(|f| f.set_len(DISK_BYTES)).expect("a disk");
+            }
             fs::write(&configs[i], "").expect("a configuration");
             let port = format!("port{}", i + 1);
             let own = directory.path().join(name);
             let kind = if is_kernel[i] {
                 host_ok(&["ip", "-n", switch, "tuntap", "add", &port, "mode", "tap"]);
-                Kind::Kernel(Machine::new(&own, name, &address, std::slice::from_ref(&disk), switch, &port))
+                Kind::Kernel(Machine::new(&own, name, &address, &disks, switch, &port))
             } else {
                 let inner = &netns[i + 1];
                 host_ok(&[
@@ -71,7 +75,7 @@ impl Lab {
                 Kind::Lockstep(Daemon::new(binary, &own, inner))
             };
             host_ok(&["ip", "-n", switch, "link", "set", &port, "master", BRIDGE, "up"]);
-            Node::new(name, kind, disk, configs[i].clone(), port)
+            Node::new(name, kind, disks, configs[i].clone(), port)
         };
         let nodes = [make(0), make(1)];
         Lab { nodes, netns, configs, random: 1, _directory: directory }
@@ -92,17 +96,20 @@ impl Lab {
             let _ = node.adm("down r0");
             let bytes = setup.disk_bytes.map_or(DISK_BYTES, |b| b[i]);
             // A machine sees the size of its disk when it boots.
-            let is_other_size = fs::metadata(&node.disk).expect("the disk").len() != bytes;
+            let is_other_size = fs::metadata(&node.disks[0]).expect("the disk").len() != bytes;
             let reboots = is_other_size && node.is_kernel();
             if reboots {
                 node.kill();
             }
-            let file = fs::File::create(&node.disk).expect("the disk");
-            file.set_len(bytes).expect("an empty disk");
+            for (disk, bytes) in node.disks.iter().zip([bytes, DISK_BYTES]) {
+                let file = fs::File::create(disk).expect("the disk");
+                file.set_len(bytes).expect("an empty disk");
+            }
+            node.volume = 0;
             if reboots {
                 node.boot();
             } else if node.is_kernel() {
-                node.sh("blockdev --flushbufs /dev/ubda; dmesg -C");
+                node.sh("blockdev --flushbufs /dev/ubda; blockdev --flushbufs /dev/ubdb; dmesg -C");
             }
         }
         self.write_config(setup);
@@ -117,12 +124,13 @@ impl Lab {
     pub fn write_config(&self, setup: &Setup) {
         for (i, path) in self.configs.iter().enumerate() {
             let on = |n: usize| {
-                format!(
-                    "  on {} {{ address 10.99.0.{}:7789; disk {}; }}\n",
-                    self.nodes[n].name,
-                    n + 1,
-                    self.nodes[n].disk_name
-                )
+                let [first, second] = &self.nodes[n].disk_names;
+                let disks = if setup.two_volumes {
+                    format!("volume 0 {{ disk {first}; }} volume 1 {{ disk {second}; }}")
+                } else {
+                    format!("disk {first};")
+                };
+                format!("  on {} {{ address 10.99.0.{}:7789; {disks} }}\n", self.nodes[n].name, n + 1)
             };
             let defaults = "cram-hmac-alg sha1; shared-secret \"lab\"; timeout 30; ping-int 2; ping-timeout 10; connect-int 1;";
             let protocol = if setup.net.contains("protocol") || !setup.net_of[i].is_empty() {
@@ -132,8 +140,13 @@ impl Lab {
             };
             let rate =
                 if setup.disk.contains("resync-rate") { "" } else { "resync-rate 200M; c-plan-ahead 0;" };
+            let devices = if setup.two_volumes {
+                [0, 1].map(|v| format!("volume {v} {{ device /dev/drbd{v}; meta-disk internal; }}")).join(" ")
+            } else {
+                "device /dev/drbd0; meta-disk internal;".to_owned()
+            };
             let text = format!(
-                "global {{ usage-count no; }}\nresource r0 {{\n  net {{ {protocol} {defaults} {} {} }}\n  disk {{ {rate} {} }}\n  {}\n  device /dev/drbd0;\n  meta-disk internal;\n{}{}}}\n",
+                "global {{ usage-count no; }}\nresource r0 {{\n  net {{ {protocol} {defaults} {} {} }}\n  disk {{ {rate} {} }}\n  {}\n  {devices}\n{}{}}}\n",
                 setup.net,
                 setup.net_of[i],
                 setup.disk,
@@ -159,8 +172,11 @@ impl Lab {
     /// Both up and connected, both UpToDate without a sync (the disks are empty), node `p` Primary.
     pub fn pair(&mut self, setup: &Setup, p: usize) {
         self.met(setup);
-        self.nodes[p].ok("new-current-uuid --clear-bitmap r0");
-        self.settled("Secondary/Secondary");
+        for volume in (0..=usize::from(setup.two_volumes)).rev() {
+            self.look_at(volume);
+            self.nodes[p].ok(&format!("new-current-uuid --clear-bitmap r0/{volume}"));
+            self.settled("Secondary/Secondary");
+        }
         self.nodes[p].ok("primary r0");
         self.connected(p);
     }
@@ -184,6 +200,11 @@ impl Lab {
         for node in &self.nodes {
             node.wait(&format!("Connected {roles} UpToDate/UpToDate"), LONG);
         }
+    }
+
+    /// From here on states, data and metadata are those of this volume.
+    pub fn look_at(&mut self, volume: usize) {
+        self.nodes.iter_mut().for_each(|n| n.volume = volume);
     }
 
     /// Cuts the cable of a node.
@@ -230,6 +251,11 @@ impl Lab {
         for node in &self.nodes {
             node.ok("down r0");
         }
+        self.compare();
+    }
+
+    /// The resource is down on both: what [`finish`](Self::finish) says of disks and metadata.
+    pub fn compare(&self) {
         let dumps = [0, 1].map(|i| self.nodes[i].dump_md());
         let field = |dump: &str, name: &str| {
             let line = dump

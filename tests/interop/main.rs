@@ -4,7 +4,8 @@
 //! The kernel's DRBD runs in user-mode Linux (machine.rs); nothing of the host is touched but namespaces that are made here.
 //! Without arguments the main path runs; `cargo test --test interop -- all` runs everything, `-- NAME..` the scenarios whose
 //! names contain one of the words. `LOCKSTEP_INTEROP_PAIRS` says
-//! which pairs (default `lk,kl`: first the Primary; `kk` is two kernels, the reference, `ll` two of ours). Needs root and
+//! which pairs (default `lk,kl`: first the Primary; `kk` is two kernels, the reference, `ll` two of ours), and
+//! `LOCKSTEP_INTEROP_ROWS` which rows of a table of policies (those whose options contain it). Needs root and
 //! Debian's user-mode-linux, drbd-utils, iproute2, kmod and fio.
 
 #![allow(clippy::unwrap_used, reason = "the whole file is a test")]

@@ -34,14 +34,16 @@ pub struct Daemon {
 pub struct Node {
     pub name: &'static str,
     pub kind: Kind,
-    /// Backing disk, as a file of the host.
-    pub disk: PathBuf,
+    /// Backing disks of volumes 0 and 1, as files of the host.
+    pub disks: [PathBuf; 2],
+    /// The volume that states, data and metadata are asked of.
+    pub volume: usize,
     /// Configuration, as a file of the host.
     config: PathBuf,
     /// Where what it logged before was ended.
     log_mark: usize,
-    /// Device that the node's disk appears as to its own DRBD.
-    pub disk_name: String,
+    /// Devices that the node's disks appear as to its own DRBD.
+    pub disk_names: [String; 2],
     /// Switch port that leads to it, in the namespace of the lab.
     pub port: String,
 }
@@ -93,12 +95,12 @@ impl Drop for Daemon {
 }
 
 impl Node {
-    pub fn new(name: &'static str, kind: Kind, disk: PathBuf, config: PathBuf, port: String) -> Node {
-        let disk_name = match &kind {
-            Kind::Kernel(_) => "/dev/ubda".to_owned(),
-            Kind::Lockstep(_) => disk.display().to_string(),
+    pub fn new(name: &'static str, kind: Kind, disks: [PathBuf; 2], config: PathBuf, port: String) -> Node {
+        let disk_names = match &kind {
+            Kind::Kernel(_) => ["/dev/ubda", "/dev/ubdb"].map(str::to_owned),
+            Kind::Lockstep(_) => disks.each_ref().map(|d| d.display().to_string()),
         };
-        Node { name, kind, disk, config, log_mark: 0, disk_name, port }
+        Node { name, kind, disks, volume: 0, config, log_mark: 0, disk_names, port }
     }
 
     pub fn is_kernel(&self) -> bool {
@@ -202,14 +204,13 @@ impl Node {
         assert!(seen, "{} ({}): {args} is refused with {wanted:?}: {said:?}", self.name, self.kind_name());
     }
 
-    /// Connection state, roles and disk states, as `drbdadm` prints them.
+    /// Connection state, roles and disk states, as /proc/drbd shows them. Empty while the resource is down.
     pub fn state(&self) -> String {
-        match &self.kind {
-            Kind::Kernel(_) => {
-                self.sh("drbdadm cstate r0; drbdadm role r0; drbdadm dstate r0").text.replace('\n', " ")
-            }
-            Kind::Lockstep(_) => ["cstate r0", "role r0", "dstate r0"].map(|c| self.adm(c).text).join(" "),
-        }
+        let text = self.proc();
+        let start = format!("{}: cs:", self.volume);
+        let line = text.lines().find(|l| l.trim_start().starts_with(&start)).unwrap_or_default();
+        let words = ["cs:", "ro:", "ds:"].map(|k| line.split_whitespace().find_map(|w| w.strip_prefix(k)));
+        words.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 
     /// Waits for a state.
@@ -295,6 +296,7 @@ impl Node {
         let len = data.len();
         match &self.kind {
             Kind::Kernel(machine) => {
+                let device = self.device();
                 let flags = match io {
                     Io::WriteFua => "direct,dsync",
                     _ => "direct",
@@ -303,11 +305,11 @@ impl Node {
                     Io::Write | Io::WriteFua => {
                         fs::write(machine.directory.join("data"), data).expect("data to write");
                         format!(
-                            "dd if=/run/node/data of=/dev/drbd0 bs={len} seek={offset_bytes} oflag={flags},seek_bytes"
+                            "dd if=/run/node/data of={device} bs={len} seek={offset_bytes} oflag={flags},seek_bytes"
                         )
                     }
-                    Io::Discard => format!("blkdiscard -f -o {offset_bytes} -l {len} /dev/drbd0"),
-                    Io::Zeroes => format!("blkdiscard -z -f -o {offset_bytes} -l {len} /dev/drbd0"),
+                    Io::Discard => format!("blkdiscard -f -o {offset_bytes} -l {len} {device}"),
+                    Io::Zeroes => format!("blkdiscard -z -f -o {offset_bytes} -l {len} {device}"),
                 };
                 let said = self.sh(&command);
                 if said.status == 0 { Ok(()) } else { Err(said.text) }
@@ -330,7 +332,10 @@ impl Node {
     pub fn flush(&self) {
         match &self.kind {
             Kind::Kernel(_) => {
-                assert_eq!(self.sh("sync -d /dev/drbd0 || blockdev --flushbufs /dev/drbd0").status, 0)
+                assert_eq!(
+                    self.sh(&format!("sync -d {0} || blockdev --flushbufs {0}", self.device())).status,
+                    0
+                )
             }
             Kind::Lockstep(_) => {
                 let mut client = self.client().expect("an export");
@@ -345,7 +350,8 @@ impl Node {
         match &self.kind {
             Kind::Kernel(machine) => {
                 let said = self.sh(&format!(
-                    "dd if=/dev/drbd0 of=/run/node/read bs={len} skip={offset_bytes} count=1 iflag=direct,skip_bytes"
+                    "dd if={} of=/run/node/read bs={len} skip={offset_bytes} count=1 iflag=direct,skip_bytes",
+                    self.device()
                 ));
                 if said.status != 0 {
                     return Err(said.text);
@@ -361,13 +367,17 @@ impl Node {
         }
     }
 
+    fn device(&self) -> String {
+        format!("/dev/drbd{}", self.volume)
+    }
+
     fn client(&self) -> Result<Client, String> {
-        Client::open(&self.nbd_socket(), "r0", Replies::Structured)
+        Client::open(&self.nbd_socket(), &format!("r0/{}", self.volume), Replies::Structured)
     }
 
     fn nbd_socket(&self) -> PathBuf {
         let Kind::Lockstep(daemon) = &self.kind else { panic!("{}: has no export", self.name) };
-        daemon.directory.join("run/r0.nbd")
+        daemon.directory.join(if self.volume == 0 { "run/r0.nbd" } else { "run/r0-1.nbd" })
     }
 
     /// Random writes for some time, on the device of a Primary; [`Load::finish`] takes the end.
@@ -377,12 +387,13 @@ impl Node {
         );
         match &self.kind {
             Kind::Kernel(machine) => {
-                let id =
-                    machine.begin(&format!("{common} --direct=1 --ioengine=libaio --filename=/dev/drbd0"));
+                let id = machine
+                    .begin(&format!("{common} --direct=1 --ioengine=libaio --filename={}", self.device()));
                 Load { node: self, seconds, run: Run::Kernel(id) }
             }
             Kind::Lockstep(_) => {
-                let uri = format!("--uri=nbd+unix:///r0?socket={}", self.nbd_socket().display());
+                let uri =
+                    format!("--uri=nbd+unix:///r0/{}?socket={}", self.volume, self.nbd_socket().display());
                 let mut words = common.split_whitespace();
                 let child = Command::new(words.next().expect("fio"))
                     .args(words)
@@ -400,7 +411,7 @@ impl Node {
     /// Data area of the backing disk, whose node has it no longer open.
     pub fn disk_bytes(&self, len: u64) -> Vec<u8> {
         let mut data = vec![0; len as usize];
-        let mut file = File::open(&self.disk).expect("the disk");
+        let mut file = File::open(&self.disks[self.volume]).expect("the disk");
         file.seek(SeekFrom::Start(0)).expect("its start");
         file.read_exact(&mut data).expect("its data");
         data
@@ -408,15 +419,26 @@ impl Node {
 
     /// Changes the backing disk behind everybody's back.
     pub fn spoil_disk(&self, offset_bytes: u64, data: &[u8]) {
-        let mut file = File::options().write(true).open(&self.disk).expect("the disk");
+        let mut file = File::options().write(true).open(&self.disks[self.volume]).expect("the disk");
         file.seek(SeekFrom::Start(offset_bytes)).expect("a place");
         file.write_all(data).expect("spoilt");
         file.sync_all().expect("on the disk");
     }
 
+    /// Gives new metadata these generations, of a good copy: current, bitmap, history. The resource is down.
+    pub fn set_generations(&self, all: [u64; 4]) {
+        let device = host_ok(&["losetup", "-f", "--show", &self.disks[self.volume].display().to_string()]);
+        let [current, bitmap, first, second] = all;
+        let generations = format!("{current:X}:{bitmap:X}:{first:X}:{second:X}:1:1:0:0:0:0:0:0");
+        let meta = ["drbdmeta", "--force", "0", "v08", &device, "internal", "set-gi", &generations];
+        let said = crate::machine::host(&meta);
+        host_ok(&["losetup", "-d", &device]);
+        assert!(said.status == 0, "{}: drbdmeta: {}", self.name, said.text);
+    }
+
     /// Metadata of a resource that is down, by the real drbdmeta on the host.
     pub fn dump_md(&self) -> String {
-        let disk = self.disk.display().to_string();
+        let disk = self.disks[self.volume].display().to_string();
         let device = host_ok(&["losetup", "-f", "--show", &disk]);
         let meta =
             |verb| crate::machine::host(&["drbdmeta", "--force", "0", "v08", &device, "internal", verb]);

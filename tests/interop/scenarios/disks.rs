@@ -1,4 +1,4 @@
-//! A node without its disk.
+//! A node without its disk, and disks that grow.
 
 use crate::lab::{LONG, Lab, Setup};
 
@@ -18,6 +18,26 @@ pub fn diskless_primary(lab: &mut Lab, p: usize) -> String {
     assert!(lab.nodes[p].read(2 << 20, 65536).expect("a read") == data);
     lab.finish();
     String::new()
+}
+
+/// The device grows while it is used; its new part is copied too.
+pub fn resize(lab: &mut Lab, p: usize) -> String {
+    let small = Setup { disk: "size 16M;".to_owned(), ..Setup::default() };
+    lab.pair(&small, p);
+    lab.write(p, 15 << 20, 65536);
+    lab.write_config(&Setup { disk: "size 24M;".to_owned(), ..Setup::default() });
+    for i in 0..2 {
+        lab.nodes[i].configure();
+    }
+    // What lies there differs until it is copied.
+    let noise = lab.noise(65536);
+    lab.nodes[1 - p].spoil_disk(20 << 20, &noise);
+    lab.nodes[p].ok("resize r0");
+    lab.connected(p);
+    let data = lab.write(p, 23 << 20, 65536);
+    assert!(lab.nodes[p].read(23 << 20, 65536).expect("a read in the new part") == data);
+    lab.finish();
+    "16 to 24 MiB".to_owned()
 }
 
 /// The Secondary gives its disk up and takes it up again.

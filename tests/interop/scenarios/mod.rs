@@ -1,6 +1,7 @@
 //! The scenarios by subject. Each is given the laboratory with both nodes running and nothing up, and the number of the
 //! node that is Primary; it returns its figures.
 
+mod after_split_brain;
 mod connecting;
 mod disks;
 mod resync;
@@ -24,6 +25,7 @@ pub const ALL: &[Scenario] = &[
     ("wrong-secret", connecting::wrong_secret),
     ("different-protocol", connecting::different_protocol),
     ("different-verify-alg", connecting::different_verify_alg),
+    ("unrelated-data", connecting::unrelated_data),
     ("smaller-disk", connecting::smaller_disk),
     ("initial-full-sync", resync::initial_full_sync),
     ("bitmap-resync", resync::bitmap_resync),
@@ -33,10 +35,14 @@ pub const ALL: &[Scenario] = &[
     ("sync-paused", resync::paused),
     ("sync-under-load", resync::under_load),
     ("sync-checksums", resync::checksums),
+    ("two-volumes", resync::two_volumes),
+    ("sync-fixed-rate", resync::fixed_rate),
     ("sync-controller", resync::controller),
     ("primary-crash", resync::primary_crash),
     ("takeover", resync::takeover),
     ("swap-twenty-times", roles::swap_twenty_times),
+    ("two-primaries", roles::two_primaries),
+    ("two-primaries-conflicting", roles::conflicting_writes),
     ("second-primary-refused", roles::second_primary_refused),
     ("inconsistent-primary-refused", roles::inconsistent_primary_refused),
     ("outdate", roles::graceful_disconnect_and_outdate),
@@ -46,8 +52,12 @@ pub const ALL: &[Scenario] = &[
     ("split-brain-refused", split_brain::refused),
     ("split-brain-discard-secondary", split_brain::discard_secondary),
     ("split-brain-discard-zero-changes", split_brain::discard_zero_changes),
+    ("after-sb-0pri", after_split_brain::no_primary),
+    ("after-sb-1pri", after_split_brain::one_primary),
+    ("after-sb-2pri", after_split_brain::two_primaries),
     ("diskless-primary", disks::diskless_primary),
     ("diskless-secondary", disks::diskless_secondary),
+    ("resize", disks::resize),
     ("writes-integrity", writes::integrity),
     ("writes-c", writes::protocol_c),
     ("writes-b", writes::protocol_b),

@@ -166,6 +166,49 @@ pub fn controller(lab: &mut Lab, p: usize) -> String {
     format!("{:.0} MiB/s", f64::from((DISK_BYTES >> 20) as u32) / seconds)
 }
 
+/// The rate that the target is given is kept.
+pub fn fixed_rate(lab: &mut Lab, p: usize) -> String {
+    let disk = "resync-rate 4M; c-plan-ahead 0;";
+    lab.syncing(&Setup { disk: disk.to_owned(), ..Setup::default() }, p);
+    let (begun, before) = (Instant::now(), lab.nodes[p].figure("oos"));
+    sleep(Duration::from_secs(2));
+    let (after, seconds) = (lab.nodes[p].figure("oos"), begun.elapsed().as_secs_f64());
+    let kib_per_s = (before - after) as f64 / seconds;
+    assert!(after > 0 && (1500.0..5500.0).contains(&kib_per_s), "{kib_per_s} KiB/s, {after} KiB left");
+    lab.connected(p);
+    lab.finish();
+    format!("{:.1} MiB/s", kib_per_s / 1024.0)
+}
+
+/// Two volumes in one resource: each is written and copied for itself, one connection carries both.
+pub fn two_volumes(lab: &mut Lab, p: usize) -> String {
+    let s = 1 - p;
+    lab.pair(&Setup { two_volumes: true, ..Setup::default() }, p);
+    for volume in [0, 1] {
+        lab.look_at(volume);
+        lab.connected(p);
+        lab.write(p, 2 << 20, 65536);
+    }
+    lab.nodes[s].ok("disconnect r0");
+    for (volume, blocks) in [(0, 2), (1, 20)] {
+        lab.look_at(volume);
+        lab.nodes[p].wait("WFConnection Primary/Unknown UpToDate/DUnknown", LONG);
+        lab.write(p, 9 << 20, blocks * 4096);
+    }
+    lab.nodes[s].mark_log();
+    lab.nodes[s].ok("connect r0");
+    for (volume, kib) in [(0, 8), (1, 80)] {
+        lab.look_at(volume);
+        lab.connected(p);
+        lab.nodes[s].wait_log(&format!("drbd{volume}: Began resync as SyncTarget (will sync {kib} KB"), LONG);
+    }
+    lab.look_at(0);
+    lab.finish();
+    lab.look_at(1);
+    lab.compare();
+    "8 and 80 KiB".to_owned()
+}
+
 /// A busy Primary dies: the extents of its activity log are copied, from the node that has them newer.
 pub fn primary_crash(lab: &mut Lab, p: usize) -> String {
     lab.pair(&Setup::default(), p);
