@@ -17,6 +17,7 @@ use model::state::ConnState;
 use model::time::{Duration, Instant};
 use replicator::{Command, VolIdx};
 
+use crate::hooks::FencePeer;
 use crate::rng::Rng;
 use crate::tally::Tally;
 use crate::world::World;
@@ -153,9 +154,14 @@ struct Schedule<'a> {
 impl Schedule<'_> {
     fn begin(&mut self) {
         // A disk-timeout in the first sync would leave nothing to play with.
-        let spikes = self.w.weather.disk_spikes;
+        let (spikes, lag) = (self.w.weather.disk_spikes, self.w.weather.lag);
         if !self.plan.disk.disk_timeout.is_zero() {
             self.w.weather.disk_spikes = 0;
+        }
+        let shoots = matches!(self.plan.fence_peer, FencePeer::Stonith { .. });
+        if shoots && self.slowest_ping() > self.plan.net.ping_timeout {
+            // Whoever is shot in the first sync is started by nobody.
+            self.w.weather.lag[1] = 0;
         }
         if self.plan.start == Start::Preset {
             let generation = self.w.rng.next();
@@ -187,7 +193,7 @@ impl Schedule<'_> {
             let bound = Duration::from_secs(200) + self.slowest_full_sync() * 2;
             assert!(self.w.run_until(bound, World::in_sync), "the first sync ends");
         }
-        self.w.weather.disk_spikes = spikes;
+        (self.w.weather.disk_spikes, self.w.weather.lag) = (spikes, lag);
         self.promote_both();
         for h in &mut self.w.hooks.handlers {
             h.before_resync = self.plan.before_resync;

@@ -107,7 +107,7 @@ impl Schedule<'_> {
     }
 
     /// The longest time between a ping and its answer: every way takes up to twice the mean latency.
-    fn slowest_ping(&self) -> Duration {
+    pub(super) fn slowest_ping(&self) -> Duration {
         let weather = &self.w.weather;
         Duration::from_micros(4 * weather.net_us * weather.lag[1].max(1))
     }
