@@ -109,7 +109,8 @@ impl Truth {
         }
     }
 
-    /// A node dies with this write unfinished; the peer may have it in a socket, and its own clients write on.
+    /// A node dies with this write unfinished, or has called it failed; the peer may have it in a socket, and its own
+    /// clients write on.
     pub fn left_behind(&mut self, n: usize, id: u64) {
         self.under_way.remove(&id);
         self.left_behind[1 - n].push(id);

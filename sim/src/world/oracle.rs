@@ -177,7 +177,11 @@ impl World {
                 "a write was answered before the peer was fenced"
             );
             let truth = self.truth.at(sector);
-            truth.ended(n, version, ok, lonely);
+            if ok || !two || self.nodes[1 - n].core.is_none() {
+                truth.ended(n, version, ok, lonely);
+            } else {
+                truth.left_behind(n, version);
+            }
             // Of two Primaries the one that wrote first may be the one that is overwritten.
             if ok && truth.protocol_c && !self.two_primaries {
                 self.check_written(n, version, op);
