@@ -17,8 +17,9 @@ pub(super) enum Act {
     Burst,
     Wait,
     Kill,
+    /// A node loses power, now or behind a metadata write.
     Power,
-    /// A node dies between two actions of a batch to come.
+    /// A node dies between two actions of a batch to come, or behind a metadata write.
     WithinABatch,
     BothDie,
     Start,
@@ -113,10 +114,18 @@ impl Schedule<'_> {
             Act::Burst => self.burst(),
             Act::Wait => self.wait(),
             Act::Kill => self.w.crash(n, false),
+            Act::Power if self.rng.one_in(3) => {
+                let writes = self.below(4);
+                self.w.crash_after_metadata(n, writes, true);
+            }
             Act::Power => self.w.crash(n, true),
             Act::WithinABatch => {
                 let (actions, power) = (self.below(60), self.rng.one_in(2));
-                self.w.crash_after(n, actions, power);
+                if self.rng.one_in(2) {
+                    self.w.crash_after(n, actions, power);
+                } else {
+                    self.w.crash_after_metadata(n, actions / 6, power);
+                }
                 self.burst();
             }
             Act::BothDie => {
@@ -202,7 +211,7 @@ impl Schedule<'_> {
     }
 
     pub(super) fn wait(&mut self) {
-        let us = 1 << self.below(23);
+        let us = if self.plan.resyncs_last() && self.rng.one_in(3) { 1 << 23 } else { 1 << self.below(23) };
         let us = us + self.below(us);
         self.w.run_for(Duration::from_micros(us));
     }

@@ -1,14 +1,18 @@
 //! What takes its time in random schedules: disks that stand still for a while, with disk-timeout or without it, one
-//! socket that is slower than the other, handlers that a resync waits for.
+//! socket that is slower than the other, handlers that a resync waits for, and resyncs themselves.
 
 use model::time::Duration;
 
+use super::acts::{ACTS, Act};
 use super::plan::{Plan, pick};
 use super::{Profile, Schedule};
 use crate::hooks::{BeforeResync, DiskOp};
 use crate::node::place;
 use crate::rng::Rng;
 use replicator::VolIdx;
+
+/// A device of so many sectors is in sync within half a minute at the lowest rate.
+const SOON_IN_SYNC_SECTORS: u64 = 2048;
 
 impl Plan {
     /// Each in some schedules.
@@ -25,6 +29,28 @@ impl Plan {
             let after = Duration::from_millis(pick(r, &[0, 30, 300, 3000]));
             self.before_resync = BeforeResync { exit_code: i32::from(r.one_in(4)), after };
         }
+        // Small devices are in sync again before anything can go wrong. A device that grows, or has several extents, would
+        // take minutes of the quiet phase.
+        let soon = profile == Profile::Small && self.sectors <= SOON_IN_SYNC_SECTORS && !self.grows;
+        if r.one_in(8) && soon {
+            self.disk.c_plan_ahead_ds = 0;
+            self.disk.resync_rate_kib_s = pick(r, &[40, 100]);
+            // Something goes wrong in the middle: the link or the source first, then the target's power.
+            for (i, act) in ACTS.iter().enumerate() {
+                self.weights[i] += match act {
+                    Act::Power | Act::WithinABatch => 4,
+                    Act::Kill | Act::Reset => 2,
+                    _ => 0,
+                };
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// Resyncs may last until their bitmap is written in between.
+    pub(super) fn resyncs_last(&self) -> bool {
+        self.disk.c_plan_ahead_ds == 0
     }
 }
 

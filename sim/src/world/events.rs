@@ -237,6 +237,9 @@ impl World {
                     self.nodes[n].disk.flush(point);
                 }
                 self.nodes[n].disk.write_md(sector, &block, fua);
+                if self.burns_down(n, true) {
+                    return;
+                }
                 core!(Event::MetaDone { tag, result: IoResult::Ok });
             }
             Later::Arrive { sock, mut messages } => {

@@ -68,7 +68,7 @@ impl World {
             self.truth.at(place(VolIdx(v), 0)).separated();
             others.push(other_is_current);
         }
-        self.fuse = self.fuse.filter(|(m, ..)| *m != n);
+        self.fuse = self.fuse.filter(|f| f.node != n);
         self.nodes[n].stop();
         self.armed[n] = None;
         let parked = std::mem::take(&mut self.hooks.parked);
@@ -116,28 +116,42 @@ impl World {
 
     /// The node dies when so many more of its actions were carried out, most likely in the middle of a batch.
     pub fn crash_after(&mut self, n: usize, actions: u64, power: bool) {
-        self.fuse = Some((n, actions, power));
+        self.fuse = Some(Fuse { node: n, left: actions, only_metadata: false, power });
     }
 
-    /// Nobody dies by [`World::crash_after`] any more.
+    /// The node dies when so many more of its metadata writes and then another one have ended: that one lies in the cache,
+    /// beside the data that it speaks of.
+    pub fn crash_after_metadata(&mut self, n: usize, writes: u64, power: bool) {
+        self.fuse = Some(Fuse { node: n, left: writes, only_metadata: true, power });
+    }
+
+    /// Nobody dies by [`World::crash_after`] or [`World::crash_after_metadata`] any more.
     pub fn no_fuse(&mut self) {
         self.fuse = None;
     }
 
-    /// Counts an action; true if the node died of it.
-    pub(super) fn burns_down(&mut self, n: usize) -> bool {
-        match self.fuse.as_mut() {
-            Some((m, left, power)) if *m == n => {
-                if *left > 0 {
-                    *left -= 1;
-                    return false;
-                }
-                let power = *power;
-                self.tally.within_a_batch += 1;
-                self.crash(n, power);
-                true
-            }
-            _ => false,
+    /// Counts an action, or a metadata write that has ended; true if the node died of it.
+    pub(super) fn burns_down(&mut self, n: usize, metadata: bool) -> bool {
+        let Some(fuse) = self.fuse.as_mut().filter(|f| f.node == n && f.only_metadata == metadata) else {
+            return false;
+        };
+        if fuse.left > 0 {
+            fuse.left -= 1;
+            return false;
         }
+        let power = fuse.power;
+        self.tally.within_a_batch += 1;
+        self.crash(n, power);
+        true
     }
+}
+
+/// A death that is certain.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fuse {
+    node: usize,
+    /// Actions or metadata writes until then.
+    left: u64,
+    only_metadata: bool,
+    power: bool,
 }

@@ -207,7 +207,7 @@ pub struct World {
     /// Ahead when last looked at, by volume and node.
     ahead: Vec<[bool; 2]>,
     /// A node that dies when so many more of its actions are carried out, and whether its power fails.
-    fuse: Option<(usize, u64, bool)>,
+    fuse: Option<life::Fuse>,
     /// What happened, by kind.
     pub tally: Tally,
     /// Hash of everything that happened.
@@ -506,7 +506,7 @@ impl World {
             }
             let out = std::mem::take(&mut node.out);
             for a in &out.list {
-                if self.burns_down(n) {
+                if self.burns_down(n, false) {
                     return;
                 }
                 self.carry_out(n, *a, &out);
