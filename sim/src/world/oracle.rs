@@ -72,13 +72,12 @@ impl World {
         truth.spoiled |= both && states.iter().flatten().all(|s| s.disk < DiskState::Inconsistent);
         // Frozen until its peer is fenced, a node does not go on.
         let goes_on = |s: &VolumeState| s.conn < ConnState::Connected && !s.susp_fen;
-        if self.two_primaries {
-            let alone =
-                |s: &VolumeState| goes_on(s) && s.role == Role::Primary && s.disk == DiskState::UpToDate;
-            let behind = (0..2).any(|n| states[n].is_some_and(|s| alone(&s)) && truth.goes_alone(n));
-            if both && states.iter().flatten().any(goes_on) || behind {
-                truth.two_go_on();
-            }
+        let alone = |s: &VolumeState| goes_on(s) && s.role == Role::Primary && s.disk == DiskState::UpToDate;
+        let goes_alone = [0, 1].map(|n| states[n].is_some_and(|s| alone(&s)) && truth.goes_alone(n));
+        let apart = both && states.iter().flatten().any(goes_on) || goes_alone.contains(&true);
+        let both_alone = states.iter().all(|s| s.is_some_and(|s| alone(&s)));
+        if self.two_primaries && apart || both_alone {
+            truth.two_go_on();
         }
         for (n, state) in states.iter().enumerate() {
             let remote = |s: &VolumeState| {
@@ -170,7 +169,10 @@ impl World {
                 _ => false,
             };
             let (vol, _) = volume_and_sector(sector);
-            let lonely = !mirrored && self.volume_of(n, vol.0).is_some_and(lonely);
+            // A batch of actions may answer first, in protocol A or B, and then give up the connection that it relied on.
+            let before = self.looked_at.get(usize::from(vol.0)).and_then(|l| l.states[n]);
+            let was_lonely = two || before.is_some_and(lonely);
+            let lonely = !mirrored && was_lonely && self.volume_of(n, vol.0).is_some_and(lonely);
             let frozen = self.volume_of(n, vol.0).is_some_and(|s| s.susp_fen);
             assert!(
                 !(ok && frozen && self.fence_frozen[n]),
