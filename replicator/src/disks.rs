@@ -323,7 +323,7 @@ impl Resource {
         let Some(disk) = self.vols[v].disk.take() else { return };
         for (_, then) in disk.md.waiters {
             match then {
-                Then::AnswerCommand(id) => {
+                Then::AnswerCommand(id) | Then::AnswerRole(id) => {
                     self.finish_command(id, CommandResult::Config(ConfigError::IoMdDisk), out);
                 }
                 Then::OpenGate => {

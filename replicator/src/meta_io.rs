@@ -35,6 +35,8 @@ pub(crate) enum Then {
     FullSyncWritten(FullSyncStep),
     /// Answer a command with success.
     AnswerCommand(crate::command::CommandId),
+    /// Answer a change of the role, unless the next volume has to be waited for.
+    AnswerRole(crate::command::CommandId),
     /// The super block with this state is stable: completions may go on.
     OpenGate,
     /// Confirm the peer's disconnect.
@@ -326,6 +328,7 @@ impl Resource {
         match then {
             Then::FullSyncWritten(step) => self.full_sync_written(v, step, out),
             Then::AnswerCommand(id) => self.finish_command(id, crate::command::CommandResult::Ok, out),
+            Then::AnswerRole(id) => self.answer_role_when_stable(v + 1, id, out),
             Then::OpenGate => self.open_gate(v, out),
             Then::ReplyTearDown => self.reply_tear_down(out),
             Then::SendSyncUuid { uuid, generation } => {

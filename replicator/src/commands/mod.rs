@@ -314,7 +314,14 @@ impl Resource {
                 return Some(Work::Change { vol: vol.0 as usize, change });
             }
             Command::NewCurrentUuid { vol, clear_bitmap } => {
-                self.new_current_uuid_command(vol.0 as usize, clear_bitmap, out)
+                let v = vol.0 as usize;
+                match self.new_current_uuid_command(v, clear_bitmap, out) {
+                    CommandResult::Ok => {
+                        self.when_super_block_stable(v, Then::AnswerCommand(id), out);
+                        return None;
+                    }
+                    refused => refused,
+                }
             }
             Command::SuspendIo | Command::ResumeIo | Command::SetAfterDependency(..) => {
                 unreachable!("urgent commands are not queued")

@@ -170,21 +170,25 @@ impl Resource {
         self.next_promotion(active, out)
     }
 
-    /// One volume is done; the answer waits until the last one's super block is stable.
+    /// One volume is done; the answer waits until the super blocks of all are stable.
     pub(super) fn next_promotion(&mut self, active: &mut Active, out: &mut Actions) -> Attempt {
         let Work::Promote { next_vol, .. } = &mut active.work else { unreachable!("the caller matched it") };
-        let v = *next_vol;
         *next_vol += 1;
         if *next_vol < self.vols.len() {
             active.tries = 0;
             self.something_changed = true;
             return Attempt::Later;
         }
-        if self.vols[v].disk.is_none() {
-            return Attempt::Done(CommandResult::Ok);
-        }
-        self.when_super_block_stable(v, Then::AnswerCommand(active.id), out);
+        self.answer_role_when_stable(0, active.id, out);
         Attempt::AnswersLater
+    }
+
+    /// Answers a change of the role once the super blocks of this volume and all behind it are stable.
+    pub(crate) fn answer_role_when_stable(&mut self, first: usize, id: CommandId, out: &mut Actions) {
+        match (first..self.vols.len()).find(|v| self.vols[*v].disk.is_some()) {
+            Some(v) => self.when_super_block_stable(v, Then::AnswerRole(id), out),
+            None => self.finish_command(id, CommandResult::Ok, out),
+        }
     }
 
     pub(super) fn promotion_generation(&mut self, v: usize, forced: bool, out: &mut Actions) {
@@ -259,7 +263,7 @@ impl Resource {
             self.something_changed = true;
             return Attempt::Later;
         }
-        self.when_super_block_stable(v, Then::AnswerCommand(active.id), out);
+        self.answer_role_when_stable(0, active.id, out);
         Attempt::AnswersLater
     }
 }

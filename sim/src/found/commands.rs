@@ -7,6 +7,7 @@ use model::time::Duration;
 use replicator::{ClientResult, Command, CommandId, CommandResult, DiskConfig, NetConfig, VolIdx};
 
 use crate::hooks::{Blocked, FencePeer};
+use crate::node::place;
 use crate::scenarios::*;
 use crate::world::{Answer, SimOp, World};
 
@@ -243,5 +244,78 @@ fn down_and_up_again_and_a_crash() {
         w.start(0);
         w.connect(0, &net());
         heals(&mut w);
+    }
+}
+
+/// Generations that node 1 (index 0) names, without their role bits, and whether it calls its copy UpToDate.
+fn generations(w: &World) -> Vec<([u64; 4], bool)> {
+    let s = w.nodes[0].core.as_ref().expect("it runs").snapshot(w.now);
+    let good = |v: u8| w.volume_of(0, v).expect("it runs").disk == DiskState::UpToDate;
+    (0..).zip(&s.volumes).map(|(v, s)| (s.uuids.map(|u| u & !1), good(v))).collect()
+}
+
+/// A new-current-uuid that skips the first sync was answered before it was stable: the copy came back as it was made, beside
+/// a peer that had gone on (life 4003796).
+#[test]
+fn the_first_sync_is_skipped_for_good_when_the_command_is_answered() {
+    for seed in 0..20 {
+        let mut w = nodes(seed, SECTORS, [DiskConfig::default(), DiskConfig::default()], 1);
+        link_up(&mut w, &net());
+        w.run_for(ms(100));
+        let skip = Command::NewCurrentUuid { vol: VOL, clear_bitmap: true };
+        assert_eq!(w.command_and_wait(0, skip), OK);
+        let before = generations(&w);
+        assert!(before[0].1);
+        w.crash(0, true);
+        w.start(0);
+        w.run_for(secs(1));
+        assert_eq!(generations(&w)[0].0, before[0].0);
+        w.connect(0, &net());
+        heals(&mut w);
+    }
+}
+
+/// A promotion of several volumes was answered when the last one's super block was stable: the generations that the others
+/// had begun were gone after a crash (life 4003796).
+#[test]
+fn a_promotion_is_stable_on_every_volume_when_it_is_answered() {
+    for seed in 0..40 {
+        let mut w = nodes(seed, SECTORS, [DiskConfig::default(), DiskConfig::default()], 3);
+        link_up(&mut w, &net());
+        (0..3).for_each(|v| skip_initial_sync(&mut w, v));
+        disconnect(&mut w, 1);
+        let common = generations(&w);
+        w.weather.disk_spikes = 3;
+        assert_eq!(primary(&mut w, 0), OK);
+        w.weather.disk_spikes = 0;
+        let before = generations(&w);
+        assert!(common.iter().zip(&before).all(|(c, b)| c.0[0] != b.0[0]), "each began one of its own");
+        w.crash(0, true);
+        w.start(0);
+        w.run_for(secs(1));
+        assert_eq!(generations(&w), before);
+    }
+}
+
+/// A demotion of several volumes, likewise: a node that had stepped down came back as a crashed Primary.
+#[test]
+fn a_demotion_is_stable_on_every_volume_when_it_is_answered() {
+    for seed in 0..40 {
+        let mut w = nodes(seed, SECTORS, [DiskConfig::default(), DiskConfig::default()], 3);
+        link_up(&mut w, &net());
+        (0..3).for_each(|v| skip_initial_sync(&mut w, v));
+        assert_eq!(primary(&mut w, 0), OK);
+        for v in 0..3 {
+            assert_eq!(write(&mut w, 0, place(VolIdx(v), 64), 8), ClientResult::Ok);
+        }
+        w.weather.disk_spikes = 3;
+        assert_eq!(secondary(&mut w, 0), OK);
+        w.weather.disk_spikes = 0;
+        w.crash(0, true);
+        w.start(0);
+        w.run_for(secs(1));
+        let core = w.nodes[0].core.as_ref().expect("it runs");
+        let left: Vec<u64> = (0..3).map(|v| core.marked_blocks(VolIdx(v))).collect();
+        assert_eq!(left, [0, 0, 0], "nothing says that blocks may differ");
     }
 }
