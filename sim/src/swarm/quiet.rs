@@ -68,6 +68,10 @@ impl Schedule<'_> {
         self.w.hooks.garbled_at = None;
         self.w.hooks.severed_at = None;
         self.disks_go_on(false);
+        if self.full_sync(self.slowest_way_and_back_us()) > CONVERGE / 2 {
+            // The way of the blocks alone makes a full sync, or one of most of the device, outlast the bound.
+            self.w.weather.lag[0] = 0;
+        }
         if !self.plan.disk.disk_timeout.is_zero() || self.slowest_full_sync() > CONVERGE / 2 {
             // A disk that takes too long now and then would be given up for ever; or it makes a full sync outlast the bound.
             self.w.weather.disk_spikes = 0;
@@ -90,13 +94,18 @@ impl Schedule<'_> {
         self.w.run_for(thaws.saturating_since(self.w.now));
     }
 
-    /// What a full sync of all volumes takes for its disks: each block is read on both nodes, if digests are compared, and
-    /// written, and so many blocks at most are under way.
+    /// What a full sync of all volumes takes for its disks and its way: each block is asked for, read on both nodes, if
+    /// digests are compared, and written.
     pub(super) fn slowest_full_sync(&self) -> Duration {
-        let (weather, disk) = (&self.w.weather, &self.plan.disk);
+        let weather = &self.w.weather;
         // One operation in so many takes 500 times as long in the mean.
         let spikes_us = (weather.disk_us * 500).checked_div(weather.disk_spikes).unwrap_or_default();
-        let block_us = 3 * (weather.disk_us + spikes_us);
+        self.full_sync(3 * (weather.disk_us + spikes_us) + self.slowest_way_and_back_us())
+    }
+
+    /// A full sync of all volumes, each block of which takes that long; so many at most are under way.
+    fn full_sync(&self, block_us: u64) -> Duration {
+        let disk = &self.plan.disk;
         let buffered = self.plan.net.max_buffers / 2;
         let under_way = match disk.c_fill_target_sectors {
             0 => buffered,
@@ -104,6 +113,12 @@ impl Schedule<'_> {
         };
         let blocks = u64::from(self.plan.volumes) * self.plan.sectors.div_ceil(8);
         Duration::from_micros(blocks * block_us / u64::from(under_way))
+    }
+
+    /// The longest time between a request for a block and its data, on the data socket.
+    fn slowest_way_and_back_us(&self) -> u64 {
+        let weather = &self.w.weather;
+        4 * weather.net_us * weather.lag[0].max(1)
     }
 
     /// The longest time between a ping and its answer: every way takes up to twice the mean latency.
