@@ -242,7 +242,8 @@ const ROWS: &[Row] = &[
     correcting(51, TARGET, Correction::PeerSyncUuidLost, Facts::peer_sync_uuid_lost),
     correcting(52, TARGET, Correction::PeerEndMissedAlone, Facts::peer_end_missed_alone),
     row(53, TARGET,             Facts::own_sync_undone),
-    row(60, TARGET_FULL,        |f| f.o[C] == f.p[H1] || f.o[C] == f.p[H2]),
+    // what a target had before may be younger than its source: the states of the disks had the last word
+    row(60, TARGET_FULL,        |f| f.p[H1..].contains(&f.o[C]) && !f.peer_is_own_target()),
     row(70, SOURCE,             |f| f.o[B] == f.p[C]),
     row(71, NEEDS_91,           |f| f.own_sync_uuid_lost() && f.input.agreed_version < 91),
     correcting(71, SOURCE, Correction::OwnSyncUuidLost, Facts::own_sync_uuid_lost),
@@ -357,6 +358,12 @@ impl Facts {
     fn peer_sync_undone(&self) -> bool {
         let goes_back = self.p[B..].contains(&self.o[C]);
         self.only_own_bitmap() && successor(self.o[B]) == self.p[C] && !goes_back
+    }
+
+    /// The peer is in the middle of a resync from this node: it has the sync UUID, and its own bitmap is relative to nothing.
+    /// The peer finds this by rule 50.
+    fn peer_is_own_target(&self) -> bool {
+        self.only_own_bitmap() && self.o[B] == self.p[C]
     }
 
     /// The resync to this node ended without the peer's notice, and the peer went on alone from there.

@@ -268,9 +268,47 @@ fn a_source_goes_on_alone_when_it_missed_the_end() {
     two_blocks_are_brought(&mut w);
 }
 
+/// The same, and then its disk failed: it became target of the older copy, which its history names. Interrupted, each of the
+/// two looked like an ancestor of the other, which passed for unrelated data (life 4030081).
+#[test]
+fn a_source_that_lost_its_disk_becomes_target_of_the_older_copy() {
+    let mut w = source_of_one_block(612);
+    w.connect(1, &net());
+    assert!(w.run_until(Duration::from_secs(10), |w| w.state(0).0 == ConnState::SyncSource));
+    w.weather.net_us = 100_000;
+    w.run_for(Duration::from_millis(2));
+    w.weather.net_us = 50;
+    assert!(w.state(1).0 < ConnState::SyncTarget);
+    w.crash(0, false);
+    w.run_for(Duration::from_secs(3));
+    w.start(0);
+    w.run_for(Duration::from_secs(1));
+    assert_eq!(w.command_and_wait(0, PROMOTE), CommandResult::Ok);
+    w.hooks.break_disk(0, DiskOp::Write, 128, 8);
+    assert_eq!(outcome(&mut w, 0, SimOp::Write { sector: 128, count: 8, fua: false }), ClientResult::IoError);
+    assert_eq!(w.state(0).1, DiskState::Inconsistent);
+    w.hooks.mend_disks();
+    w.command_and_wait(0, Command::Secondary { open: 0 });
+    // Its bad copy is given up with all that was answered on it alone.
+    w.truth.discard(0);
+    w.weather.disk_us = 20_000;
+    w.connect(0, &net());
+    assert!(
+        w.run_until(Duration::from_secs(10), |w| w.state(0).0 == ConnState::SyncTarget),
+        "{:?}",
+        w.state(0)
+    );
+    apart(&mut w);
+    assert_eq!(w.state(0).1, DiskState::Inconsistent, "the resync has not ended");
+    w.weather.disk_us = 50;
+    w.cut(false);
+    both_again(&mut w);
+}
+
 /// A pair without a Primary, whose activity log would mark more; node 1 has a block that node 2 is going to miss.
 fn source_of_one_block(seed: u64) -> World {
-    let mut w = fresh_pair(seed, SECTORS);
+    let pass_on = DiskConfig { on_io_error: OnIoError::PassOn, ..DiskConfig::default() };
+    let mut w = fresh_pair_with(seed, SECTORS, pass_on);
     w.run_for(Duration::from_secs(1));
     w.crash(1, false);
     w.run_for(Duration::from_secs(3));

@@ -146,6 +146,21 @@ fn a_sync_uuid_that_was_taken_back_while_on_its_way() {
     check(input(set(OFF, 0, 0, 0), set(Y, 0, 0, 0)), 100, -1000);
 }
 
+#[test]
+fn a_target_that_had_younger_data_than_its_source() {
+    let source = set(X, X + OFF, 0, 0);
+    for target in [set(X + OFF, 0, Y, X | 1), set(X + OFF, 0, X, Y)] {
+        let got = check(input(source, target), 70, 1);
+        assert_eq!((got.own, got.peer), (source, target));
+        let got = check(input(target, source), 50, -1);
+        assert_eq!((got.own, got.peer), (target, source));
+    }
+    // The source went on alone.
+    check(input(set(Z, X + OFF, X, 0), set(X + OFF, 0, Y, X)), 70, 1);
+    // A target's bitmap is relative to nothing: this is something else.
+    check(input(source, set(X + OFF, Z, Y, X)), 60, -1000);
+}
+
 /// Forced promotions, say: each begins a generation, and two of them fill the history.
 #[test]
 fn a_source_that_went_on_alone_for_generations_is_no_stranger() {
