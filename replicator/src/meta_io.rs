@@ -41,12 +41,15 @@ pub(crate) enum Then {
     OpenGate,
     /// Confirm the peer's disconnect.
     ReplyTearDown,
-    /// Tell the target the sync UUID, if the connection is still this one.
+    /// Tell the target the sync UUID, if the connection and the resync are still these.
     SendSyncUuid {
         /// The UUID.
         uuid: model::ids::DataUuid,
         /// Connection it belongs to.
         generation: u32,
+        /// Run of the resync that it belongs to. The next one on the same connection has a beginning of its own, for which
+        /// its target waits.
+        run: u32,
     },
     /// Tell the peer the present state, if the connection is still this one.
     SendState {
@@ -331,8 +334,10 @@ impl Resource {
             Then::AnswerRole(id) => self.answer_role_when_stable(v + 1, id, out),
             Then::OpenGate => self.open_gate(v, out),
             Then::ReplyTearDown => self.reply_tear_down(out),
-            Then::SendSyncUuid { uuid, generation } => {
-                if self.conn.generation == generation && self.vols[v].state.conn >= ConnState::Connected {
+            Then::SendSyncUuid { uuid, generation, run } => {
+                let vol = &self.vols[v];
+                let runs = matches!(vol.state.conn, ConnState::SyncSource | ConnState::PausedSyncS);
+                if self.conn.generation == generation && runs && vol.resync.generation == run {
                     self.vols[v].resync.sync_uuid_due = false;
                     self.send_sync_uuid(v, uuid, out);
                 }

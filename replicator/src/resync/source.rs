@@ -49,8 +49,9 @@ impl Resource {
             return;
         }
         self.vols[v].resync.sync_uuid_due = true;
+        let run = self.vols[v].resync.generation;
         // A source that forgets this UUID in a crash could not be told from unrelated data.
-        self.when_super_block_stable(v, Then::SendSyncUuid { uuid: sync_uuid, generation }, out);
+        self.when_super_block_stable(v, Then::SendSyncUuid { uuid: sync_uuid, generation, run }, out);
     }
 
     /// P_RS_DATA_REQUEST and its kin.

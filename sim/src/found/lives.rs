@@ -7,7 +7,7 @@ use model::time::Duration;
 use replicator::{Command, CommandResult, DiskConfig, VolIdx};
 
 use super::healing::{both_again, outcome, peer_missed, target_finishes, write};
-use crate::hooks::{Blocked, DiskOp};
+use crate::hooks::{BeforeResync, Blocked, DiskOp};
 use crate::scenario::{fresh_pair, fresh_pair_with, net};
 use crate::world::{Answer, SimOp, World};
 use replicator::wire::Command as Wire;
@@ -212,5 +212,29 @@ fn a_lost_sync_uuid_is_known_after_generations() {
         write(&mut w, 0, 128);
     }
     w.cut(false);
+    both_again(&mut w);
+}
+
+/// The disk of a target went before the source had stored its sync UUID, and came back on the same connection. The UUID of
+/// the resync that was over was told all the same, and the target took it for that of the next one, which the source had not
+/// begun: it asked, ended, and the source never noticed.
+#[test]
+fn the_sync_uuid_of_a_resync_that_is_over() {
+    let mut w = fresh_pair(720, SECTORS);
+    w.hooks.handlers[0].before_resync = BeforeResync { exit_code: 0, after: ms(300) };
+    peer_missed(&mut w, 3);
+    assert!(w.run_until(Duration::from_secs(10), |w| w.state(0).0 == ConnState::WFBitMapS));
+    w.run_for(ms(100));
+    w.hooks.slow_disk(0, DiskOp::Meta, 0, 1);
+    assert!(w.run_until(Duration::from_secs(10), |w| w.state(0).0 == ConnState::SyncSource));
+    w.command(1, TEAR_OFF);
+    assert!(w.run_until(ms(100), |w| w.state(0).0 == ConnState::Connected));
+    assert!(w.run_until(ms(100), |w| w.state(1).1 == DiskState::Diskless));
+    w.attach(1);
+    let again = w.run_until(Duration::from_secs(2), |w| w.state(0).0 == ConnState::WFBitMapS);
+    assert!(again, "{:?} {:?}", w.volume(0), w.volume(1));
+    w.let_go(false);
+    w.run_for(ms(100));
+    assert_ne!(w.state(1).0, ConnState::SyncTarget, "the source has not begun");
     both_again(&mut w);
 }
