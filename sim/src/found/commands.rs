@@ -254,6 +254,21 @@ fn generations(w: &World) -> Vec<([u64; 4], bool)> {
     (0..).zip(&s.volumes).map(|(v, s)| (s.uuids.map(|u| u & !1), good(v))).collect()
 }
 
+/// Three volumes in sync, nobody Primary.
+fn three_volumes(seed: u64) -> World {
+    let mut w = nodes(seed, SECTORS, [DiskConfig::default(), DiskConfig::default()], 3);
+    link_up(&mut w, &net());
+    (0..3).for_each(|v| skip_initial_sync(&mut w, v));
+    w
+}
+
+/// Node 1 (index 0) does, and comes back without a connection.
+fn loses_power(w: &mut World) {
+    w.crash(0, true);
+    w.start(0);
+    w.run_for(secs(1));
+}
+
 /// A new-current-uuid that skips the first sync was answered before it was stable: the copy came back as it was made, beside
 /// a peer that had gone on (life 4003796).
 #[test]
@@ -266,9 +281,7 @@ fn the_first_sync_is_skipped_for_good_when_the_command_is_answered() {
         assert_eq!(w.command_and_wait(0, skip), OK);
         let before = generations(&w);
         assert!(before[0].1);
-        w.crash(0, true);
-        w.start(0);
-        w.run_for(secs(1));
+        loses_power(&mut w);
         assert_eq!(generations(&w)[0].0, before[0].0);
         w.connect(0, &net());
         heals(&mut w);
@@ -280,9 +293,7 @@ fn the_first_sync_is_skipped_for_good_when_the_command_is_answered() {
 #[test]
 fn a_promotion_is_stable_on_every_volume_when_it_is_answered() {
     for seed in 0..40 {
-        let mut w = nodes(seed, SECTORS, [DiskConfig::default(), DiskConfig::default()], 3);
-        link_up(&mut w, &net());
-        (0..3).for_each(|v| skip_initial_sync(&mut w, v));
+        let mut w = three_volumes(seed);
         disconnect(&mut w, 1);
         let common = generations(&w);
         w.weather.disk_spikes = 3;
@@ -290,9 +301,7 @@ fn a_promotion_is_stable_on_every_volume_when_it_is_answered() {
         w.weather.disk_spikes = 0;
         let before = generations(&w);
         assert!(common.iter().zip(&before).all(|(c, b)| c.0[0] != b.0[0]), "each began one of its own");
-        w.crash(0, true);
-        w.start(0);
-        w.run_for(secs(1));
+        loses_power(&mut w);
         assert_eq!(generations(&w), before);
     }
 }
@@ -301,9 +310,7 @@ fn a_promotion_is_stable_on_every_volume_when_it_is_answered() {
 #[test]
 fn a_demotion_is_stable_on_every_volume_when_it_is_answered() {
     for seed in 0..40 {
-        let mut w = nodes(seed, SECTORS, [DiskConfig::default(), DiskConfig::default()], 3);
-        link_up(&mut w, &net());
-        (0..3).for_each(|v| skip_initial_sync(&mut w, v));
+        let mut w = three_volumes(seed);
         assert_eq!(primary(&mut w, 0), OK);
         for v in 0..3 {
             assert_eq!(write(&mut w, 0, place(VolIdx(v), 64), 8), ClientResult::Ok);
@@ -311,9 +318,7 @@ fn a_demotion_is_stable_on_every_volume_when_it_is_answered() {
         w.weather.disk_spikes = 3;
         assert_eq!(secondary(&mut w, 0), OK);
         w.weather.disk_spikes = 0;
-        w.crash(0, true);
-        w.start(0);
-        w.run_for(secs(1));
+        loses_power(&mut w);
         let core = w.nodes[0].core.as_ref().expect("it runs");
         let left: Vec<u64> = (0..3).map(|v| core.marked_blocks(VolIdx(v))).collect();
         assert_eq!(left, [0, 0, 0], "nothing says that blocks may differ");

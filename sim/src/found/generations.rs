@@ -249,13 +249,7 @@ fn a_source_is_promoted_again_and_again_beside_an_invalidate_cut_off() {
 #[test]
 fn a_source_goes_on_alone_when_its_sync_uuid_was_lost() {
     let mut w = source_of_one_block(608);
-    w.connect(1, &net());
-    assert!(w.run_until(Duration::from_secs(10), |w| w.state(0).0 == ConnState::SyncSource));
-    // The source stores its sync UUID; what it sends then is slow.
-    w.weather.net_us = 100_000;
-    w.run_for(Duration::from_millis(2));
-    w.weather.net_us = 50;
-    assert!(w.state(1).0 < ConnState::SyncTarget);
+    sync_uuid_is_on_its_way(&mut w);
     two_blocks_are_brought(&mut w);
 }
 
@@ -273,12 +267,7 @@ fn a_source_goes_on_alone_when_it_missed_the_end() {
 #[test]
 fn a_source_that_lost_its_disk_becomes_target_of_the_older_copy() {
     let mut w = source_of_one_block(612);
-    w.connect(1, &net());
-    assert!(w.run_until(Duration::from_secs(10), |w| w.state(0).0 == ConnState::SyncSource));
-    w.weather.net_us = 100_000;
-    w.run_for(Duration::from_millis(2));
-    w.weather.net_us = 50;
-    assert!(w.state(1).0 < ConnState::SyncTarget);
+    sync_uuid_is_on_its_way(&mut w);
     w.crash(0, false);
     w.run_for(Duration::from_secs(3));
     w.start(0);
@@ -303,6 +292,16 @@ fn a_source_that_lost_its_disk_becomes_target_of_the_older_copy() {
     w.weather.disk_us = 50;
     w.cut(false);
     both_again(&mut w);
+}
+
+/// The source stores its sync UUID; what it sends then is slow.
+fn sync_uuid_is_on_its_way(w: &mut World) {
+    w.connect(1, &net());
+    assert!(w.run_until(Duration::from_secs(10), |w| w.state(0).0 == ConnState::SyncSource));
+    w.weather.net_us = 100_000;
+    w.run_for(Duration::from_millis(2));
+    w.weather.net_us = 50;
+    assert!(w.state(1).0 < ConnState::SyncTarget);
 }
 
 /// A pair without a Primary, whose activity log would mark more; node 1 has a block that node 2 is going to miss.

@@ -182,13 +182,6 @@ impl Schedule<'_> {
         }
         let force = self.plan.start == Start::Full;
         self.w.command_and_wait(0, Command::Primary { force });
-        for n in 0..2 {
-            if self.w.nodes[n].core.is_none() {
-                // A ping took too long for the promotion, which had it shot.
-                self.w.start(n);
-                self.w.connect(n, &self.plan.net);
-            }
-        }
         if !self.plan.impatient {
             let bound = Duration::from_secs(200) + self.slowest_full_sync() * 2;
             assert!(self.w.run_until(bound, World::in_sync), "the first sync ends");

@@ -45,9 +45,7 @@ impl Plan {
             }
         }
     }
-}
 
-impl Plan {
     /// Resyncs may last until their bitmap is written in between.
     pub(super) fn resyncs_last(&self) -> bool {
         self.disk.c_plan_ahead_ds == 0
