@@ -28,6 +28,16 @@ pub fn volume_and_sector(at: u64) -> (VolIdx, u64) {
     (VolIdx((at >> 32) as u8), at & 0xffff_ffff)
 }
 
+fn write_new_metadata(disk: &mut Disk, vol: VolIdx, layout: &Layout) {
+    let mut block = [0u8; 4096];
+    encode_initialized(&mut block);
+    for i in 0..layout.ring().blocks() {
+        disk.write_md(place(vol, layout.al_block_sector(i)), &block, true);
+    }
+    SuperBlock::just_created(layout, 0).encode(&mut block);
+    disk.write_md(place(vol, layout.superblock_sector()), &block, true);
+}
+
 /// Digest of block data, of which only the versions exist here: as long as that of the algorithm, and quickly made.
 pub fn digest_of(alg: DigestAlg, versions: &[u64]) -> Digest {
     let mut state = 0x6469_6765_7374_u64;
@@ -133,15 +143,7 @@ impl Node {
         // External metadata keeps data and metadata addresses apart.
         let layout =
             Layout::new(MetaKind::FlexibleExternal, 4096, AlRing::DEFAULT).expect("a layout for 2 MiB");
-        let mut block = [0u8; 4096];
-        for v in (0..volumes).map(VolIdx) {
-            encode_initialized(&mut block);
-            for i in 0..layout.ring().blocks() {
-                disk.write_md(place(v, layout.al_block_sector(i)), &block, true);
-            }
-            SuperBlock::just_created(&layout, 0).encode(&mut block);
-            disk.write_md(place(v, layout.superblock_sector()), &block, true);
-        }
+        (0..volumes).for_each(|v| write_new_metadata(&mut disk, VolIdx(v), &layout));
         Node {
             core: None,
             out,
@@ -175,15 +177,12 @@ impl Node {
         self.layout = Layout::new(MetaKind::Internal, backing, ring).expect("just tried");
         self.internal = Some(backing);
         self.disk.sectors = self.layout.usable_sectors(backing);
-        let mut block = [0u8; 4096];
-        for v in (0..self.volumes).map(VolIdx) {
-            encode_initialized(&mut block);
-            for i in 0..self.layout.ring().blocks() {
-                self.disk.write_md(place(v, self.layout.al_block_sector(i)), &block, true);
-            }
-            SuperBlock::just_created(&self.layout, 0).encode(&mut block);
-            self.disk.write_md(place(v, self.layout.superblock_sector()), &block, true);
-        }
+        self.create_md();
+    }
+
+    /// New metadata on all volumes, as after `create-md`.
+    pub(crate) fn create_md(&mut self) {
+        (0..self.volumes).for_each(|v| write_new_metadata(&mut self.disk, VolIdx(v), &self.layout));
     }
 
     /// The backing device becomes larger.

@@ -6,7 +6,7 @@ use model::time::Duration;
 use replicator::{Command, NetConfig, VolIdx};
 
 use super::Schedule;
-use crate::hooks::Blocked;
+use crate::hooks::{Blocked, FencePeer};
 use crate::node::Faults;
 use crate::world::World;
 
@@ -78,6 +78,10 @@ impl Schedule<'_> {
         }
         for h in &mut self.w.hooks.handlers {
             h.before_resync.exit_code = 0;
+            if let FencePeer::Stonith { after } = &mut h.fence_peer {
+                // Else it may shoot a peer that is back by now, and be called again for that.
+                *after = Duration::ZERO;
+            }
         }
         let handler_outlasts_pings = self.plan.before_resync.after > self.plan.net.ping_int;
         let needs_pings = handler_outlasts_pings || self.plan.decay;
@@ -221,7 +225,11 @@ impl Schedule<'_> {
         let (Some(a), Some(b)) = (self.w.volume_of(0, v.0), self.w.volume_of(1, v.0)) else { return false };
         let stuck = |s: &VolumeState| s.conn <= ConnState::WFConnection || s.disk < DiskState::Inconsistent;
         if rounds.is_multiple_of(30) && (stuck(&a) || stuck(&b)) {
-            self.discard_one_side(&a, &b, rounds);
+            if rounds.is_multiple_of(90) {
+                self.start_over(usize::from(a.disk >= b.disk));
+            } else {
+                self.discard_one_side(&a, &b, rounds);
+            }
             return true;
         }
         let bad = |s: &VolumeState| s.disk < DiskState::UpToDate && s.disk >= DiskState::Inconsistent;
@@ -240,6 +248,15 @@ impl Schedule<'_> {
             return true;
         }
         false
+    }
+
+    /// Copies that have forgotten their common past, which takes several splits and promotions by force in a row: nothing
+    /// but new metadata on one side helps.
+    fn start_over(&mut self, loser: usize) {
+        self.w.note_phase(|| "create-md".into());
+        self.w.truth.all().for_each(|t| t.discard(loser));
+        self.w.crash(loser, false);
+        self.w.nodes[loser].create_md();
     }
 
     /// Nothing else brought them together: the node that does not run an application gives way.

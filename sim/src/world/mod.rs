@@ -438,14 +438,7 @@ impl World {
 
     /// Issues a client request on a node; the tag names it in the answers.
     pub fn request(&mut self, n: usize, op: SimOp) -> ClientTag {
-        if self.volume(n).is_some_and(|s| s.role == Role::Primary) {
-            // A node that takes a lost peer for connected sends it clients, but nothing is answered there.
-            let met = self.same_connection();
-            let truth = self.truth.at(op.place());
-            if truth.home(n) == n || met {
-                truth.owner = truth.home(n);
-            }
-        }
+        self.note_owner(n, op);
         self.next_tag += 1;
         let tag = ClientTag(self.next_tag);
         let asked = op;

@@ -141,6 +141,22 @@ impl World {
         }
     }
 
+    /// A client's request has begun, or was carried out: the copy that it works on is the one that counts.
+    pub(super) fn note_owner(&mut self, n: usize, op: SimOp) {
+        if self.volume(n).is_none_or(|s| s.role != Role::Primary) {
+            return;
+        }
+        // A node that takes a lost peer for connected sends it clients, but nothing is answered there; and a peer that has
+        // not heard of the lost disk yet takes this node for the one whose copy counts.
+        let met = self.same_connection();
+        let (vol, _) = volume_and_sector(op.place());
+        let peer_knows = self.volume_of(1 - n, vol.0).is_some_and(|s| s.pdsk < DiskState::Inconsistent);
+        let truth = self.truth.at(op.place());
+        if truth.home(n) == n || met && peer_knows {
+            truth.owner = truth.home(n);
+        }
+    }
+
     pub(super) fn client_done(&mut self, n: usize, tag: ClientTag, result: ClientResult, buf: Option<BufId>) {
         let mut versions = Vec::new();
         if let Some(buf) = buf {
@@ -150,6 +166,9 @@ impl World {
         let ok = result == ClientResult::Ok;
         let (m, op, clock) = self.open.remove(&tag.0).expect("a request is answered once");
         assert_eq!(n, m, "by the node that was asked");
+        if ok && self.truth.at(op.place()).home(n) != n {
+            self.note_owner(n, op);
+        }
         self.mix(tag.0 << 1 | u64::from(ok));
         self.note(n, || format!("request {} ends: {result:?}", tag.0));
         if let Some((version, _, sector)) = self.writes.remove(&tag.0) {
