@@ -97,6 +97,7 @@ impl Schedule<'_> {
         self.w.note_phase(|| format!("act {number}: {act:?}"));
         self.digests_beside(number);
         self.stalls_beside(number);
+        self.bitmap_beside(number);
         if self.plan.slow_link_bytes_per_s > 0 {
             let slow = !self.rng.one_in(4);
             self.w.weather.link_bytes_per_s = if slow { self.plan.slow_link_bytes_per_s } else { 0 };
@@ -290,7 +291,7 @@ impl Schedule<'_> {
         (place(vol, start.min(size - count)), count)
     }
 
-    fn start(&mut self, n: usize) {
+    pub(super) fn start(&mut self, n: usize) {
         if self.w.nodes[n].core.is_some() {
             return;
         }

@@ -1,6 +1,7 @@
 //! What takes its time in random schedules: disks that stand still for a while, with disk-timeout or without it, one
 //! socket that is slower than the other, handlers that a resync waits for, and resyncs themselves.
 
+use model::state::{ConnState, Role};
 use model::time::Duration;
 
 use super::acts::{ACTS, Act};
@@ -9,10 +10,14 @@ use super::{Profile, Schedule};
 use crate::hooks::{BeforeResync, DiskOp};
 use crate::node::place;
 use crate::rng::Rng;
+use crate::world::World;
 use replicator::VolIdx;
 
 /// A device of so many sectors is in sync within half a minute at the lowest rate.
 const SOON_IN_SYNC_SECTORS: u64 = 2048;
+
+/// Within this time a target writes its bitmap.
+const BITMAP_WRITTEN: Duration = Duration::from_secs(11);
 
 impl Plan {
     /// Each in some schedules.
@@ -74,6 +79,30 @@ impl Schedule<'_> {
                 self.w.hooks.slow_disk(n, DiskOp::Read, first, 64);
             }
         }
+    }
+
+    /// What may come with an act where resyncs last, by a generator of its own: the target loses power right behind the
+    /// bitmap that it writes every ten seconds.
+    pub(super) fn bitmap_beside(&mut self, number: u64) {
+        let mut r = Rng::new(self.seed.rotate_left(41) ^ number.wrapping_mul(0xa076_1d64_78bd_642f));
+        if !self.plan.resyncs_last() || !r.one_in(4) {
+            return;
+        }
+        let target =
+            |w: &World| (0..2).find(|n| w.volume(*n).is_some_and(|s| s.conn == ConnState::SyncTarget));
+        let primary = (0..2).find(|n| self.w.volume(*n).is_some_and(|s| s.role == Role::Primary));
+        if target(self.w).is_none()
+            && let Some(n) = primary
+        {
+            // What its activity log covers is brought to the other one.
+            self.w.crash(n, true);
+            self.start(n);
+            self.w.run_until(Duration::from_secs(5), |w| target(w).is_some());
+        }
+        let Some(n) = target(self.w) else { return };
+        self.w.crash_after_metadata(n, 0, true);
+        self.w.run_until(BITMAP_WRITTEN, |w| w.volume(n).is_none());
+        self.w.no_fuse();
     }
 
     /// All disks do what they have not done.
