@@ -236,6 +236,10 @@ impl Truth {
     /// the sake of its own copy alone.
     pub fn goes_alone(&mut self, n: usize) -> bool {
         self.went_alone[n] = true;
+        if self.home[n] == n && self.under_way.values().any(|w| w.node == n) {
+            // What it took while both were there is answered by this copy now.
+            self.owner = n;
+        }
         !self.split && self.home[n] == n && !self.since[1 - n].is_empty()
     }
 
@@ -526,6 +530,19 @@ mod tests {
             t.power_lost(loser, true);
             assert_eq!(t.of(0).allows(8, 0), lost);
         }
+    }
+
+    /// The other one took the last request of two Primaries, and died.
+    #[test]
+    fn whoever_answers_alone_has_the_copy_that_counts() {
+        let mut t = Truth::new();
+        t.issued(1, 1, 1, 8, 1, false);
+        t.separated();
+        t.owner = 0;
+        t.goes_alone(1);
+        t.ended(1, 1, true, true);
+        t.power_lost(1, true);
+        assert!(t.of(1).allows(8, 0));
     }
 
     #[test]

@@ -237,13 +237,24 @@ impl World {
         match promotion {
             Promotion::Yes { forced: true, good } if ok => {
                 let disk = &self.nodes[n].disk;
-                let promoted = self.truth.all().enumerate().filter(|(v, _)| good & 1 << v == 0);
+                let core = self.nodes[n].core.as_ref().expect("it answered");
+                // With a good copy on the peer there was nothing to force.
+                let forced = |v: usize| {
+                    good & 1 << v == 0 && core.volume_state(VolIdx(v as u8)).disk == DiskState::UpToDate
+                };
+                let promoted = self.truth.all().enumerate().filter(|(v, _)| forced(*v));
                 promoted.for_each(|(_, t)| t.promoted_by_force(n, |s| disk.version(s)));
             }
             Promotion::Invalidate(vol)
                 if ok && self.volume_of(n, vol.0).is_some_and(|s| s.conn < ConnState::Connected) =>
             {
                 self.truth.at(place(vol, 0)).discard(n);
+            }
+            // Its own disk went before the answer, and the peer has given up its copy for it.
+            Promotion::InvalidateRemote(vol)
+                if !ok && self.volume_of(1 - n, vol.0).is_some_and(|s| s.disk < DiskState::UpToDate) =>
+            {
+                self.truth.at(place(vol, 0)).discard(1 - n);
             }
             Promotion::Attach(vol) if !ok => self.nodes[n].close_disk(vol),
             _ => {}
