@@ -137,7 +137,8 @@ pub(super) const SOFT_TRANSITION_RULES: &[SoftRule] = &[
     /*  8 */ soft_rule(R::InTransientState,  |old, new, _| promotion(old, new) && new.pdsk == D::UpToDate
                                                  && new.disk != D::UpToDate && new.disk != D::Diskless
                                                  && (new.conn <= C::WFSyncUUID || new.conn == C::Behind
-                                                     || new.conn != old.conn)),
+                                                     || new.conn != old.conn)
+                                                 && !stays_bad(old, new)),
     /*  9 */ soft_rule(R::NeedConnection,    |old, new, _| verify(new) && old.conn < C::Connected),
     /* 10 */ soft_rule(R::ResyncRunning,     |old, new, _| verify(new) && new.conn != old.conn
                                                  && old.conn > C::Connected),
@@ -160,6 +161,11 @@ fn primary(s: &VolumeState) -> bool {
 
 fn promotion(old: &VolumeState, new: &VolumeState) -> bool {
     !primary(old) && primary(new)
+}
+
+/// Not in drbd-states: no resync is under way or about to begin that a promotion could wait for.
+fn stays_bad(old: &VolumeState, new: &VolumeState) -> bool {
+    old.conn == C::Connected && new.conn == C::Connected && new.disk == D::Inconsistent
 }
 
 /// Not in drbd-states: nothing vouches for this copy, see `sanitize`.

@@ -63,6 +63,28 @@ fn what_is_good_on_a_bad_copy_is_read() {
     heals(&mut w);
 }
 
+/// A Secondary's disk passed on an error, so that its copy is no longer good while its peer's is, and no resync is to come
+/// before the next handshake. Its promotion waited for one, and every command behind it.
+#[test]
+fn a_bad_copy_beside_a_good_one_is_promoted() {
+    let d = DiskConfig { on_io_error: OnIoError::PassOn, ..DiskConfig::default() };
+    let mut w = pair_with(1, SECTORS, &net(), [d.clone(), d]);
+    assert_eq!(write(&mut w, 0, BLOCK, 8), ClientResult::Ok);
+    w.hooks.break_disk(1, DiskOp::Write, BLOCK, 8);
+    assert_eq!(write(&mut w, 0, BLOCK, 8), ClientResult::Ok);
+    w.hooks.mend_disks();
+    w.run_for(ms(100));
+    assert_eq!(w.state(1), (ConnState::Connected, DiskState::Inconsistent));
+    assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0 }), OK);
+    assert_eq!(w.command_and_wait(1, Command::Primary { force: false }), OK);
+    // What its own disk refused is read from the peer, and written to both.
+    assert_eq!(outcome(&mut w, 1, SimOp::Read { sector: BLOCK, count: 8 }), ClientResult::Ok);
+    assert_eq!(outcome(&mut w, 1, SimOp::Write { sector: BLOCK, count: 8, fua: false }), ClientResult::Ok);
+    assert_eq!(w.command_and_wait(1, Command::Secondary { open: 0 }), OK);
+    w.reset();
+    heals(&mut w);
+}
+
 /// A write that the Primary alone has, on a disk that goes before it hears that the peer's disk has refused it. Nobody is in a
 /// new generation; but the peer's super block says that the Primary went on without it.
 fn both_disks_fail(seed: u64) -> World {
