@@ -225,7 +225,8 @@ impl Schedule<'_> {
         let (Some(a), Some(b)) = (self.w.volume_of(0, v.0), self.w.volume_of(1, v.0)) else { return false };
         let stuck = |s: &VolumeState| s.conn <= ConnState::WFConnection || s.disk < DiskState::Inconsistent;
         if rounds.is_multiple_of(30) && (stuck(&a) || stuck(&b)) {
-            if rounds.is_multiple_of(90) {
+            let was_split = self.w.truth.all().any(|t| t.splits > 0);
+            if rounds.is_multiple_of(90) && was_split {
                 self.start_over(usize::from(a.disk >= b.disk));
             } else {
                 self.discard_one_side(&a, &b, rounds);
