@@ -172,12 +172,15 @@ impl Schedule<'_> {
         let w = &*self.w;
         let marked =
             |v| w.nodes.iter().any(|n| n.core.as_ref().is_some_and(|core| core.marked_blocks(v) > 0));
-        let serves = |n| w.volume(n).is_some_and(|s| s.role == Role::Primary);
-        if w.tally.verifies == 0 || serves(0) || serves(1) || !self.volumes().any(marked) {
+        let serves = |n, v: VolIdx| w.volume_of(n, v.0).is_some_and(|s| s.role == Role::Primary);
+        let left = |v: &VolIdx| marked(*v) && !serves(0, *v) && !serves(1, *v);
+        if w.tally.verifies == 0 || !self.volumes().any(|v| left(&v)) {
             return;
         }
-        self.w.command_and_wait(0, Command::Primary { force: false });
-        self.w.command_and_wait(0, Command::Disconnect { force: true });
+        // A promotion that failed for one volume leaves the others Primary.
+        let n = usize::from(self.volumes().any(|v| serves(1, v)));
+        self.w.command_and_wait(n, Command::Primary { force: false });
+        self.w.command_and_wait(n, Command::Disconnect { force: true });
         self.converge();
     }
 

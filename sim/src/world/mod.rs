@@ -405,6 +405,7 @@ impl World {
                 let good = (0..self.truth.volumes()).filter(good).fold(0, |all, v| all | 1 << v);
                 Promotion::Yes { forced: *force, good }
             }
+            Command::Secondary { .. } => Promotion::Back,
             Command::Attach(vol, _) => Promotion::Attach(*vol),
             Command::Verify { .. } => {
                 self.tally.verifies += 1;
@@ -712,6 +713,7 @@ enum Promotion {
         forced: bool,
         good: u32,
     },
+    Back,
     Attach(VolIdx),
     Invalidate(VolIdx),
     InvalidateRemote(VolIdx),

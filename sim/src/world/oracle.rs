@@ -250,6 +250,8 @@ impl World {
             {
                 self.truth.at(place(vol, 0)).discard(n);
             }
+            // It may be Primary again before anybody looks, and with another copy.
+            Promotion::Back if ok => self.primary.iter_mut().for_each(|was| was[n] = false),
             // Its own disk went before the answer, and the peer has given up its copy for it.
             Promotion::InvalidateRemote(vol)
                 if !ok && self.volume_of(1 - n, vol.0).is_some_and(|s| s.disk < DiskState::UpToDate) =>
