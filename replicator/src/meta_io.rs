@@ -520,8 +520,10 @@ impl Resource {
             }
         }
         disk.md.scratch_extents = evicted;
-        // A page that is on its way may hold an older content: it counts until it is clean and idle.
-        pages_left.retain(|p| vol.bitmap.page_needs_write(*p) || disk.md.pages_in_flight.contains(p));
+        // One that waits to be written passes for clean, and one that is on its way may hold an older content: a page counts
+        // until it is clean and idle.
+        let (queue, in_flight) = (&disk.md.page_queue, &disk.md.pages_in_flight);
+        pages_left.retain(|p| vol.bitmap.page_needs_write(*p) || queue.contains(p) || in_flight.contains(p));
         if planted::on(Planted::EvictedPagesNotWritten) {
             pages_left.clear();
         }

@@ -2,10 +2,13 @@
 
 use model::state::{ConnState, DiskState};
 use model::time::Duration;
+use model::units::SECTORS_PER_AL_EXTENT;
+use replicator::meta::layout::SECTORS_PER_BITMAP_PAGE;
 use replicator::{ClientResult, DiskConfig};
 
+use crate::hooks::Blocked;
 use crate::scenarios::*;
-use crate::world::World;
+use crate::world::{SimOp, World};
 
 /// The bitmap of a sync target is written every ten seconds, after a flush. Blocks that got to the disk while that flush was
 /// under way were marked as equal in it, and were gone with the power.
@@ -31,6 +34,32 @@ fn a_target_loses_power_in_the_middle_of_a_resync() {
         w.weather.disk_us = 50;
         w.start(1);
         w.connect(1, &net());
+        heals(&mut w);
+    }
+}
+
+/// More pages of the bitmap had changed than are written at once. One that still waited for its turn counted as written: the
+/// activity log forgot an extent on it before the bits were on the disk, and the power failed.
+#[test]
+fn an_extent_leaves_the_log_while_its_page_waits_for_others() {
+    const PAGES: u64 = 40;
+    let d = DiskConfig { al_extents: PAGES as u16, ..DiskConfig::default() };
+    for k in 0..10 {
+        let mut w = pair_with(k, PAGES * SECTORS_PER_BITMAP_PAGE, &net(), [d.clone(), d.clone()]);
+        w.block(0, Blocked::Data);
+        // The page that is queued last is that of the extent that is forgotten first.
+        for page in (0..PAGES).rev() {
+            w.request(0, SimOp::Write { sector: page * SECTORS_PER_BITMAP_PAGE, count: 8, fua: true });
+        }
+        w.run_for(ms(100));
+        w.weather.disk_us = 20_000;
+        w.reset();
+        w.block(0, Blocked::No);
+        assert_eq!(write(&mut w, 0, SECTORS_PER_AL_EXTENT, 8), ClientResult::Ok);
+        w.crash(0, true);
+        w.weather.disk_us = 50;
+        w.start(0);
+        w.connect(0, &net());
         heals(&mut w);
     }
 }
