@@ -14,7 +14,7 @@ use super::transaction::{
     encode_update,
 };
 
-/// Number of a transaction; wraps at 2^32.
+/// Number of a transaction; wraps at 2^32, see [`AlRing::number_after`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct TransactionNo(pub u32);
 
@@ -309,7 +309,7 @@ impl ActivityLog {
         let next_start = self.context_start as usize + AL_CONTEXT_SLOTS;
         self.context_start = if next_start >= count as usize { 0 } else { next_start as u16 };
         let number = TransactionNo(self.next_number);
-        self.next_number = self.next_number.wrapping_add(1);
+        self.next_number = self.ring.number_after(self.next_number);
         self.in_flight = Some(number);
         PendingTransaction { number, ring_block: self.ring.block_of_transaction(number.0) }
     }

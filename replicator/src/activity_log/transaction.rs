@@ -105,6 +105,15 @@ impl AlRing {
         self.block_of_position(number % self.blocks())
     }
 
+    /// Number of the transaction behind `number`. Where it wraps, those are left out that would not go on in the ring: replay
+    /// follows positions, and what the ring does not hold in one piece is lost.
+    pub const fn number_after(self, number: u32) -> u32 {
+        match number.checked_add(1) {
+            Some(next) => next,
+            None => (number % self.blocks() + 1) % self.blocks(),
+        }
+    }
+
     /// Most slots this ring can carry, so that it always holds every slot's content (drbd-metadata 6.1).
     pub const fn slots_max(self) -> u16 {
         if self.blocks() > 72 {

@@ -156,6 +156,27 @@ fn filler_transactions_fill_the_ring() {
     assert_eq!((found.hot.as_slice(), found.corrupt_blocks), (&[3][..], 0));
 }
 
+/// Where the number wraps, the next transaction goes behind the one before it, as everywhere else. In its place in front of
+/// the ring it would overwrite the ones before it while they still count, and hide the rest.
+#[test]
+fn a_number_that_wraps_goes_on_in_the_ring() {
+    // 2^32 is a multiple of neither; the context takes 4 transactions.
+    for (stripes, stripe_size_4k) in [(1, 12), (3, 5)] {
+        let ring = AlRing::new(stripes, stripe_size_4k).unwrap();
+        let mut log = ActivityLog::new(3000, ring);
+        log.next_number = 0u32.wrapping_sub(ring.blocks() + 3);
+        let mut area = vec![0u8; ring.blocks() as usize * AL_BLOCK_BYTES];
+        for extent in 0..4 * ring.blocks() {
+            log.stage(extent, extent).unwrap();
+            let (pending, block) = begin(&mut log, &mut Vec::new()).unwrap();
+            store(&mut area, pending, &block, AL_BLOCK_BYTES);
+            log.transaction_done(pending.number);
+            let hot: Vec<u32> = (0..=extent).collect();
+            assert_eq!(replay(ring, &area).unwrap().hot, hot, "after transaction {:?}", pending.number);
+        }
+    }
+}
+
 fn store(area: &mut [u8], pending: PendingTransaction, block: &[u8; AL_BLOCK_BYTES], bytes: usize) {
     let at = pending.ring_block as usize * AL_BLOCK_BYTES;
     area[at..at + bytes].copy_from_slice(&block[..bytes]);
