@@ -161,6 +161,11 @@ impl PeerSocket {
             // One more receive brings it, and probably the frames behind it.
             return Parsed::Incomplete;
         }
+        if missing > 0 && self.recv.is_receiving() {
+            // Started while the form of the header was unknown. The next bytes are its own: of two receives nobody knows
+            // which gets what.
+            return Parsed::Incomplete;
+        }
         let Some(buf) = ring.pool_mut().alloc(payload_bytes) else {
             self.incoming.starved = true;
             return Parsed::Held;

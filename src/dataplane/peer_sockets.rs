@@ -503,40 +503,4 @@ const LINGER: Duration = Duration::from_secs(1);
 const LISTEN_RETRY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
-mod tests {
-    use model::ids::BufId;
-
-    use super::*;
-
-    #[test]
-    fn what_overflows_keeps_its_order_and_its_references() {
-        let mut pool = BufferPool::new(8 << 20).unwrap();
-        let mut queue = SendQueue::new();
-        let mut overflow = Overflow::default();
-        let buf = pool.alloc(1 << 20).unwrap();
-        let data = BufSpan::head(buf, 1 << 20);
-        for i in 0..6u8 {
-            overflow.push(&mut pool, &[i; 100], (i % 2 == 0).then_some(data));
-        }
-        assert_eq!(pool.references(buf), 4, "ours, and one for each payload");
-        overflow.refill(&mut queue, &mut pool);
-        // With the second payload the queue is above its limit.
-        assert_eq!(overflow.items.len(), 3, "a full queue takes nothing more");
-        let mut spans = [BufSpan::head(BufId(0), 0); 8];
-        let count = queue.prepare(&mut spans);
-        let kinds: Vec<bool> = spans[..count].iter().map(|s| s.buf == buf).collect();
-        assert_eq!(kinds, [false, true], "a send ends behind a megabyte");
-        assert_eq!(pool.span_bytes(spans[0]), [0; 100]);
-        while !queue.is_empty() {
-            let count = queue.prepare(&mut spans);
-            let bytes: u32 = spans[..count].iter().map(|s| s.len_bytes).sum();
-            queue.advance(bytes as usize, &mut pool);
-            overflow.refill(&mut queue, &mut pool);
-        }
-        assert!(overflow.items.is_empty() && overflow.bytes.is_empty());
-        assert_eq!(pool.references(buf), 1);
-        overflow.push(&mut pool, &[9; 9], Some(data));
-        overflow.clear(&mut pool);
-        assert_eq!(pool.references(buf), 1);
-    }
-}
+mod tests;
