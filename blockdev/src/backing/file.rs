@@ -39,10 +39,16 @@ pub(super) fn open(
     if kind_of(&opened, path)? != kind {
         return Err(BackingError::WrongKind { path: path.to_path_buf() });
     }
-    if kind == BackingKind::RegularFile && io_path == IoPath::Direct {
-        let unit = probe::direct_unit_bytes(&file).map_err(|e| io_error("examine", path, e))?;
+    if io_path == IoPath::Direct {
+        let unit = match kind {
+            BackingKind::RegularFile => probe::direct_unit_bytes(&file),
+            BackingKind::BlockDevice => probe::block_device(&file).map(|l| Some(l.logical_block_bytes)),
+        };
+        let unit = unit.map_err(|e| io_error("examine", path, e))?;
         if unit != Some(model::units::SECTOR_BYTES) {
             io_path = unit.map_or(IoPath::BufferedNoDirect, IoPath::BufferedCoarse);
+            // Its claim of a device would keep the next one out.
+            drop(file);
             file = open_buffered(path, options, kind)?;
         }
     }

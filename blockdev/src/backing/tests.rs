@@ -66,6 +66,46 @@ fn single_sectors_work_on_the_chosen_path() {
     }
 }
 
+/// A disk of 4 KiB sectors, which direct I/O can only write as a whole. Clients and peers write 512 bytes.
+#[test]
+fn single_sectors_work_on_a_disk_with_larger_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = sized_file(dir.path(), "disk", 1 << 20);
+    let disk = LoopDevice::new(&path, 4096);
+    let backing = OpenOptions::default().open(&disk.0).unwrap();
+    assert_eq!(backing.limits().logical_block_bytes, 4096);
+    assert_eq!(backing.io_path(), IoPath::BufferedCoarse(4096));
+    let error = OpenOptions::default().open(&disk.0).unwrap_err();
+    assert!(matches!(error, BackingError::InUse { .. }), "{error}");
+    let file = backing.claimed.file();
+    file.write_all_at(&[7; 512], 512 * 3).unwrap();
+    file.sync_data().unwrap();
+    drop(backing);
+    assert_eq!(std::fs::read(&path).unwrap()[512 * 2..512 * 5], [[0; 512], [7; 512], [0; 512]].concat());
+
+    let disk = LoopDevice::new(&path, 512);
+    assert_eq!(OpenOptions::default().open(&disk.0).unwrap().io_path(), IoPath::Direct);
+}
+
+/// Needs root, as all tests of real devices.
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    fn new(file: &Path, sector_bytes: u32) -> LoopDevice {
+        let mut losetup = std::process::Command::new("losetup");
+        losetup.args(["--find", "--show", "--sector-size", &sector_bytes.to_string()]).arg(file);
+        let made = losetup.output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        LoopDevice(String::from_utf8(made.stdout).unwrap().trim().into())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
 #[test]
 fn other_things_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
