@@ -4,11 +4,11 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use blockdev::backing::{Backing, BackingError, OpenOptions};
+use blockdev::backing::{Backing, BackingError, OpenOptions, Part};
 use model::config::settings::{MetaDisk, VolumeConfig};
 use model::result_code::{self, ConfigError};
 use replicator::AttachedDisk;
-use replicator::meta::layout::MetaKind;
+use replicator::meta::layout::{INDEXED_SLOT_SECTORS, MetaKind};
 
 use super::control::Outcome;
 use super::translate;
@@ -67,16 +67,25 @@ pub fn open(
     // The claim of the metadata reader ends here, for the disk is claimed once more and for good. Should
     // another process slip in between, it holds the claim and this open fails.
     drop(loaded.claim);
-    let claim = |path| OpenOptions::default().open(path);
-    let data = claim(&target.data).map_err(|e| disk_refused(volume, &e, DATA_ERRORS))?;
+    let data =
+        OpenOptions::default().open(&target.data).map_err(|e| disk_refused(volume, &e, DATA_ERRORS))?;
+    let claim_meta = |part| {
+        let options = OpenOptions { part, ..OpenOptions::default() };
+        options.open(&target.meta).map(Some).map_err(|e| disk_refused(volume, &e, META_ERRORS))
+    };
     let meta: Option<Backing> = match target.kind {
         MetaKind::Internal => None,
-        MetaKind::FlexibleExternal | MetaKind::Indexed(_) => {
-            Some(claim(&target.meta).map_err(|e| disk_refused(volume, &e, META_ERRORS))?)
-        }
+        MetaKind::FlexibleExternal => claim_meta(None)?,
+        MetaKind::Indexed(slot) => claim_meta(Some(slot_part(slot)))?,
     };
     remember(target, state_dir);
     Ok((OpenedDisk { attached, data, meta }, outcome))
+}
+
+/// What the metadata tools lock, too.
+fn slot_part(slot: u32) -> Part {
+    let len_bytes = INDEXED_SLOT_SECTORS * 512;
+    Part { offset_bytes: u64::from(slot) * len_bytes, len_bytes }
 }
 
 /// Notes where the metadata is. Without the note it is not found again should the device grow while it is detached,
@@ -142,5 +151,59 @@ impl Prompt for Captured {
 
     fn read_line(&mut self) -> io::Result<String> {
         Ok(String::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::config::{LoadError, LoadedFile, Loader};
+
+    use super::*;
+    use crate::cli::meta::{Opts, create};
+
+    struct OneFile(String);
+
+    impl Loader for OneFile {
+        fn read(&self, path: &str) -> Result<LoadedFile, LoadError> {
+            let text = self.0.clone().into_bytes();
+            Ok(LoadedFile { name: path.into(), identity: path.into(), text })
+        }
+
+        fn glob(&self, _pattern: &str) -> Vec<String> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn volumes_with_metadata_on_one_device_are_attached_together_and_guarded_from_the_tools() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = |name: &str, bytes| {
+            let path = dir.path().join(name);
+            std::fs::File::create(&path).unwrap().set_len(bytes).unwrap();
+            path.display().to_string()
+        };
+        let meta = disk("meta", 256 << 20);
+        let volume = |n: usize| {
+            let data = disk(&format!("data{n}"), 4 << 20);
+            format!("volume {n} {{ device /dev/drbd{n}; disk {data}; meta-disk {meta}[{n}]; }}")
+        };
+        let text = format!(
+            "resource r0 {{ {} {} on a {{ address 127.0.0.1:7788; }} on b {{ address 127.0.0.1:7789; }} }}",
+            volume(0),
+            volume(1)
+        );
+        let config = model::config::load(&OneFile(text), &["r0.res"]).unwrap();
+        let resource = model::config::resolve(&config, "a", None).unwrap().remove(0);
+        let volumes: Vec<_> = resource.volumes.iter().map(|v| (v, meta_target(v).unwrap())).collect();
+        let force = Opts { force: true, ..Opts::default() };
+        for (_, target) in &volumes {
+            assert_eq!(create::create_md(target, &force, &mut Captured::default()).unwrap(), 0);
+        }
+        let attached: Vec<_> =
+            volumes.iter().map(|(v, target)| open(v, target, dir.path()).unwrap()).collect();
+        let error = create::create_md(&volumes[1].1, &force, &mut Captured::default()).unwrap_err();
+        assert!(matches!(error, MetaError::Busy(_)), "{error}");
+        drop(attached);
+        assert_eq!(create::create_md(&volumes[1].1, &force, &mut Captured::default()).unwrap(), 0);
     }
 }

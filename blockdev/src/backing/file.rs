@@ -5,9 +5,10 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 
-use super::{BackingError, BackingKind, IoPath, OpenOptions, probe};
+use super::{BackingError, BackingKind, IoPath, OpenOptions, Part, probe};
 
 /// An open file with what keeps others away.
 #[derive(Debug)]
@@ -16,12 +17,14 @@ pub(super) enum Claimed {
     Exclusive(File),
     /// Regular file with a lock.
     Locked(Flock<File>),
+    /// A lock on a part of either, which ends with the last descriptor.
+    Part(File),
 }
 
 impl Claimed {
     pub(super) fn file(&self) -> &File {
         match self {
-            Claimed::Exclusive(file) => file,
+            Claimed::Exclusive(file) | Claimed::Part(file) => file,
             Claimed::Locked(file) => file,
         }
     }
@@ -52,6 +55,13 @@ pub(super) fn open(
             file = open_buffered(path, options, kind)?;
         }
     }
+    if let Some(part) = options.part {
+        return match lock_part(&file, part, options.read_only) {
+            Ok(()) => Ok((Claimed::Part(file), kind, io_path)),
+            Err(Errno::EAGAIN | Errno::EACCES) => Err(BackingError::InUse { path: path.to_path_buf() }),
+            Err(errno) => Err(io_error("lock", path, errno.into())),
+        };
+    }
     match kind {
         BackingKind::BlockDevice => Ok((Claimed::Exclusive(file), kind, io_path)),
         BackingKind::RegularFile => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -60,6 +70,19 @@ pub(super) fn open(
             Err((_, errno)) => Err(io_error("lock", path, errno.into())),
         },
     }
+}
+
+/// A lock of the open file, not of the process: several parts of one device may be open here.
+fn lock_part(file: &File, part: Part, read_only: bool) -> nix::Result<()> {
+    let offset = |bytes: u64| libc::off_t::try_from(bytes).map_err(|_| Errno::EOVERFLOW);
+    let range = libc::flock {
+        l_type: if read_only { libc::F_RDLCK } else { libc::F_WRLCK } as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: offset(part.offset_bytes)?,
+        l_len: offset(part.len_bytes)?,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLK(&range)).map(|_| ())
 }
 
 /// Size by seeking to the end, which works for devices too. Nothing uses the file position.
@@ -87,8 +110,8 @@ fn open_buffered(path: &Path, options: OpenOptions, kind: BackingKind) -> Result
 
 fn try_open(path: &Path, options: OpenOptions, kind: BackingKind, flags: i32) -> io::Result<File> {
     let claim = match kind {
-        BackingKind::BlockDevice => libc::O_EXCL,
-        BackingKind::RegularFile => 0,
+        BackingKind::BlockDevice if options.part.is_none() => libc::O_EXCL,
+        BackingKind::BlockDevice | BackingKind::RegularFile => 0,
     };
     std::fs::OpenOptions::new()
         .read(true)

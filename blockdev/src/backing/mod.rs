@@ -15,11 +15,23 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// Use the page cache even where direct I/O would work.
     pub buffered: bool,
+    /// Claim this part alone, because others use the rest of the device; they have to do the same.
+    pub part: Option<Part>,
+}
+
+/// A range of a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// Where it begins (bytes).
+    pub offset_bytes: u64,
+    /// How long it is (bytes).
+    pub len_bytes: u64,
 }
 
 impl OpenOptions {
     /// Opens the block device or regular file at `path` and claims it for this process: a block device against
-    /// mounts and other exclusive openers (`O_EXCL`), a file against others who lock it (flock).
+    /// mounts and other exclusive openers (`O_EXCL`), a file against others who lock it (flock), a part of either against
+    /// others who lock that range.
     ///
     /// # Errors
     /// See [`BackingError`]. [`BackingError::InUse`] may go away by itself, the others need a person.

@@ -16,12 +16,32 @@ fn a_file_is_claimed_once_and_free_again_afterwards() {
     assert_eq!(first.kind(), BackingKind::RegularFile);
     assert_eq!(first.size_bytes(), (8 << 20) + 700);
     assert_eq!(first.size_sectors(), (8 << 11) + 1);
-    for options in [OpenOptions::default(), OpenOptions { read_only: true, buffered: true }] {
+    for options in [OpenOptions::default(), OpenOptions { read_only: true, buffered: true, part: None }] {
         let error = options.open(&path).unwrap_err();
         assert!(matches!(&error, BackingError::InUse { path: named } if *named == path), "{error}");
     }
     drop(first);
     OpenOptions::default().open(&path).unwrap();
+}
+
+/// The slots of a device that holds the metadata of several volumes.
+#[test]
+fn parts_of_a_device_or_file_are_claimed_one_by_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = sized_file(dir.path(), "disk", 1 << 20);
+    let device = LoopDevice::new(&path, 512);
+    for disk in [&path, &device.0] {
+        let open = |slot: u64| {
+            let part = Part { offset_bytes: slot * 65536, len_bytes: 65536 };
+            OpenOptions { part: Some(part), ..OpenOptions::default() }.open(disk)
+        };
+        let (first, second) = (open(0).unwrap(), open(1).unwrap());
+        assert!(matches!(open(1).unwrap_err(), BackingError::InUse { .. }));
+        drop(second);
+        open(1).unwrap();
+        assert!(matches!(open(0).unwrap_err(), BackingError::InUse { .. }));
+        drop(first);
+    }
 }
 
 #[test]
@@ -55,7 +75,7 @@ fn single_sectors_work_on_the_chosen_path() {
     let dir = tempfile::tempdir().unwrap();
     let path = sized_file(dir.path(), "disk", 1 << 20);
     for buffered in [false, true] {
-        let backing = OpenOptions { buffered, read_only: false }.open(&path).unwrap();
+        let backing = OpenOptions { buffered, ..OpenOptions::default() }.open(&path).unwrap();
         assert_eq!(backing.io_path() == IoPath::BufferedByChoice, buffered);
         let file = backing.claimed.file();
         let mut page = Page([7; 4096]);
