@@ -264,6 +264,20 @@ fn the_life_of_a_resource_without_a_peer() {
 }
 
 #[test]
+fn a_copy_that_is_not_attached_is_outdated_on_its_disk() {
+    let node = Node::start("");
+    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+    node.good(&["up", "r0"]);
+    node.good(&["primary", "--force", "r0"]);
+    node.good(&["secondary", "r0"]);
+    node.good(&["detach", "r0"]);
+    // As DRBD: 5 tells that the device has no disk, and the metadata is marked all the same.
+    assert_eq!(node.run(&["outdate", "r0"]), (5, "".into(), "".into()));
+    node.good(&["attach", "r0"]);
+    assert_eq!(node.good(&["dstate", "r0"]), "Outdated/DUnknown\n", "the peer may have gone on without it");
+}
+
+#[test]
 fn adjust_follows_the_file() {
     let node = Node::start("");
     let file = node.dir.path().join("drbd.conf");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::client::Client;
 use super::meta::Opts;
-use super::metadata::{self, MetaCommand};
+use super::metadata::{self, Attached, MetaCommand};
 use crate::daemon::control::{Action, Outcome};
 use crate::daemon::site::Site;
 
@@ -46,14 +46,21 @@ pub fn run_or_meta(
 }
 
 /// `outdate`: prints nothing when the daemon refuses.
-// spec: drbd-admin 3.6: 17 counts as done, 5 is handed on, everything else is tried on the metadata
+// spec: drbd-admin 3.6: 17 counts as done, everything else is tried on the metadata, after 5 without changing the status
 pub fn outdate(site: &Site, run_dir: &Path, names: &[String]) -> Outcome {
     let asked = run(run_dir, Action::Outdate, names);
+    let on_disk = |attached| {
+        let what = MetaCommand::Outdate { attached };
+        metadata::run(site, run_dir, names, &what, &Opts::default())
+    };
     match asked.exit_code {
         0 => Outcome::default(),
-        EXIT_NO_DATA | EXIT_LOWER | EXIT_REFUSED => {
-            Outcome { exit_code: asked.exit_code, ..Outcome::default() }
+        EXIT_LOWER => {
+            // A volume without its disk is lower than Outdated, and that disk may say UpToDate when it is attached.
+            on_disk(Attached::PassOver);
+            Outcome { exit_code: EXIT_LOWER, ..Outcome::default() }
         }
-        _ => metadata::run(site, run_dir, names, &MetaCommand::Outdate, &Opts::default()),
+        EXIT_NO_DATA | EXIT_REFUSED => Outcome { exit_code: asked.exit_code, ..Outcome::default() },
+        _ => on_disk(Attached::Refuse),
     }
 }

@@ -41,9 +41,21 @@ pub enum MetaCommand {
         state_dir: PathBuf,
     },
     /// Mark the data as outdated.
-    Outdate,
+    Outdate {
+        /// What about volumes that the daemon has answered for.
+        attached: Attached,
+    },
     /// Mark the data as inconsistent.
     Invalidate,
+}
+
+/// What a command does with a volume whose disk the daemon has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// It ends with an error.
+    Refuse,
+    /// It goes on with the next one.
+    PassOver,
 }
 
 /// Longest dump that is read.
@@ -76,6 +88,9 @@ fn run_volumes(one: &Selected, run_dir: &Path, what: &MetaCommand, opts: &Opts) 
             MetaCommand::Dump | MetaCommand::GetGi | MetaCommand::ShowGi | MetaCommand::Dstate
         );
         if !reads_only && is_attached(run_dir, &one.resource.name, volume) {
+            if matches!(what, MetaCommand::Outdate { attached: Attached::PassOver }) {
+                continue;
+            }
             all.absorb(Outcome::failed(EXIT_CANNOT, format!("Device '{}' is configured!", volume.minor)));
             break;
         }
@@ -115,7 +130,7 @@ fn run_target(target: &MetaTarget, what: &MetaCommand, opts: &Opts) -> Result<u8
                 other => other.map(|()| 0),
             }
         }
-        MetaCommand::Outdate => commands::outdate(target, io),
+        MetaCommand::Outdate { .. } => commands::outdate(target, io),
         MetaCommand::Invalidate => commands::invalidate(target),
     }
 }
