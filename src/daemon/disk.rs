@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use blockdev::backing::{Backing, BackingError, OpenOptions, Part};
 use model::config::settings::{MetaDisk, VolumeConfig};
@@ -12,6 +13,7 @@ use replicator::meta::layout::{INDEXED_SLOT_SECTORS, MetaKind};
 
 use super::control::Outcome;
 use super::translate;
+use crate::cli::meta::device::{CLAIM_PATIENCE, CLAIM_RETRY};
 use crate::cli::meta::moving::{self, LastKnown};
 use crate::cli::meta::{MetaError, MetaTarget, Prompt, apply};
 use crate::dataplane::OpenedDisk;
@@ -55,7 +57,16 @@ pub fn open(
             return Err(outcome);
         }
     }
-    let loaded = apply::load_for_attach(target).map_err(|e| meta_refused(volume, &e))?;
+    // Claimed first, and for good: what another command changed behind the reader would be undone by the attach.
+    let data = claim(&target.data, None).map_err(|e| disk_refused(volume, &e, DATA_ERRORS))?;
+    let claim_meta =
+        |part| claim(&target.meta, part).map(Some).map_err(|e| disk_refused(volume, &e, META_ERRORS));
+    let meta: Option<Backing> = match target.kind {
+        MetaKind::Internal => None,
+        MetaKind::FlexibleExternal => claim_meta(None)?,
+        MetaKind::Indexed(slot) => claim_meta(Some(slot_part(slot)))?,
+    };
+    let loaded = apply::load_claimed(target).map_err(|e| meta_refused(volume, &e))?;
     let attached = AttachedDisk {
         super_block: loaded.superblock,
         layout: loaded.layout,
@@ -63,20 +74,6 @@ pub fn open(
         bitmap_words: loaded.bitmap,
         config: translate::disk_config(&volume.disk_options),
         max_bio_bytes: MAX_BIO_BYTES,
-    };
-    // The claim of the metadata reader ends here, for the disk is claimed once more and for good. Should
-    // another process slip in between, it holds the claim and this open fails.
-    drop(loaded.claim);
-    let data =
-        OpenOptions::default().open(&target.data).map_err(|e| disk_refused(volume, &e, DATA_ERRORS))?;
-    let claim_meta = |part| {
-        let options = OpenOptions { part, ..OpenOptions::default() };
-        options.open(&target.meta).map(Some).map_err(|e| disk_refused(volume, &e, META_ERRORS))
-    };
-    let meta: Option<Backing> = match target.kind {
-        MetaKind::Internal => None,
-        MetaKind::FlexibleExternal => claim_meta(None)?,
-        MetaKind::Indexed(slot) => claim_meta(Some(slot_part(slot)))?,
     };
     remember(target, state_dir);
     Ok((OpenedDisk { attached, data, meta }, outcome))
@@ -86,6 +83,18 @@ pub fn open(
 fn slot_part(slot: u32) -> Part {
     let len_bytes = INDEXED_SLOT_SECTORS * 512;
     Part { offset_bytes: u64::from(slot) * len_bytes, len_bytes }
+}
+
+/// Opens and claims a disk, or a part of it. Waits as the metadata commands do, for somebody may just be looking at it.
+fn claim(path: &Path, part: Option<Part>) -> Result<Backing, BackingError> {
+    let options = OpenOptions { part, ..OpenOptions::default() };
+    let give_up = Instant::now() + CLAIM_PATIENCE;
+    loop {
+        match options.open(path) {
+            Err(BackingError::InUse { .. }) if Instant::now() < give_up => std::thread::sleep(CLAIM_RETRY),
+            result => return result,
+        }
+    }
 }
 
 /// Notes where the metadata is. Without the note it is not found again should the device grow while it is detached,
@@ -156,22 +165,126 @@ impl Prompt for Captured {
 
 #[cfg(test)]
 mod tests {
-    use model::config::{LoadError, LoadedFile, Loader};
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread::{self, JoinHandle};
+    use std::time::Duration;
+
+    use model::config::settings::ResourceConfig;
+    use replicator::meta::layout::superblock_sector;
+    use replicator::meta::superblock::{SUPERBLOCK_BYTES, SuperBlock};
 
     use super::*;
-    use crate::cli::meta::{Opts, create};
+    use crate::cli::meta::Opts;
+    use crate::cli::meta::create::create_md;
+    use crate::cli::meta::device::{Access, MetaDevice};
+    use crate::daemon::site::Site;
 
-    struct OneFile(String);
+    const DISK_BYTES: u64 = 4 << 20;
 
-    impl Loader for OneFile {
-        fn read(&self, path: &str) -> Result<LoadedFile, LoadError> {
-            let text = self.0.clone().into_bytes();
-            Ok(LoadedFile { name: path.into(), identity: path.into(), text })
+    /// The resource that `volumes` describe, with fresh metadata on each volume.
+    fn resource(dir: &Path, volumes: &str) -> ResourceConfig {
+        let config = dir.join("drbd.conf");
+        let text = format!(
+            "resource r0 {{ {volumes} on a {{ address 127.0.0.1:1; }} on b {{ address 127.0.0.1:2; }} }}"
+        );
+        std::fs::write(&config, text).unwrap();
+        let site = Site { config_file: config.to_str().unwrap().into(), host: "a".into() };
+        let mut resources = site.read().unwrap().resources;
+        for volume in &resources[0].volumes {
+            let target = meta_target(volume).unwrap();
+            let opts = Opts { force: true, ..Opts::default() };
+            assert_eq!(create_md(&target, &opts, &mut Captured::default()).unwrap(), 0);
         }
+        resources.remove(0)
+    }
 
-        fn glob(&self, _pattern: &str) -> Vec<String> {
-            Vec::new()
+    fn internal(dir: &Path) -> ResourceConfig {
+        let disk = dir.join("disk.img");
+        File::create(&disk).unwrap().set_len(DISK_BYTES).unwrap();
+        resource(dir, &format!("device /dev/drbd0; disk {}; meta-disk internal;", disk.display()))
+    }
+
+    fn open_first(resource: &ResourceConfig, dir: &Path) -> Result<OpenedDisk, Outcome> {
+        let volume = &resource.volumes[0];
+        open(volume, &meta_target(volume).unwrap(), dir).map(|(opened, _)| opened)
+    }
+
+    /// Does `work` again and again on another thread until it is dropped.
+    struct Beside(Arc<AtomicBool>, Option<JoinHandle<()>>);
+
+    impl Beside {
+        fn start(mut work: impl FnMut() + Send + 'static) -> Beside {
+            let ended = Arc::new(AtomicBool::new(false));
+            let seen = Arc::clone(&ended);
+            let thread = thread::spawn(move || {
+                while !seen.load(Ordering::Relaxed) {
+                    work();
+                }
+            });
+            Beside(ended, Some(thread))
         }
+    }
+
+    impl Drop for Beside {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+            let joined = self.1.take().map(JoinHandle::join);
+            assert!(thread::panicking() || joined.is_some_and(|j| j.is_ok()));
+        }
+    }
+
+    #[test]
+    fn a_short_look_at_the_metadata_refuses_no_attach() {
+        let dir = tempfile::tempdir().unwrap();
+        let resource = internal(dir.path());
+        let target = meta_target(&resource.volumes[0]).unwrap();
+        let _looks = Beside::start(move || {
+            let look = MetaDevice::open(&target, Access::Read).unwrap();
+            thread::sleep(Duration::from_micros(100));
+            drop(look);
+            thread::sleep(Duration::from_micros(300));
+        });
+        for _ in 0..100 {
+            open_first(&resource, dir.path()).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_attached_is_what_the_last_command_left_on_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let resource = internal(dir.path());
+        let disk = meta_target(&resource.volumes[0]).unwrap().meta;
+        let sector = superblock_sector(MetaKind::Internal, DISK_BYTES / 512).unwrap();
+        let on_disk = move |disk: &File| {
+            let mut raw = [0; SUPERBLOCK_BYTES];
+            disk.read_exact_at(&mut raw, sector * 512).unwrap();
+            SuperBlock::decode(&raw).unwrap()
+        };
+        let file = File::options().read(true).write(true).open(&disk).unwrap();
+        let other = File::open(&disk).unwrap();
+        let _commands = Beside::start(move || {
+            if file.try_lock().is_err() {
+                return;
+            }
+            let mut sb = on_disk(&file);
+            sb.device_uuid += 1;
+            let mut raw = [0; SUPERBLOCK_BYTES];
+            sb.encode(&mut raw);
+            file.write_all_at(&raw, sector * 512).unwrap();
+            file.unlock().unwrap();
+            thread::sleep(Duration::from_micros(200));
+        });
+        let mut opened = 0;
+        for _ in 0..1500 {
+            let Ok(attached) = open_first(&resource, dir.path()) else { continue };
+            let found = attached.attached.super_block.device_uuid;
+            assert_eq!(found, on_disk(&other).device_uuid, "after {opened} attaches");
+            opened += 1;
+        }
+        assert!(opened > 0);
     }
 
     #[test]
@@ -179,31 +292,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = |name: &str, bytes| {
             let path = dir.path().join(name);
-            std::fs::File::create(&path).unwrap().set_len(bytes).unwrap();
+            File::create(&path).unwrap().set_len(bytes).unwrap();
             path.display().to_string()
         };
         let meta = disk("meta", 256 << 20);
         let volume = |n: usize| {
-            let data = disk(&format!("data{n}"), 4 << 20);
+            let data = disk(&format!("data{n}"), DISK_BYTES);
             format!("volume {n} {{ device /dev/drbd{n}; disk {data}; meta-disk {meta}[{n}]; }}")
         };
-        let text = format!(
-            "resource r0 {{ {} {} on a {{ address 127.0.0.1:7788; }} on b {{ address 127.0.0.1:7789; }} }}",
-            volume(0),
-            volume(1)
-        );
-        let config = model::config::load(&OneFile(text), &["r0.res"]).unwrap();
-        let resource = model::config::resolve(&config, "a", None).unwrap().remove(0);
+        let resource = resource(dir.path(), &format!("{} {}", volume(0), volume(1)));
         let volumes: Vec<_> = resource.volumes.iter().map(|v| (v, meta_target(v).unwrap())).collect();
-        let force = Opts { force: true, ..Opts::default() };
-        for (_, target) in &volumes {
-            assert_eq!(create::create_md(target, &force, &mut Captured::default()).unwrap(), 0);
-        }
         let attached: Vec<_> =
             volumes.iter().map(|(v, target)| open(v, target, dir.path()).unwrap()).collect();
-        let error = create::create_md(&volumes[1].1, &force, &mut Captured::default()).unwrap_err();
+        let again =
+            || create_md(&volumes[1].1, &Opts { force: true, ..Opts::default() }, &mut Captured::default());
+        let error = again().unwrap_err();
         assert!(matches!(error, MetaError::Busy(_)), "{error}");
         drop(attached);
-        assert_eq!(create::create_md(&volumes[1].1, &force, &mut Captured::default()).unwrap(), 0);
+        assert_eq!(again().unwrap(), 0);
     }
 }

@@ -127,9 +127,18 @@ pub fn apply_al_if_needed(target: &MetaTarget) -> Result<ApplyReport, MetaError>
 /// Reads what an attach needs and claims the metadata device. The activity log must have been applied.
 // spec: drbd-metadata 8
 pub fn load_for_attach(target: &MetaTarget) -> Result<AttachedMeta, MetaError> {
+    load(target, Access::Write)
+}
+
+/// The same for somebody who has claimed the metadata device already.
+pub fn load_claimed(target: &MetaTarget) -> Result<AttachedMeta, MetaError> {
+    load(target, Access::Read)
+}
+
+fn load(target: &MetaTarget, access: Access) -> Result<AttachedMeta, MetaError> {
     check_paths(target)?;
     let data_sectors = sectors_of(&target.data)?;
-    let claim = MetaDevice::open(target, Access::Write)?;
+    let claim = MetaDevice::open(target, access)?;
     Layout::check_attach_size(claim.kind(), claim.sectors())?;
     let superblock = claim.superblock()?.map_err(MetaError::Attach)?;
     superblock.check_for_attach(claim.kind(), claim.sectors()).map_err(MetaError::Attach)?;

@@ -35,8 +35,9 @@ pub struct MetaDevice {
 }
 
 /// How long to wait for a claim. drbdmeta waits a second for its lock; a killed daemon's ring may hold the disk longer.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(3);
-const CLAIM_RETRY: Duration = Duration::from_millis(20);
+pub const CLAIM_PATIENCE: Duration = Duration::from_secs(3);
+/// Pause between two attempts.
+pub const CLAIM_RETRY: Duration = Duration::from_millis(20);
 
 /// What is at the place of the super block.
 #[derive(Debug)]
