@@ -163,6 +163,8 @@ impl Plan {
         let large = r.one_in(16);
         let tiny_log = !large && r.one_in(4);
         let sectors = match () {
+            // More pages of the bitmap than are written at once.
+            () if large && r.one_in(8) => EXTENT_SECTORS * (1200 + r.below(400)),
             () if large => EXTENT_SECTORS * (70 + r.below(20)),
             () if tiny_log => EXTENT_SECTORS * (2 + r.below(4)) + r.below(500),
             () => 512 + 8 * r.below(500) + r.below(8),

@@ -50,8 +50,6 @@ impl World {
         } else {
             self.tally.kills += 1;
         }
-        let setting_up =
-            |s: VolumeState| matches!(s.conn, ConnState::StartingSyncS | ConnState::StartingSyncT);
         // An operator may be about to have the other copy replaced by this one.
         let given_up = |commands: &Ordered<u64, (usize, Promotion)>, v| {
             commands.values().any(|(m, p)| match p {
@@ -62,7 +60,7 @@ impl World {
         };
         let mut others = Vec::new();
         for v in 0..self.truth.volumes() {
-            self.full_sync_cut |= (0..2).any(|m| self.volume_of(m, v).is_some_and(setting_up));
+            self.full_sync_cut |= (0..2).any(|m| self.volume_of(m, v).is_some_and(|s| is_setting_up(&s)));
             let other_is_current = !given_up(&self.commands, v)
                 && self.volume_of(1 - n, v).is_some_and(|s| s.disk == DiskState::UpToDate);
             self.truth.at(place(VolIdx(v), 0)).separated();

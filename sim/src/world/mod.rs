@@ -201,7 +201,7 @@ pub struct World {
     fencing: Vec<handlers::Outdating>,
     /// Primary, connected, without good data of its own; by volume and node.
     remote: Vec<[bool; 2]>,
-    /// A node died while a full sync was being set up: marks may be left on equal copies, as with DRBD.
+    /// A node died, or lost the other one, while a full sync was being set up: marks may be left on equal copies, as with DRBD.
     pub full_sync_cut: bool,
     /// Primary when last looked at, by volume and node.
     primary: Vec<[bool; 2]>,
@@ -585,6 +585,11 @@ fn fingerprint(bytes: &[u8]) -> u64 {
     let every = if words.len() > 64 { 7 } else { 1 };
     let sum = words.iter().step_by(every).fold(bytes.len() as u64, |h, w| step(h, u64::from_le_bytes(*w)));
     rest.iter().fold(sum, |h, b| step(h, u64::from(*b)))
+}
+
+/// A full sync has been asked for, and its bits are on their way to the disk.
+fn is_setting_up(s: &VolumeState) -> bool {
+    matches!(s.conn, ConnState::StartingSyncS | ConnState::StartingSyncT)
 }
 
 /// Connected, and the own copy is good.

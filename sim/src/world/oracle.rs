@@ -60,6 +60,11 @@ impl World {
             let early = called.is_some() && states[n].as_ref().is_some_and(runs);
             assert!(!early, "node {} syncs before its handler has ended", n + 1);
         }
+        for (n, s) in states.iter().enumerate() {
+            let before = self.looked_at.get(usize::from(v)).and_then(|l| l.states[n]);
+            let lost = s.is_none_or(|s| s.conn < ConnState::Connected);
+            self.full_sync_cut |= lost && before.is_some_and(|s| is_setting_up(&s));
+        }
         let truth = self.truth.at(place(VolIdx(v), 0));
         for (n, s) in states.iter().enumerate() {
             // Before it looks for its peer again a node has written what it had got.
