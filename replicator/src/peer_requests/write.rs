@@ -145,12 +145,14 @@ impl Resource {
         let mut kept = 0;
         for i in 0..list.len() {
             let slot = list[i];
-            // Earlier ones that still wait are in list[..kept]; nobody overtakes one that overlaps.
+            // Earlier ones that still wait are in list[..kept]; nobody overtakes one that overlaps, or that waits for a flush:
+            // the sender flags only the first write behind it.
             let range = self.peer.writes[slot].range();
             let vol = self.peer.writes[slot].vol;
             let behind = list[..kept].iter().any(|s| {
                 let o = &self.peer.writes[*s];
                 o.vol == vol && o.range().overlaps(range) && !planted::on(Planted::PeerOverlapIgnored)
+                    || o.dp.contains(DpFlags::FLUSH) && !self.earlier_epochs_flushed(o.epoch)
             });
             if behind || !self.try_submit_peer_write(slot, kept, out) {
                 list[kept] = slot;

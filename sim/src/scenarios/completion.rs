@@ -8,8 +8,12 @@ const DP_FUA: u32 = 0x10;
 const DP_FLUSH: u32 = 0x20;
 
 fn pair_of(protocol: Protocol) -> World {
+    seeded_pair_of(1, protocol)
+}
+
+fn seeded_pair_of(seed: u64, protocol: Protocol) -> World {
     let n = NetConfig { protocol, ..net() };
-    pair_with(1, SECTORS, &n, [DiskConfig::default(), DiskConfig::default()])
+    pair_with(seed, SECTORS, &n, [DiskConfig::default(), DiskConfig::default()])
 }
 
 fn issue(w: &mut World, sector: u64) -> ClientTag {
@@ -130,6 +134,34 @@ fn a_flush_in_protocols_a_and_b_travels_with_the_next_write() {
         assert_eq!(flags, [0, DP_FLUSH]);
         w.hold_disk(1, false);
         heals(&mut w);
+    }
+}
+
+/// Power fails on node 2, whose disk has taken its time for everything since `first`.
+fn only_with_what_came_first(w: &mut World, first: u64, later: [u64; 2]) {
+    w.run_for(ms(200));
+    w.crash(1, true);
+    let kept = |sector: u64| (sector..sector + 8).filter(|s| w.nodes[1].disk.medium(*s) > 0).count();
+    for sector in later {
+        assert!(kept(sector) == 0 || kept(first) == 8, "write {sector} is there, what it relied on is not");
+    }
+}
+
+/// Only the first write behind the flush carries the wish; the next one went to the peer's disk before it had flushed.
+#[test]
+fn no_write_behind_a_flush_gets_to_the_peers_medium_before_it() {
+    for seed in 0..20 {
+        for protocol in [Protocol::A, Protocol::B] {
+            let mut w = seeded_pair_of(seed, protocol);
+            assert_eq!(write(&mut w, 0, 64, 8), ClientResult::Ok);
+            w.run_for(ms(5));
+            w.hold_disk(1, true);
+            let tag = w.request(0, SimOp::Flush);
+            is_answered(&mut w, tag);
+            issue(&mut w, 128);
+            issue(&mut w, 192);
+            only_with_what_came_first(&mut w, 64, [128, 192]);
+        }
     }
 }
 
