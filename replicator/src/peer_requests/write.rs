@@ -172,6 +172,9 @@ impl Resource {
             self.flush_now = true;
             return false;
         }
+        if self.relies_on_forced_write(epoch, dp) {
+            return false;
+        }
         if self.peer.writes[slot].undecided && !orphan {
             match self.decide_conflict(slot, out) {
                 Verdict::Unknown => return false,
@@ -209,6 +212,13 @@ impl Resource {
         }
         self.submit_peer_write(slot, out);
         true
+    }
+
+    /// In protocols A and B a write with FUA may have been answered before it is on this disk. What was written for the sake of
+    /// that answer belongs to a later epoch.
+    fn relies_on_forced_write(&self, epoch: u64, dp: DpFlags) -> bool {
+        let forced = |w: &PeerWrite| w.epoch < epoch && w.dp.contains(DpFlags::FUA);
+        !dp.contains(DpFlags::SEND_WRITE_ACK) && self.peer.writes.iter().any(|(_, w)| forced(w))
     }
 
     /// This node has the only disk: the range is marked and covered by the activity log like an own write.

@@ -165,6 +165,23 @@ fn no_write_behind_a_flush_gets_to_the_peers_medium_before_it() {
     }
 }
 
+/// It was answered when the peer had it in memory at most; what the client wrote then got to the peer's medium, and the write
+/// itself did not.
+#[test]
+fn no_write_behind_one_with_forced_access_gets_to_the_peers_medium_before_it() {
+    for seed in 0..20 {
+        for protocol in [Protocol::A, Protocol::B] {
+            let mut w = seeded_pair_of(seed, protocol);
+            w.hold_disk(1, true);
+            let tag = w.request(0, SimOp::Write { sector: 64, count: 8, fua: true });
+            is_answered(&mut w, tag);
+            issue(&mut w, 128);
+            issue(&mut w, 192);
+            only_with_what_came_first(&mut w, 64, [128, 192]);
+        }
+    }
+}
+
 /// A flush without a write before it needs no packet.
 #[test]
 fn a_flush_of_nothing_sends_no_barrier() {
