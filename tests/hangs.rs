@@ -7,7 +7,8 @@ mod pair;
 #[allow(dead_code)]
 mod verifier;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ use verifier::Writers;
 const COMMAND_MAX: Duration = Duration::from_secs(10);
 const STOP_MAX: Duration = Duration::from_secs(12);
 const STATE_MAX: Duration = Duration::from_secs(60);
+/// What is under way on a disk is waited for, in two places.
+const DOWN_MAX: Duration = Duration::from_secs(25);
 
 /// All that may be said to a resource that is up; order matters only in that the harsh ones come last.
 const COMMANDS: &[&[&str]] = &[
@@ -53,12 +56,17 @@ const COMMANDS: &[&[&str]] = &[
     &["disconnect", "--force", "r0"],
 ];
 
-/// Two nodes in sync, the first Primary.
-fn synced(name: &str) -> Pair {
-    let binary = std::env::var_os("LOCKSTEP_BIN")
-        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_lockstep")), PathBuf::from);
-    let dir = std::env::temp_dir().join(format!("lockstep-hangs-{name}-{}", std::process::id()));
-    let options = Options {
+fn binary() -> PathBuf {
+    std::env::var_os("LOCKSTEP_BIN")
+        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_lockstep")), PathBuf::from)
+}
+
+fn directory(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("lockstep-hangs-{name}-{}", std::process::id()))
+}
+
+fn options() -> Options<'static> {
+    Options {
         disk_bytes: 24 << 20,
         net: "timeout 10; ping-int 2; connect-int 2; ping-timeout 5; ko-count 3; verify-alg crc32c;",
         disk: "c-plan-ahead 0; resync-rate 4M; c-min-rate 4M;",
@@ -66,14 +74,22 @@ fn synced(name: &str) -> Pair {
         netns: [None, None],
         sections: "",
         prewritten: false,
-    };
-    let mut pair = Pair::create(&binary, &dir, &options);
+    }
+}
+
+/// Two nodes in sync, the first Primary.
+fn synced(name: &str) -> Pair {
+    let mut pair = Pair::create(&binary(), &directory(name), &options());
+    synchronize(&mut pair);
+    pair
+}
+
+fn synchronize(pair: &mut Pair) {
     pair.up(0);
     pair.up(1);
     pair.wait_for(0, &["cstate", "r0"], "Connected", STATE_MAX);
     pair.ok(0, &["primary", "--force", "r0"]);
     pair.wait_in_sync(0, STATE_MAX);
-    pair
 }
 
 fn bounded(pair: &Pair, i: usize, args: &[&str]) -> bool {
@@ -211,5 +227,92 @@ fn suspended_clients_do_not_keep_the_daemon() {
     terminate(&mut pair, 0);
     let dir = pair.dir.clone();
     drop(pair);
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+/// A device that can be made to answer nothing: what is behind it lives on a filesystem that can be frozen. Needs root.
+struct StallingDisk {
+    /// Where the filesystem is mounted.
+    mount: PathBuf,
+    under: String,
+    device: String,
+}
+
+/// No write or flush of the disk ends before this is dropped.
+struct Stall<'a>(&'a StallingDisk);
+
+impl StallingDisk {
+    fn new(dir: &Path) -> StallingDisk {
+        let mount = dir.join("mount");
+        std::fs::create_dir_all(&mount).expect("a mount point");
+        let (image, at) = (dir.join("image"), mount.display());
+        let under =
+            sh(&format!("truncate -s 64M {0}; mkfs.ext4 -q {0}; losetup -f --show {0}", image.display()));
+        let mut disk = StallingDisk { mount: mount.clone(), under, device: String::new() };
+        sh(&format!("mount {} {at}; fallocate -l 24M {at}/disk", disk.under));
+        disk.device = sh(&format!("losetup -f --show {at}/disk"));
+        disk
+    }
+
+    fn stall(&self) -> Stall<'_> {
+        sh(&format!("fsfreeze -f {}", self.mount.display()));
+        Stall(self)
+    }
+}
+
+impl Drop for Stall<'_> {
+    fn drop(&mut self) {
+        quietly(&format!("fsfreeze -u {}", self.0.mount.display()));
+    }
+}
+
+impl Drop for StallingDisk {
+    fn drop(&mut self) {
+        // The kernel lets go of what is above a moment later.
+        quietly(&format!(
+            "losetup -d {}; for i in $(seq 50); do umount {} && break; sleep 0.1; done",
+            self.device,
+            self.mount.display()
+        ));
+        quietly(&format!("losetup -d {}", self.under));
+    }
+}
+
+fn sh(line: &str) -> String {
+    let o = Command::new("sh").args(["-ec", line]).output().expect("a shell");
+    assert!(o.status.success(), "{line}: {}", String::from_utf8_lossy(&o.stderr));
+    String::from_utf8_lossy(&o.stdout).trim().to_owned()
+}
+
+fn quietly(line: &str) {
+    let _ = Command::new("sh").args(["-c", line]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+}
+
+/// The operator gives up a disk that does not answer. It never does, and the resource goes down all the same.
+#[test]
+fn a_disk_that_was_given_up_does_not_keep_the_resource() {
+    let dir = directory("stalled");
+    let _ = std::fs::remove_dir_all(&dir);
+    let disk = StallingDisk::new(&dir);
+    let other = dir.join("other");
+    std::fs::File::create(&other).unwrap().set_len(24 << 20).unwrap();
+    let disks = [PathBuf::from(&disk.device), other];
+    let mut pair = Pair::on_disks(&binary(), &dir.join("pair"), &options(), disks);
+    synchronize(&mut pair);
+    let writers = Writers::new(1, pair.device_bytes(0) / 512, 3);
+    writers.aim(&pair.nbd_socket(0));
+    sleep(Duration::from_millis(300));
+    let stall = disk.stall();
+    sleep(Duration::from_millis(300));
+    assert!(bounded(&pair, 0, &["detach", "--force", "r0"]), "{}", pair.logs());
+    writers.rest().unwrap();
+    assert_eq!(writers.complaint(), None);
+    pair.wait_for(0, &["dstate", "r0"], "Diskless/UpToDate", STATE_MAX);
+    let down = pair.run_within(0, &["down", "r0"], DOWN_MAX);
+    assert!(down.as_ref().is_some_and(|o| o.status.success()), "{down:?}\n{}", pair.logs());
+    drop(stall);
+    terminate(&mut pair, 0);
+    drop(pair);
+    drop(disk);
     let _ = std::fs::remove_dir_all(dir);
 }

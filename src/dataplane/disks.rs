@@ -165,6 +165,11 @@ impl Disks {
     /// Flushes and closes all that is still open; blocks. For the end of the thread.
     pub(super) fn flush_and_close_all(&mut self, ring: &mut Ring<Token>) {
         for (_, disk) in &self.disks {
+            if disk.in_flight > 0 {
+                // The caller has waited for it. It may have been given up long ago, and would not answer a flush either.
+                tracing::warn!("{} does not answer, and is not flushed", disk.data.path().display());
+                continue;
+            }
             for backing in std::iter::once(&disk.data).chain(&disk.meta) {
                 let flushed = std::os::fd::AsFd::as_fd(backing)
                     .try_clone_to_owned()
