@@ -52,6 +52,8 @@ pub(super) struct DiskOp {
     outstanding: u8,
     /// First error of a step with several completions.
     error: Option<i32>,
+    /// Error of a write with FUA that is tried without.
+    fua_error: Option<i32>,
 }
 
 impl DiskOp {
@@ -67,6 +69,7 @@ impl DiskOp {
             digest: None,
             outstanding: 0,
             error: None,
+            fua_error: None,
         }
     }
 
@@ -111,8 +114,22 @@ impl DiskOp {
 
     /// A completion of the present step. `None`: more of it are to come; `Some(Err(()))`: submit the next step;
     /// else how the operation ended.
-    pub(super) fn advance(&mut self, result: i32) -> Option<Result<IoResult, ()>> {
+    ///
+    /// `flush_error` belongs to the disk. The kernel reports what it could not bring to stable storage once, to whoever
+    /// flushes next; nothing that promises durability may succeed after that.
+    pub(super) fn advance(
+        &mut self,
+        result: i32,
+        flush_error: &mut Option<i32>,
+    ) -> Option<Result<IoResult, ()>> {
         self.outstanding -= 1;
+        let result = match *flush_error {
+            Some(errno) if result >= 0 && (self.is_flush() || self.fua && self.is_write()) => -errno,
+            _ => result,
+        };
+        if result < 0 && result != -EINTR && self.is_flush() {
+            flush_error.get_or_insert(-result);
+        }
         if result < 0 && self.error.is_none() {
             self.error = Some(-result);
         }
@@ -123,7 +140,33 @@ impl DiskOp {
             self.error = None;
             return Some(Err(()));
         }
-        Some(self.end_step(result))
+        if self.error.is_some() && self.fua && self.is_write() {
+            // The write failed, or the flush behind it, which may have been about other writes: without it, it tells.
+            self.fua = false;
+            self.fua_error = self.error.take();
+            return Some(Err(()));
+        }
+        let ended = self.end_step(result);
+        match self.fua_error {
+            Some(errno) if ended == Ok(IoResult::Ok) => {
+                flush_error.get_or_insert(errno);
+                Some(Ok(IoResult::Err(errno)))
+            }
+            _ => Some(ended),
+        }
+    }
+
+    /// The present step is a flush, or metadata with one.
+    fn is_flush(&self) -> bool {
+        match self.work {
+            Work::Flush | Work::Zero(Step::FlushLast) | Work::Meta(_, Step::FlushFirst) => true,
+            Work::Meta(..) => self.fua,
+            Work::Read(_) | Work::Write(_) | Work::Zero(_) => false,
+        }
+    }
+
+    fn is_write(&self) -> bool {
+        matches!(self.work, Work::Write(_))
     }
 
     fn end_step(&mut self, result: i32) -> Result<IoResult, ()> {
@@ -186,8 +229,12 @@ mod tests {
     }
 
     fn again(op: &mut DiskOp, result: i32) -> Option<Result<IoResult, ()>> {
+        on_disk(op, result, &mut None)
+    }
+
+    fn on_disk(op: &mut DiskOp, result: i32, flush_error: &mut Option<i32>) -> Option<Result<IoResult, ()>> {
         op.outstanding = op.outstanding.max(1);
-        op.advance(result)
+        op.advance(result, flush_error)
     }
 
     #[test]
@@ -222,13 +269,71 @@ mod tests {
     fn metadata_is_written_only_after_both_flushes_succeeded() {
         let mut m = op(Work::Meta(BufId(0), Step::FlushFirst), 4096, true);
         m.outstanding = 2;
-        assert_eq!(m.advance(0), None);
-        assert_eq!(m.advance(0), Some(Err(())));
+        assert_eq!(m.advance(0, &mut None), None);
+        assert_eq!(m.advance(0, &mut None), Some(Err(())));
         assert_eq!(m.work, Work::Meta(BufId(0), Step::Write));
         assert_eq!(again(&mut m, 4096), Some(Ok(IoResult::Ok)));
         let mut m = op(Work::Meta(BufId(0), Step::FlushFirst), 4096, true);
         m.outstanding = 2;
-        assert_eq!(m.advance(-EIO), None);
-        assert_eq!(m.advance(0), Some(Ok(IoResult::Err(EIO))));
+        assert_eq!(m.advance(-EIO, &mut None), None);
+        assert_eq!(m.advance(0, &mut None), Some(Ok(IoResult::Err(EIO))));
+    }
+
+    #[test]
+    fn after_a_flush_that_failed_nothing_is_durable() {
+        let flushing = [
+            op(Work::Flush, 0, false),
+            op(Work::Zero(Step::FlushLast), 4096, true),
+            op(Work::Meta(BufId(0), Step::FlushFirst), 4096, false),
+            op(Work::Meta(BufId(0), Step::Write), 4096, true),
+        ];
+        for mut first in flushing {
+            let lost = &mut None;
+            assert_eq!(on_disk(&mut first, -EIO, lost), Some(Ok(IoResult::Err(EIO))));
+            // The next one is told that all is well.
+            assert_eq!(on_disk(&mut op(Work::Flush, 0, false), 0, lost), Some(Ok(IoResult::Err(EIO))));
+            let mut meta = op(Work::Meta(BufId(0), Step::FlushFirst), 4096, true);
+            assert_eq!(on_disk(&mut meta, 0, lost), Some(Ok(IoResult::Err(EIO))));
+            let mut fua = op(Work::Write(BufId(0)), 4096, true);
+            assert_eq!(on_disk(&mut fua, 4096, lost), Some(Err(())));
+            assert_eq!(on_disk(&mut fua, 4096, lost), Some(Ok(IoResult::Err(EIO))));
+            // What promises nothing goes on.
+            assert_eq!(
+                on_disk(&mut op(Work::Write(BufId(0)), 4096, false), 4096, lost),
+                Some(Ok(IoResult::Ok))
+            );
+            assert_eq!(
+                on_disk(&mut op(Work::Read(BufId(0)), 4096, false), 4096, lost),
+                Some(Ok(IoResult::Ok))
+            );
+        }
+    }
+
+    #[test]
+    fn one_flush_of_two_that_is_interrupted_does_not_hide_that_the_other_failed() {
+        let lost = &mut None;
+        let mut m = op(Work::Meta(BufId(0), Step::FlushFirst), 4096, true);
+        m.outstanding = 2;
+        assert_eq!(m.advance(-EINTR, lost), None);
+        assert_eq!(m.advance(-EIO, lost), Some(Err(())));
+        m.outstanding = 2;
+        assert_eq!(m.advance(0, lost), None);
+        assert_eq!(m.advance(0, lost), Some(Ok(IoResult::Err(EIO))));
+    }
+
+    #[test]
+    fn a_write_with_fua_that_fails_tells_a_bad_block_from_a_flush_that_failed() {
+        let lost = &mut None;
+        let mut bad = op(Work::Write(BufId(0)), 4096, true);
+        assert_eq!(on_disk(&mut bad, -EIO, lost), Some(Err(())));
+        assert!(!bad.fua);
+        assert_eq!(on_disk(&mut bad, -EIO, lost), Some(Ok(IoResult::Err(EIO))));
+        assert_eq!(on_disk(&mut op(Work::Flush, 0, false), 0, lost), Some(Ok(IoResult::Ok)));
+
+        let mut good = op(Work::Write(BufId(0)), 4096, true);
+        assert_eq!(on_disk(&mut good, -EIO, lost), Some(Err(())));
+        assert_eq!(on_disk(&mut good, 512, lost), Some(Err(())));
+        assert_eq!(on_disk(&mut good, 3584, lost), Some(Ok(IoResult::Err(EIO))));
+        assert_eq!(on_disk(&mut op(Work::Flush, 0, false), 0, lost), Some(Ok(IoResult::Err(EIO))));
     }
 }

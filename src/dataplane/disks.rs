@@ -44,6 +44,8 @@ pub(super) struct Disk {
     attach: u64,
     in_flight: u32,
     closing: bool,
+    /// A flush has failed.
+    flush_error: Option<i32>,
 }
 
 impl Disk {
@@ -128,6 +130,7 @@ impl Disks {
             attach,
             in_flight: 0,
             closing: false,
+            flush_error: None,
         }));
         attached
     }
@@ -334,7 +337,7 @@ impl Disks {
     pub(super) fn completed(&mut self, ring: &mut Ring<Token>, core: &mut Core, index: u32, result: i32) {
         let index = index as usize;
         let op = &mut self.ops[index];
-        match op.advance(result) {
+        match op.advance(result, &mut self.disks[op.disk].flush_error) {
             None => {}
             Some(Err(())) => self.submit_step(ring, index),
             Some(Ok(result)) => {
