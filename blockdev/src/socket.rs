@@ -362,6 +362,17 @@ pub fn set_nodelay(socket: &impl AsFd) -> io::Result<()> {
     Ok(socket::setsockopt(socket, sockopt::TcpNoDelay, &true)?)
 }
 
+/// Looks after a silent connection: when the other side has vanished without a word, receives fail some two minutes later.
+///
+/// # Errors
+/// What setsockopt(2) reports; `ENOPROTOOPT` or `EOPNOTSUPP` for a socket that is not TCP.
+pub fn set_keepalive(socket: &impl AsFd) -> io::Result<()> {
+    socket::setsockopt(socket, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)?;
+    socket::setsockopt(socket, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_SECONDS)?;
+    socket::setsockopt(socket, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?;
+    Ok(socket::setsockopt(socket, sockopt::KeepAlive, &true)?)
+}
+
 /// Sets the buffer sizes.
 ///
 /// # Errors
@@ -418,6 +429,10 @@ fn new_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
+/// Silence before the first probe, time between two, and how many may go unanswered.
+const KEEPALIVE_IDLE_SECONDS: u32 = 60;
+const KEEPALIVE_INTERVAL_SECONDS: u32 = 10;
+const KEEPALIVE_PROBES: u32 = 6;
 /// Header bytes of some thousand packets; a class of the pool.
 const ARENA_BYTES: usize = 64 << 10;
 /// The same for a queue that was empty; another class.

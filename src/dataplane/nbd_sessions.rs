@@ -179,8 +179,10 @@ impl NbdServer {
             return;
         }
         self.make_place(ring, core);
-        let nodelay = if is_unix { Ok(()) } else { socket::set_nodelay(&fd) };
-        match nodelay.and_then(|()| RecvBuffer::new(RECV_BUFFER_BYTES)) {
+        // A client whose machine has died says nothing: its session would have the volume open for ever.
+        let prepared =
+            if is_unix { Ok(()) } else { socket::set_nodelay(&fd).and_then(|()| socket::set_keepalive(&fd)) };
+        match prepared.and_then(|()| RecvBuffer::new(RECV_BUFFER_BYTES)) {
             Ok(recv) => self.add_session(ring, core, fd, recv, only),
             Err(error) => tracing::warn!("a client's connection is unusable: {error}"),
         }
@@ -525,7 +527,7 @@ pub(super) mod tests {
     use replicator::{Config, DiskConfig, VolumeConfig};
 
     use super::*;
-    use crate::dataplane::worker_api::{SPIN, WorkerConfig};
+    use crate::dataplane::worker_api::{SPIN, WorkerConfig, WorkerHandle};
 
     /// A resource with the volumes 0 and 3, for tests that need no peer.
     pub fn config(dir: &Path, name: &str) -> WorkerConfig {
@@ -554,5 +556,30 @@ pub(super) mod tests {
             spin: SPIN,
             handlers: tokio::sync::mpsc::unbounded_channel().0,
         }
+    }
+
+    /// Whether the kernel has a timer running for an idle connection, as proc(5) tells: 02 in the column of timers.
+    fn is_kept_alive(local: SocketAddr, remote: SocketAddr) -> bool {
+        let hex = |a: SocketAddr| match a {
+            SocketAddr::V4(a) => format!("{:08X}:{:04X}", u32::from_ne_bytes(a.ip().octets()), a.port()),
+            SocketAddr::V6(_) => panic!("an IPv4 address is used"),
+        };
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let ends = [hex(local), hex(remote)];
+        let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let row = rows.find(|row| row[1..3] == ends).expect("the connection");
+        row[5].starts_with("02:")
+    }
+
+    #[test]
+    fn a_client_that_vanished_from_the_network_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let worker = WorkerHandle::spawn(WorkerConfig { nbd_tcp: Some(address), ..config(dir.path(), "r0") });
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        std::io::Read::read_exact(&mut client, &mut [0; 18]).unwrap();
+        assert!(is_kept_alive(address, client.local_addr().unwrap()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(worker.unwrap().shutdown());
     }
 }
