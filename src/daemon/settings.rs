@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
+use blockdev::pool::CAP_BYTES_MAX;
 use serde::Deserialize;
 
 /// Where the settings are looked for unless told otherwise.
@@ -136,6 +137,9 @@ impl Settings {
         if settings.pool_bytes() < POOL_BYTES_MIN {
             return Err(wrong(format!("pool-size: at least {} MiB are needed", POOL_BYTES_MIN >> 20)));
         }
+        if settings.pool_bytes() > CAP_BYTES_MAX {
+            return Err(wrong(format!("pool-size: at most {} MiB are possible", CAP_BYTES_MAX >> 20)));
+        }
         if settings.spin() > SPIN_MAX {
             return Err(wrong(format!("spin-us: at most {} are allowed", SPIN_MAX.as_micros())));
         }
@@ -239,6 +243,9 @@ mod tests {
         }
         assert!(parse("pool-size = '3X'").unwrap_err().contains("3X"));
         assert!(parse("pool-size = '1M'").unwrap_err().contains("16 MiB"));
+        assert!(parse("pool-size = '4G'").unwrap_err().contains("at most 4080 MiB"));
+        let largest = parse("pool-size = '4080M'").unwrap().pool_bytes();
+        assert_eq!(blockdev::pool::BufferPool::new(largest).unwrap().cap_bytes(), 4080 << 20);
         assert!(parse("spin-us = 1000000").unwrap_err().contains("spin-us"));
     }
 
