@@ -127,7 +127,16 @@ struct Node {
 
 impl Node {
     fn start(net_section: &str) -> Node {
-        let dir = tempfile::tempdir().unwrap();
+        Node::start_with(net_section, tempfile::tempdir().unwrap(), |dir, daemon| {
+            daemon.stderr(File::create(dir.join("log")).unwrap());
+        })
+    }
+
+    fn start_with(
+        net_section: &str,
+        dir: tempfile::TempDir,
+        prepare: impl FnOnce(&Path, &mut Command),
+    ) -> Node {
         let ports: Vec<TcpListener> =
             (0..2).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
         let port = |n: usize| ports[n].local_addr().unwrap().port();
@@ -144,12 +153,10 @@ impl Node {
         );
         fs::write(dir.path().join("drbd.conf"), config).unwrap();
         drop(ports);
-        let mut daemon = Node::command_in(dir.path())
-            .args(["daemon", "--exit-with-stdin"])
-            .stdin(Stdio::piped())
-            .stderr(File::create(dir.path().join("log")).unwrap())
-            .spawn()
-            .unwrap();
+        let mut command = Node::command_in(dir.path());
+        command.args(["daemon", "--exit-with-stdin"]).stdin(Stdio::piped());
+        prepare(dir.path(), &mut command);
+        let mut daemon = command.spawn().unwrap();
         let stdin = daemon.stdin.take().unwrap();
         let node = Node { dir, daemon, _stdin: stdin };
         node.until("the daemon answers", |node| node.run(&["proc"]).0 == 0);
@@ -167,7 +174,15 @@ impl Node {
     }
 
     fn run(&self, args: &[&str]) -> (i32, String, String) {
-        said(&Node::command_in(self.dir.path()).args(args).output().unwrap())
+        let mut command = Node::command_in(self.dir.path());
+        let mut child = command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let end = Instant::now() + LIMIT;
+        while child.try_wait().unwrap().is_none() && Instant::now() < end {
+            sleep(Duration::from_millis(3));
+        }
+        // What is killed here has no exit code.
+        let _ = child.kill();
+        said(&child.wait_with_output().unwrap())
     }
 
     fn good(&self, args: &[&str]) -> String {
@@ -402,6 +417,41 @@ fn signals_stop_the_daemon_cleanly() {
     assert!(!node.socket().exists());
     let gi = node.good(&["get-gi", "r0"]);
     assert!(gi.ends_with(":1:1:0:0:0:0:0\n"), "not a crashed Primary: {gi}");
+}
+
+/// With every step logged, a small pipe is full after the first command.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let (_unread, log) = std::io::pipe().unwrap();
+    nix::fcntl::fcntl(&log, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    let node = Node::start_with("", tempfile::tempdir().unwrap(), |dir, daemon| {
+        let settings = dir.join("lockstep.toml");
+        fs::write(&settings, "log = 'trace'\n").unwrap();
+        daemon.arg("--settings").arg(settings).stderr(log);
+    });
+    for _ in 0..3 {
+        assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+        node.good(&["up", "r0"]);
+        node.good(&["primary", "--force", "r0"]);
+        node.good(&["down", "r0"]);
+    }
+}
+
+/// Neither one that goes to a full disk, nor one whose reader has gone.
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let full = || Stdio::from(File::options().write(true).open("/dev/full").unwrap());
+    let broken = || Stdio::from(std::io::pipe().unwrap().1);
+    for log in [full(), broken()] {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::start_with("", dir, |_, daemon| {
+            daemon.stderr(log);
+        });
+        assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+        node.good(&["up", "r0"]);
+        node.good(&["primary", "--force", "r0"]);
+        assert_eq!(node.good(&["role", "r0"]), "Primary/Unknown\n");
+    }
 }
 
 #[test]

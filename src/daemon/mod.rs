@@ -5,6 +5,7 @@ pub mod commands;
 pub mod control;
 pub mod disk;
 mod handlers;
+mod log;
 pub mod resources;
 mod resync_after;
 mod server;
@@ -16,6 +17,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -28,6 +30,7 @@ use tracing_subscriber::EnvFilter;
 
 use commands::Commands;
 use control::SOCKET_NAME;
+use log::Log;
 use resources::Resources;
 use settings::Settings;
 use site::Site;
@@ -45,6 +48,8 @@ pub struct DaemonConfig {
     pub exit_with_stdin: bool,
 }
 
+/// How long the end waits for those who read the log.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
 /// Name of the lock file in the run directory.
 const LOCK_NAME: &str = "lock";
 /// Longest path of a unix socket, without its ending zero.
@@ -61,9 +66,10 @@ pub fn run(config: DaemonConfig) -> anyhow::Result<()> {
     SigSet::empty().thread_set_mask().context("cannot set the signal mask")?;
     let filter = config.settings.log.as_deref().unwrap_or("info");
     let filter = EnvFilter::try_new(filter).with_context(|| format!("log: '{filter}' is no filter"))?;
+    let log = Log::to(std::io::stderr()).context("cannot start the thread of the log")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(log.clone())
         .with_ansi(false)
         .with_target(false)
         .init();
@@ -74,6 +80,7 @@ pub fn run(config: DaemonConfig) -> anyhow::Result<()> {
     // Threads that read devices may hang; they must not keep the daemon.
     runtime.shutdown_background();
     let _ = fs::remove_file(config.run_dir.join(SOCKET_NAME));
+    log.drain(LOG_PATIENCE);
     result
 }
 
