@@ -11,6 +11,8 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use lockstep::daemon::control::{Action, Envelope, REQUEST_BYTES_MAX, Request, WaitLimits, send_blocking};
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_lockstep");
 const SEED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/admin/seed/drbd.conf");
 const LIMIT: Duration = Duration::from_secs(30);
@@ -395,6 +397,42 @@ fn garbage_on_the_control_socket_harms_nobody() {
     let idle: Vec<UnixStream> = (0..80).map(|_| UnixStream::connect(node.socket()).unwrap()).collect();
     drop(idle);
     assert_eq!(node.run(&["proc"]).0, 0);
+}
+
+/// At boot every resource has somebody who waits for its peer, and somebody may be watching. What they wait for may need
+/// a command, as may whoever fences this node.
+#[test]
+fn who_waits_or_watches_keeps_no_place_from_commands() {
+    let node = Node::start("");
+    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+    node.good(&["up", "r0"]);
+    let action = Action::Wait { sync: false, limits: WaitLimits::default() };
+    let wait = Request::Run { action, targets: vec!["r0".into()] };
+    let watch = Request::Watch { targets: Vec::new() };
+    let asking = |request: &Request| {
+        let mut stream = UnixStream::connect(node.socket()).unwrap();
+        send_blocking(&mut stream, &Envelope::new(request.clone()), REQUEST_BYTES_MAX).unwrap();
+        stream
+    };
+    let _others: Vec<UnixStream> = (0..140).map(|n| asking([&wait, &watch][n % 2])).collect();
+    assert_eq!(node.good(&["cstate", "r0"]), "WFConnection\n");
+}
+
+/// The resource that it waited for is taken down by somebody else.
+#[test]
+fn a_wait_ends_with_the_resource() {
+    let node = Node::start("");
+    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+    node.good(&["up", "r0"]);
+    node.good(&["disconnect", "r0"]);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| node.run(&["wait-connect", "--wait-after-sb", "r0"]));
+        sleep(Duration::from_millis(300));
+        node.good(&["down", "r0"]);
+        let (exit, _, err) = waiting.join().unwrap();
+        assert_eq!(exit, 10, "{err}");
+        assert!(err.contains("0: Failure: (127) Device minor not allocated"), "{err}");
+    });
 }
 
 #[test]

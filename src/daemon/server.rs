@@ -9,7 +9,7 @@ use std::{fs, io};
 use nix::sys::stat::{Mode, umask};
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
@@ -21,6 +21,8 @@ use super::control::{
 
 /// Connections served at a time; more wait in the backlog.
 const CONNECTIONS_MAX: usize = 64;
+/// Connections beside them that wait or watch, which may take for ever.
+const WAITING_MAX: usize = 1024;
 /// Smallest time between two pictures of a watcher.
 const WATCH_PAUSE: Duration = Duration::from_millis(100);
 /// Time for a request to come and for a reply to be taken. Who connects and says nothing, or asks and does not
@@ -47,14 +49,14 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
 /// Accepts for as long as the daemon runs. Must run in a `LocalSet`.
 pub async fn serve(listener: UnixListener, commands: Rc<Commands>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let waiting = Arc::new(Semaphore::new(WAITING_MAX));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let commands = commands.clone();
+                let (commands, waiting) = (commands.clone(), waiting.clone());
                 tokio::task::spawn_local(async move {
-                    let _place = place;
-                    match converse(stream, &commands).await {
+                    match converse(stream, &commands, place, waiting).await {
                         Ok(()) | Err(ControlError::Closed) => {}
                         Err(e) => debug!("control connection ended: {e}"),
                     }
@@ -68,7 +70,12 @@ pub async fn serve(listener: UnixListener, commands: Rc<Commands>) {
     }
 }
 
-async fn converse(mut stream: UnixStream, commands: &Commands) -> Result<(), ControlError> {
+async fn converse(
+    mut stream: UnixStream,
+    commands: &Commands,
+    mut place: OwnedSemaphorePermit,
+    waiting: Arc<Semaphore>,
+) -> Result<(), ControlError> {
     loop {
         let envelope = match in_time(receive::<Envelope>(&mut stream, REQUEST_BYTES_MAX)).await {
             Ok(envelope) => envelope,
@@ -82,6 +89,14 @@ async fn converse(mut stream: UnixStream, commands: &Commands) -> Result<(), Con
         if let Some(message) = objection(&envelope) {
             reply_to(&mut stream, &Reply::Refused { message }).await?;
             return Ok(());
+        }
+        if is_endless(&envelope.request) {
+            // What it waits for may need a command.
+            let Ok(other) = waiting.clone().try_acquire_owned() else {
+                let message = format!("{WAITING_MAX} others wait or watch, and no more are served");
+                return reply_to(&mut stream, &Reply::Refused { message }).await;
+            };
+            drop(std::mem::replace(&mut place, other));
         }
         let reply = match envelope.request {
             Request::Watch { targets } => return watch(stream, commands, &targets).await,
@@ -103,6 +118,10 @@ async fn converse(mut stream: UnixStream, commands: &Commands) -> Result<(), Con
         };
         reply_to(&mut stream, &reply).await?;
     }
+}
+
+fn is_endless(request: &Request) -> bool {
+    matches!(request, Request::Watch { .. } | Request::Run { action: Action::Wait { .. }, .. })
 }
 
 async fn reply_to(stream: &mut UnixStream, reply: &Reply) -> Result<(), ControlError> {
