@@ -258,7 +258,7 @@ impl Commands {
                 return print(action, &running.volume_snapshot(volume));
             }
             Action::Wait { sync, limits } => {
-                return wait(running, volume, sync, limits, &running.config().startup).await;
+                return wait(&self.resources, running, volume, sync, limits).await;
             }
             Action::Resize { limit_sectors, assume_clean, assume_peer_has_space } => {
                 let limit_sectors = limit_sectors.unwrap_or_else(|| self.configured_limit(running, volume));
@@ -397,20 +397,26 @@ fn print(action: Action, volume: &VolumeSnapshot) -> Outcome {
 
 // spec: drbd-admin 4.8, drbd-states 18
 async fn wait(
+    resources: &Resources,
     running: &Running,
     volume: &VolumeConfig,
     sync: bool,
     given: WaitLimits,
-    startup: &StartupOptions,
 ) -> Outcome {
     let mut outcome = Outcome::default();
-    let limits = Limits::new(given, startup, &mut outcome);
+    let startup = running.config().startup.clone();
+    let limits = Limits::new(given, &startup, &mut outcome);
     let wait_after_sb = given.wait_after_sb || startup.wait_after_sb;
     let started = Instant::now();
-    let mut changes = running.changes();
+    let (mut changes, mut removals) = (running.changes(), resources.changes());
     let mut told = false;
     loop {
         changes.borrow_and_update();
+        removals.borrow_and_update();
+        if !resources.get(&running.config().name).is_some_and(|now| std::ptr::eq(&*now, running)) {
+            outcome.absorb(unknown_minor(volume));
+            return outcome;
+        }
         let state = running.volume_snapshot(volume).state;
         let connected =
             if sync { state.conn == ConnState::Connected } else { state.conn >= ConnState::Connected };
@@ -435,9 +441,15 @@ async fn wait(
             () if running.is_degraded() => limits.degraded,
             () => limits.normal,
         };
+        let next = async {
+            tokio::select! {
+                next = changes.changed() => next,
+                next = removals.changed() => next,
+            }
+        };
         let next = match limit {
-            None => changes.changed().await,
-            Some(limit) => match timeout_at(started + limit, changes.changed()).await {
+            None => next.await,
+            Some(limit) => match timeout_at(started + limit, next).await {
                 Ok(next) => next,
                 Err(_) => {
                     outcome.exit_code = EXIT_TIMEOUT;
