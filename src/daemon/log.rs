@@ -1,5 +1,6 @@
 //! The log: its lines go to standard error by a thread of their own. Who reads them may be slow, stopped or gone, and
-//! the file they go to may be on a full disk; that neither holds up nor ends what writes them.
+//! the file they go to may be on a full disk; that neither holds up nor ends what writes them. (`tracing-appender` would
+//! bring nine more crates, and does not tell in the log that lines are missing.)
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -46,9 +47,7 @@ impl Log {
             std::thread::sleep(DRAIN_STEP);
         }
     }
-}
 
-impl Log {
     /// False: there is no room.
     fn leave(&self, line: Vec<u8>) -> bool {
         self.counts.waiting.fetch_add(1, Ordering::SeqCst);
