@@ -86,11 +86,15 @@ impl Resource {
         let Some(disk) = self.vols[v].disk.as_mut() else {
             return CommandResult::Config(ConfigError::NoDisk);
         };
-        let (size, al) = (disk.cfg.size_sectors, disk.cfg.al_extents);
-        disk.cfg = cfg;
-        // Neither changes under an attached disk: the size has its own command, the log is as it was made.
-        disk.cfg.size_sectors = size;
-        disk.cfg.al_extents = al;
+        let before = core::mem::replace(&mut disk.cfg, cfg);
+        // None of these changes under an attached disk: the size has its own command, the log is as it was made, and whether it
+        // counts is on the disk since then.
+        disk.cfg.size_sectors = before.size_sectors;
+        disk.cfg.al_extents = before.al_extents;
+        if core::mem::replace(&mut disk.cfg.al_updates, before.al_updates) != before.al_updates {
+            let text = "al-updates is as it was until the disk is attached again";
+            out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text);
+        }
         self.resync_options_changed(v);
         if self.conn.phase == Phase::Established && !self.conn.handshake_in_progress {
             self.send_sync_param(v, out);

@@ -168,6 +168,22 @@ fn al_not_applied_after_crash_with_a_stale_flag() {
     }
 }
 
+/// The same when the log was switched under an attached disk: writes went without it, and the disk did not say so.
+#[test]
+fn al_not_applied_after_crash_with_a_log_switched_off() {
+    for k in 0..20 {
+        let mut w = large_pair(k);
+        put(&mut w, 0, 0);
+        let off = DiskConfig { al_updates: false, ..DiskConfig::default() };
+        assert_eq!(w.command_and_wait(0, Command::DiskOptions(VOL, Box::new(off))), OK);
+        begin(&mut w, 0, 3000);
+        w.run_for(Duration::from_micros(150));
+        w.crash(0, true);
+        w.run_for(secs(2));
+        ends_well(&mut w);
+    }
+}
+
 /// DRBD 8.3.9: the end of one super block write took away the mark of a change made meanwhile.
 #[test]
 fn superblock_update_forgotten() {
