@@ -327,7 +327,14 @@ impl Resource {
         if !planted::on(Planted::NegAckForgotten) {
             self.vols[v].set_out_of_sync(range);
         }
-        self.when_super_block_stable(v, Then::RefuseWrite { slot, generation }, out);
+        let then = Then::RefuseWrite { slot, generation };
+        if self.vols[v].state.disk == DiskState::Inconsistent {
+            // The mark too: a source forgets its own when the resync has brought the block, which is in the cache here then.
+            self.write_bitmap_dirty(v, out);
+            self.when_bitmap_written(v, then, out);
+        } else {
+            self.when_super_block_stable(v, then, out);
+        }
     }
 
     /// The disk knows that it lacks this write, or is gone.
