@@ -283,7 +283,11 @@ impl Resource {
                 let v = vol.0 as usize;
                 let s = self.vols[v].state;
                 if s.conn == ConnState::StandAlone && s.role == Role::Secondary {
-                    self.invalidate_alone(v, StateChange::NONE.disk(DiskState::Inconsistent), out)
+                    let change = StateChange::NONE.disk(DiskState::Inconsistent);
+                    match self.invalidate_alone(v, change, out) {
+                        CommandResult::Ok => return self.answers_when_stable(v, id, out),
+                        refused => refused,
+                    }
                 } else {
                     let change = StateChange::NONE.conn(ConnState::StartingSyncT);
                     return Some(Work::Change { vol: v, change });
@@ -293,7 +297,11 @@ impl Resource {
                 let v = vol.0 as usize;
                 let s = self.vols[v].state;
                 if s.conn == ConnState::StandAlone && s.role == Role::Primary {
-                    self.invalidate_alone(v, StateChange::NONE.pdsk(DiskState::Inconsistent), out)
+                    let change = StateChange::NONE.pdsk(DiskState::Inconsistent);
+                    match self.invalidate_alone(v, change, out) {
+                        CommandResult::Ok => return self.answers_when_stable(v, id, out),
+                        refused => refused,
+                    }
                 } else {
                     let change = StateChange::NONE.conn(ConnState::StartingSyncS);
                     return Some(Work::Change { vol: v, change });
@@ -316,10 +324,7 @@ impl Resource {
             Command::NewCurrentUuid { vol, clear_bitmap } => {
                 let v = vol.0 as usize;
                 match self.new_current_uuid_command(v, clear_bitmap, out) {
-                    CommandResult::Ok => {
-                        self.when_super_block_stable(v, Then::AnswerCommand(id), out);
-                        return None;
-                    }
+                    CommandResult::Ok => return self.answers_when_stable(v, id, out),
                     refused => refused,
                 }
             }
@@ -328,6 +333,12 @@ impl Resource {
             }
         };
         out.push(Action::CommandDone { id, result });
+        None
+    }
+
+    /// A command that is carried out: nothing is left of it but the answer.
+    fn answers_when_stable(&mut self, v: usize, id: CommandId, out: &mut Actions) -> Option<Work> {
+        self.when_super_block_stable(v, Then::AnswerCommand(id), out);
         None
     }
 

@@ -324,3 +324,24 @@ fn a_demotion_is_stable_on_every_volume_when_it_is_answered() {
         assert_eq!(left, [0, 0, 0], "nothing says that blocks may differ");
     }
 }
+
+/// The answer came at once: after a loss of power the copy that an operator had given up was as good as before.
+#[test]
+fn a_copy_that_was_invalidated_alone_stays_so() {
+    for k in 0..10 {
+        let mut w = pair(k);
+        disconnect(&mut w, 1);
+        assert_eq!(w.command_and_wait(1, Command::Invalidate(VolIdx(0))), OK);
+        w.crash(1, true);
+        w.start(1);
+        w.run_for(ms(100));
+        assert_eq!(disk(&w, 1), DiskState::Inconsistent, "seed {k}");
+        let mut w = pair(k);
+        disconnect(&mut w, 0);
+        assert_eq!(w.command_and_wait(0, Command::InvalidateRemote(VolIdx(0))), OK);
+        w.crash(0, true);
+        w.start(0);
+        w.run_for(ms(100));
+        assert_eq!(marked(&w, 0), SECTORS / 8, "seed {k}");
+    }
+}
