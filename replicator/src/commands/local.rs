@@ -157,6 +157,11 @@ impl Resource {
         disk.md.mark_dirty();
         let line = format_args!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
         out.log(LogLevel::Info, at, line);
+        if self.vols[v].exposed.is_own() {
+            // What they see is the same data; under its old name the disk would be another one's if it went and came back.
+            let current = self.vols[v].uuids().current;
+            self.vols[v].exposed.shows_own(current);
+        }
         if clear_bitmap {
             self.vols[v].bitmap.clear_all();
             self.write_bitmap_all(v, out);

@@ -345,3 +345,16 @@ fn a_copy_that_was_invalidated_alone_stays_so() {
         assert_eq!(marked(&w, 0), SECTORS / 8, "seed {k}");
     }
 }
+
+/// The name of what clients see was forgotten, and the disk was refused to them as another one.
+#[test]
+fn a_primary_takes_its_disk_back_after_a_new_generation_by_command() {
+    let mut w = pair(1);
+    disconnect(&mut w, 0);
+    let new = Command::NewCurrentUuid { vol: VolIdx(0), clear_bitmap: false };
+    assert_eq!(w.command_and_wait(0, new), OK);
+    assert_eq!(w.command_and_wait(0, Command::Detach { vol: VolIdx(0), force: true }), OK);
+    w.attach(0);
+    w.run_for(ms(100));
+    assert_eq!(disk(&w, 0), DiskState::UpToDate);
+}
