@@ -15,6 +15,9 @@ use crate::wire::{
     PROTOCOL_VERSION_MIN, Packet, Sock,
 };
 
+/// By net-options, while the peer's packet was waited for.
+const SECRET_IS_GONE: &str = "the shared-secret was taken away in the middle of the authentication";
+
 /// HMAC of `message` under the shared secret.
 pub(crate) fn mac(auth: &Auth, message: &[u8]) -> Vec<u8> {
     macro_rules! with {
@@ -72,7 +75,10 @@ impl Resource {
             self.end_in_standalone("Authentication of peer failed: it sent our own challenge back", out);
             return;
         }
-        let auth = self.net().auth.as_ref().expect("challenges are expected only with a secret");
+        let Some(auth) = self.net().auth.as_ref() else {
+            self.handshake_retry(SECRET_IS_GONE, out);
+            return;
+        };
         let response = mac(auth, challenge);
         self.send_on(Sock::Data, 0, &Packet::AuthResponse(AuthResponse(&response)), None, out);
         self.conn.phase = Phase::Response;
@@ -80,7 +86,10 @@ impl Resource {
     }
 
     pub(crate) fn receive_response(&mut self, response: &[u8], out: &mut Actions) {
-        let auth = self.net().auth.as_ref().expect("responses are expected only with a secret");
+        let Some(auth) = self.net().auth.as_ref() else {
+            self.handshake_retry(SECRET_IS_GONE, out);
+            return;
+        };
         let expected = mac(auth, &self.conn.challenge);
         if response.len() != expected.len() {
             self.handshake_retry("the peer's authentication response has another length", out);

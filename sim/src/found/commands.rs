@@ -4,7 +4,9 @@ use model::policy::{Fencing, Protocol};
 use model::result_code::StateResult;
 use model::state::{ConnState, DiskState, Role};
 use model::time::Duration;
-use replicator::{ClientResult, Command, CommandId, CommandResult, DiskConfig, NetConfig, VolIdx};
+use replicator::{
+    Auth, ClientResult, Command, CommandId, CommandResult, DiskConfig, HmacAlg, NetConfig, VolIdx,
+};
 
 use crate::hooks::{Blocked, FencePeer};
 use crate::node::place;
@@ -357,4 +359,25 @@ fn a_primary_takes_its_disk_back_after_a_new_generation_by_command() {
     w.attach(0);
     w.run_for(ms(100));
     assert_eq!(disk(&w, 0), DiskState::UpToDate);
+}
+
+/// Options without a secret came while the challenge of the peer was waited for: the core stopped at it.
+#[test]
+fn the_secret_is_taken_away_in_the_handshake() {
+    let secret = Some(Auth { alg: HmacAlg::Sha1, secret: b"between us".to_vec() });
+    let with_secret = NetConfig { auth: secret, ..net() };
+    for k in 0..60 {
+        let mut w = nodes(k, SECTORS, [DiskConfig::default(), DiskConfig::default()], 1);
+        w.connect(0, &with_secret);
+        w.connect(1, &with_secret);
+        assert!(w.run_until(secs(30), |w| w.steps > 30 + k));
+        assert_eq!(w.command_and_wait(0, Command::NetOptions(Box::new(net()))), OK);
+        w.run_for(secs(5));
+        for n in 0..2 {
+            if w.state(n).0 != ConnState::StandAlone {
+                disconnect(&mut w, n);
+            }
+        }
+        link_up(&mut w, &net());
+    }
 }
