@@ -314,6 +314,12 @@ impl Resource {
         asked.is_some_and(|a| a.vol.is_none()) || self.conn.state == ConnState::TearDown
     }
 
+    /// A disconnect was asked for that leaves the peer with an outdated copy. Only its answer says that it is one.
+    pub(crate) fn asks_peer_to_outdate_itself(&self) -> bool {
+        let outdates = |a: Asked| a.vol.is_none() && a.change.mask & mask::PDSK != 0;
+        self.asked().is_some_and(outdates) && self.conn.state != ConnState::TearDown
+    }
+
     pub(crate) fn peer_closed_after_request(&mut self, out: &mut Actions) {
         if self.conn.state == ConnState::TearDown {
             self.clean_up(out);

@@ -182,7 +182,14 @@ impl Resource {
         }
         match self.conn.phase {
             Phase::Established => {
-                if self.graceful_close_expected() {
+                let outdates = self.asks_peer_to_outdate_itself();
+                if outdates && was_data && self.conn.meta.is_some() {
+                    // Its answer is still in the meta socket, or it has died without one.
+                    let at = self.now + self.net().ping_timeout;
+                    self.timers.set(Timer::Handshake, at);
+                    return;
+                }
+                if self.graceful_close_expected() && !outdates {
                     self.peer_closed_after_request(out);
                     return;
                 }

@@ -1,5 +1,6 @@
 //! What the answer to a command promises, and what a command must not wait for.
 
+use model::config::settings::Handler;
 use model::policy::{Fencing, Protocol};
 use model::result_code::StateResult;
 use model::state::{ConnState, DiskState, Role};
@@ -380,4 +381,28 @@ fn the_secret_is_taken_away_in_the_handshake() {
         }
         link_up(&mut w, &net());
     }
+}
+
+/// The peer was asked to outdate itself and died before it did. Its sockets closed as they do when it has, and this Primary
+/// went on in the belief that nobody would go on with that copy.
+#[test]
+fn a_peer_that_died_before_it_was_outdated_is_fenced() {
+    let d = DiskConfig { fencing: Fencing::ResourceOnly, ..DiskConfig::default() };
+    let mut fenced = 0;
+    for us in 0..60 {
+        let mut w = pair_with(8, SECTORS, &net(), [d.clone(), d.clone()]);
+        w.run_for(secs(1));
+        let id = w.command(0, Command::Disconnect { force: false });
+        w.run_for(Duration::from_micros(us * 10));
+        w.crash(1, false);
+        w.run_for(secs(5));
+        assert_eq!(ended(&mut w, id), Some(OK));
+        assert_eq!(w.state(0).0, ConnState::StandAlone);
+        w.start(1);
+        w.run_for(secs(1));
+        let called = w.hooks.handlers[0].calls.iter().any(|c| c.1 == Handler::FencePeer);
+        assert!(called || disk(&w, 1) == DiskState::Outdated, "after {us}0 us it is {}", disk(&w, 1));
+        fenced += u32::from(called);
+    }
+    assert!((1..60).contains(&fenced), "{fenced}: before and after");
 }
