@@ -40,16 +40,17 @@ impl Resource {
 
     pub(crate) fn start_fencing(&mut self, out: &mut Actions) -> Start {
         match self.fencing_policy() {
-            Some(Fencing::DontCare) => Start::NotNeeded,
             Some(Fencing::ResourceOnly | Fencing::ResourceAndStonith) => {
                 if !self.handler_runs_for(Handler::FencePeer, self.conn.generation) {
                     self.call_handler(Handler::FencePeer, None, out);
                 }
                 Start::Called
             }
-            None => {
+            // The good copies do not ask for it; one that does may be bad, and have frozen all of them.
+            policy => {
                 let frozen = self.vols[0].state.susp_fen;
-                if frozen || self.vols.iter().any(|v| v.cfg_fencing() != Fencing::DontCare) {
+                let asked_for = self.vols.iter().any(|v| v.cfg_fencing() != Fencing::DontCare);
+                if frozen || policy.is_none() && asked_for {
                     let text = "Not fencing peer, I'm not even Consistent myself.";
                     out.log(LogLevel::Info, None, text);
                 }
@@ -58,7 +59,7 @@ impl Resource {
                     self.begin_due_generations(out);
                     self.end_suspensions(mask::SUSP_FEN, out);
                 }
-                Start::Impossible
+                if policy.is_none() { Start::Impossible } else { Start::NotNeeded }
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::hooks::DiskOp;
 use crate::node::place;
+use model::policy::Fencing;
 use model::result_code::StateResult;
 
 fn two_volumes(seed: u64) -> World {
@@ -160,5 +161,27 @@ fn all_volumes_are_suspended_at_once() {
     assert_eq!(w.command_and_wait(0, Command::ResumeIo), OK);
     assert_eq!(susp(&w), [false; 2]);
     assert_eq!(tags.map(|t| wait(&mut w, t).0), [ClientResult::Ok; 2]);
+    all_heal(&mut w);
+}
+
+/// The only copy that the policy would have a peer fenced for is a bad one, and the policy of the good one does not ask for
+/// it: the handler was not called, and the requests of both volumes stayed frozen.
+#[test]
+fn nobody_is_fenced_for_a_bad_copy_and_nothing_stays_frozen() {
+    let mut w = two_volumes(8);
+    let fences = DiskConfig { fencing: Fencing::ResourceAndStonith, ..DiskConfig::default() };
+    assert_eq!(w.command_and_wait(0, Command::DiskOptions(VolIdx(1), Box::new(fences))), OK);
+    w.hold_disk(1, true);
+    w.command(0, Command::Invalidate(VolIdx(1)));
+    assert!(w.run_until(secs(5), |w| w.volume_of(0, 1).is_some_and(|s| s.conn == ConnState::SyncTarget)));
+    w.hold_disk(1, false);
+    w.cut(true);
+    assert!(w.run_until(secs(60), |w| w.state(0).0 < ConnState::Connected));
+    w.run_for(secs(1));
+    assert_eq!(w.volume_of(0, 1).expect("it runs").disk, DiskState::Inconsistent);
+    let tag = w.request(0, SimOp::Write { sector: on(0, 64), count: 8, fua: false });
+    w.run_for(secs(5));
+    assert_eq!(answer(&mut w, tag).map(|a| a.0), Some(ClientResult::Ok));
+    w.cut(false);
     all_heal(&mut w);
 }
