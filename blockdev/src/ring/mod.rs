@@ -120,6 +120,8 @@ impl<T: Copy> Ring<T> {
             unsafe { uring.submitter().register_buffers(&pool_mapping.regions()) }.is_ok()
         };
         let table = uring.submitter().register_files_sparse(FILES_MAX);
+        // A kernel that refuses keeps its own number: four for each processor.
+        let _ = uring.submitter().register_iowq_max_workers(&mut [BLOCKED_MAX, 0]);
         Ok(Ring {
             ready: VecDeque::with_capacity(uring.params().cq_entries() as usize),
             uring,
@@ -563,6 +565,9 @@ fn accepted_fd(hold: &Hold, result: i32) -> Option<OwnedFd> {
 const QUIET: u64 = u64::MAX;
 /// Places in the table of registered files.
 const FILES_MAX: u32 = 64;
+/// Disk operations that may stand in the kernel, each with a thread of its own there. Flushes always do, reads and writes when
+/// the queue of the disk is full. Once so many stand still, those of all other disks wait behind them.
+const BLOCKED_MAX: u32 = 512;
 const EVENT_COUNTER_BYTES: u32 = 8;
 const SCRATCH_BYTES: usize = 4096;
 /// Looks at the completion queue between two offers of the processor to others; about a microsecond.
