@@ -328,6 +328,45 @@ fn adjust_follows_the_file() {
     assert_eq!(node.good(&["dstate", "r0"]), "UpToDate/DUnknown\n", "what runs is not touched");
 }
 
+/// Each would wait for the other for ever, with a copy that is never brought up to date.
+#[test]
+fn resyncs_that_would_wait_for_each_other_are_refused() {
+    let node = Node::start("");
+    let file = node.dir.path().join("drbd.conf");
+    let disks = [0, 1].map(|n| node.dir.path().join(format!("disk{n}.img")));
+    disks.iter().for_each(|disk| File::create(disk).unwrap().set_len(16 << 20).unwrap());
+    let write = |after: [&str; 2]| {
+        let resource = |n: usize| {
+            format!(
+                "resource r{n} {{ disk {{ {} }} device /dev/drbd{n}; disk {}; meta-disk internal;\n\
+                 on one {{ address 127.0.0.1:{}; }} on two {{ address 127.0.0.2:{}; }} }}\n",
+                after[n],
+                disks[n].display(),
+                n + 1,
+                n + 1
+            )
+        };
+        fs::write(&file, resource(0) + &resource(1)).unwrap();
+    };
+    let cycle = |minor| format!("{minor}: Failure: (133) This would cause a resync-after dependency cycle\n");
+    write(["resync-after r1;", "resync-after r0;"]);
+    assert_eq!(node.run(&["create-md", "--force", "all"]).0, 0);
+    assert_eq!(node.run(&["up", "all"]), (1, "".into(), cycle(1)), "the second of them");
+    assert_eq!(node.run(&["attach", "r1"]), (10, "".into(), cycle(1)));
+    node.good(&["down", "all"]);
+    write(["resync-after r0;", ""]);
+    assert_eq!(node.run(&["up", "r0"]), (1, "".into(), cycle(0)), "for itself");
+    node.good(&["down", "r0"]);
+
+    write(["", "resync-after r0;"]);
+    node.good(&["up", "all"]);
+    write(["resync-after r1;", "resync-after r0;"]);
+    assert_eq!(node.run(&["adjust", "r0"]), (1, "".into(), cycle(0)));
+    write(["resync-after r1;", ""]);
+    node.good(&["adjust", "r1"]);
+    node.good(&["adjust", "r0"]);
+}
+
 #[test]
 fn what_is_not_up_is_unknown() {
     let node = Node::start("");

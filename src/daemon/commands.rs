@@ -11,6 +11,7 @@ use tokio::time::{Duration, Instant, timeout_at};
 
 use super::control::{Action, Outcome, WaitLimits};
 use super::resources::{self, Adjusted, Resources, Running, unknown_minor, unknown_resource, vol_idx};
+use super::resync_after;
 use super::site::{Selected, Site, select, unknown};
 
 /// A status of this or more ends a command at once (drbd-admin 3.4).
@@ -141,7 +142,9 @@ impl Commands {
         }
         if all.exit_code == 0 {
             for running in &created {
-                all.absorb(attach_all(running).await);
+                for index in 0..running.config().volumes.len() {
+                    all.absorb(self.attach(running, index).await);
+                }
             }
         }
         if all.exit_code == 0 {
@@ -166,6 +169,12 @@ impl Commands {
             };
             let lock = self.resources.lock(name);
             let guard = lock.lock().await;
+            let volumes = 0..one.resource.volumes.len();
+            let mut cycles = volumes.filter_map(|v| resync_after::refused(&self.resources, &one.resource, v));
+            if let Some(refused) = cycles.next() {
+                all.absorb(Outcome { exit_code: EXIT_STEP_FAILED, ..refused });
+                continue;
+            }
             match running.adjust(&one.resource).await {
                 Ok(Adjusted::Done(outcome)) | Err(outcome) => all.absorb(outcome),
                 Ok(Adjusted::NeedsRestart(what)) => {
@@ -252,7 +261,7 @@ impl Commands {
             Action::Attach => {
                 let lock = self.resources.lock(&running.config().name);
                 let _guard = lock.lock().await;
-                return running.attach(index).await;
+                return self.attach(running, index).await;
             }
             Action::Role | Action::Cstate | Action::Dstate | Action::GetGi | Action::ShowGi => {
                 return print(action, &running.volume_snapshot(volume));
@@ -304,6 +313,13 @@ impl Commands {
         found.unwrap_or(volume).disk_options.size_sectors
     }
 
+    async fn attach(&self, running: &Running, index: usize) -> Outcome {
+        match resync_after::refused(&self.resources, &running.config(), index) {
+            Some(refused) => refused,
+            None => running.attach(index).await,
+        }
+    }
+
     async fn down_locked(&self, running: &Running, name: &str) -> Outcome {
         let outcome = running.take_down().await;
         if outcome.exit_code == 0 || outcome.exit_code >= EXIT_CANNOT {
@@ -311,14 +327,6 @@ impl Commands {
         }
         outcome
     }
-}
-
-async fn attach_all(running: &Running) -> Outcome {
-    let mut all = Outcome::default();
-    for index in 0..running.config().volumes.len() {
-        all.absorb(running.attach(index).await);
-    }
-    all
 }
 
 fn is_used(snapshot: &ResourceSnapshot) -> bool {
