@@ -11,7 +11,10 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use lockstep::daemon::control::{Action, Envelope, REQUEST_BYTES_MAX, Request, WaitLimits, send_blocking};
+use lockstep::daemon::control::{
+    Action, Envelope, Outcome, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request, WaitLimits,
+    receive_blocking, send_blocking,
+};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_lockstep");
 const SEED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/admin/seed/drbd.conf");
@@ -205,6 +208,14 @@ impl Node {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// Where the answer will come.
+    fn ask(&self, request: &Request) -> UnixStream {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        send_blocking(&mut stream, &Envelope::new(request.clone()), REQUEST_BYTES_MAX).unwrap();
+        stream
+    }
+
     fn socket(&self) -> PathBuf {
         self.dir.path().join("run/control.sock")
     }
@@ -328,6 +339,21 @@ fn adjust_follows_the_file() {
     assert_eq!(node.good(&["dstate", "r0"]), "UpToDate/DUnknown\n", "what runs is not touched");
 }
 
+/// Two terminals, or a cluster manager and its operator.
+#[test]
+fn adjust_behind_a_down_brings_the_resource_up_again() {
+    let node = Node::start("");
+    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+    node.good(&["up", "r0"]);
+    let run = |action| Request::Run { action, targets: vec!["r0".into()] };
+    let (mut down, mut adjust) = (node.ask(&run(Action::Down)), node.ask(&run(Action::Adjust)));
+    for stream in [&mut down, &mut adjust] {
+        let reply: Reply = receive_blocking(stream, REPLY_BYTES_MAX).unwrap();
+        assert_eq!(reply, Reply::Done(Outcome::default()));
+    }
+    assert_eq!(node.good(&["cstate", "r0"]), "WFConnection\n");
+}
+
 /// Each would wait for the other for ever, with a copy that is never brought up to date.
 #[test]
 fn resyncs_that_would_wait_for_each_other_are_refused() {
@@ -448,12 +474,7 @@ fn who_waits_or_watches_keeps_no_place_from_commands() {
     let action = Action::Wait { sync: false, limits: WaitLimits::default() };
     let wait = Request::Run { action, targets: vec!["r0".into()] };
     let watch = Request::Watch { targets: Vec::new() };
-    let asking = |request: &Request| {
-        let mut stream = UnixStream::connect(node.socket()).unwrap();
-        send_blocking(&mut stream, &Envelope::new(request.clone()), REQUEST_BYTES_MAX).unwrap();
-        stream
-    };
-    let _others: Vec<UnixStream> = (0..140).map(|n| asking([&wait, &watch][n % 2])).collect();
+    let _others: Vec<UnixStream> = (0..140).map(|n| node.ask([&wait, &watch][n % 2])).collect();
     assert_eq!(node.good(&["cstate", "r0"]), "WFConnection\n");
 }
 

@@ -127,6 +127,10 @@ impl Commands {
         for lock in &locks {
             guards.push(lock.lock().await);
         }
+        self.up_locked(selected).await
+    }
+
+    async fn up_locked(&self, selected: &[Selected]) -> Outcome {
         let mut all = Outcome::default();
         let mut created = Vec::new();
         for one in selected {
@@ -163,12 +167,12 @@ impl Commands {
         let mut all = Outcome::default();
         for one in selected {
             let name = &one.resource.name;
+            let lock = self.resources.lock(name);
+            let _guard = lock.lock().await;
             let Some(running) = self.resources.get(name) else {
-                all.absorb(self.up(std::slice::from_ref(one)).await);
+                all.absorb(self.up_locked(std::slice::from_ref(one)).await);
                 continue;
             };
-            let lock = self.resources.lock(name);
-            let guard = lock.lock().await;
             let volumes = 0..one.resource.volumes.len();
             let mut cycles = volumes.filter_map(|v| resync_after::refused(&self.resources, &one.resource, v));
             if let Some(refused) = cycles.next() {
@@ -192,9 +196,8 @@ impl Commands {
                     let ended = self.down_locked(&running, name).await;
                     let is_down = ended.exit_code == 0;
                     all.absorb(ended);
-                    drop(guard);
                     if is_down {
-                        all.absorb(self.up(std::slice::from_ref(one)).await);
+                        all.absorb(self.up_locked(std::slice::from_ref(one)).await);
                     }
                 }
             }
