@@ -495,6 +495,30 @@ fn a_wait_ends_with_the_resource() {
     });
 }
 
+/// A fence-peer script that says something is not ended by that, wherever the log of the daemon goes; what it says beyond
+/// measure, or after its end, holds up nobody.
+#[test]
+fn what_a_handler_says_does_not_end_it() {
+    let broken = std::io::pipe().unwrap().1;
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start_with("", dir, |_, daemon| {
+        daemon.stderr(broken);
+    });
+    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+    node.good(&["up", "r0"]);
+    node.good(&["primary", "--force", "r0"]);
+    node.good(&["down", "r0"]);
+    let file = node.dir.path().join("drbd.conf");
+    let script = "sleep 9 >&2 & echo asking >&2; head -c 9000000 /dev/zero >&2; exit 4";
+    let sections = format!("disk {{ fencing resource-only; }} handlers {{ fence-peer \"{script}\"; }}");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen("net {  }", &sections, 1)).unwrap();
+    node.good(&["up", "r0"]);
+    assert_eq!(node.good(&["dstate", "r0"]), "Consistent/DUnknown\n");
+    node.good(&["primary", "r0"]);
+    assert_eq!(node.good(&["dstate", "r0"]), "UpToDate/Outdated\n", "4: the peer is outdated");
+}
+
 #[test]
 fn signals_stop_the_daemon_cleanly() {
     let mut node = Node::start("");

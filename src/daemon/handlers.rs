@@ -5,13 +5,17 @@ use std::net::IpAddr;
 use std::process::{ExitStatus, Stdio};
 use std::rc::Weak;
 
-use model::config::settings::ResourceConfig;
-use tokio::process::Command;
+use model::config::settings::{Handler, ResourceConfig};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{ChildStderr, Command};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::resources::Running;
 use crate::dataplane::HandlerCall;
+
+/// What a script says beyond that is not logged.
+const SAID_BYTES_MAX: u64 = 16 << 10;
 
 /// Runs what the core of a resource calls for, until the resource is gone.
 pub async fn serve(
@@ -45,9 +49,19 @@ async fn run(
 ) -> i32 {
     let (name, handler) = (config.name.as_str(), call.handler);
     let mut command = Command::new("/bin/sh");
-    command.arg("-c").arg(script).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
+    command.arg("-c").arg(script).env_clear();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     command.envs(environment.iter().map(|(key, value)| (*key, value)));
-    match command.status().await {
+    let ended = match command.spawn() {
+        Ok(mut child) => {
+            if let Some(stderr) = child.stderr.take() {
+                tokio::task::spawn_local(pass_on(stderr, config.name.clone(), handler));
+            }
+            child.wait().await
+        }
+        Err(e) => Err(e),
+    };
+    match ended {
         Ok(status) => {
             info!(resource = name, "handler {handler} ({script}): {status}");
             exit_code(status)
@@ -57,6 +71,19 @@ async fn run(
             0
         }
     }
+}
+
+/// Logs what a script says. The rest of too much is read as well: a script, or what it leaves running, is neither held up nor
+/// ended because nobody reads.
+async fn pass_on(stderr: ChildStderr, resource: String, handler: Handler) {
+    let mut said = BufReader::new(stderr).take(SAID_BYTES_MAX);
+    let mut line = Vec::new();
+    while matches!(said.read_until(b'\n', &mut line).await, Ok(1..)) {
+        info!(resource, "handler {handler}: {}", String::from_utf8_lossy(&line).trim_end());
+        line.clear();
+    }
+    // It ends when it cannot be read any more, whatever the reason.
+    let _ = tokio::io::copy(&mut said.into_inner(), &mut tokio::io::sink()).await;
 }
 
 fn exit_code(status: ExitStatus) -> i32 {
