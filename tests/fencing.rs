@@ -95,7 +95,7 @@ fn clients_wait_until_the_peer_is_fenced() {
         "DRBD_PEER_AF=ipv4",
         "DRBD_PEER_ADDRESS=127.0.0.1",
         "DRBD_MINOR=0",
-        "PATH=/sbin:/usr/sbin:/bin:/usr/bin",
+        "PATH=/sbin:/usr/sbin:/bin:/usr/bin:/lib/drbd",
     ] {
         assert!(env.lines().any(|l| l == line), "{line} in\n{env}");
     }

@@ -101,7 +101,7 @@ fn environment(
     let mut list = vec![
         ("HOME", "/".to_owned()),
         ("TERM", "linux".to_owned()),
-        ("PATH", "/sbin:/usr/sbin:/bin:/usr/bin".to_owned()),
+        ("PATH", "/sbin:/usr/sbin:/bin:/usr/bin:/lib/drbd".to_owned()),
         ("DRBD_RESOURCE", config.name.clone()),
         ("DRBD_CONF", config_file.to_owned()),
         ("DRBD_PEER", config.peer_host.clone()),
@@ -129,12 +129,53 @@ fn address_text(ip: IpAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use replicator::{HandlerRun, VolIdx};
+
     use super::*;
+    use crate::daemon::site::Site;
 
     #[test]
     fn addresses_are_written_in_full() {
         assert_eq!(address_text("10.1.2.3".parse().unwrap()), "10.1.2.3");
         let full = "fe80:0000:0000:0000:0000:0000:0000:0001";
         assert_eq!(address_text("fe80::1".parse().unwrap()), full);
+    }
+
+    // recorded from DRBD 8.4 and drbd-utils 9.22
+    #[test]
+    fn a_script_finds_what_it_finds_under_drbd() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("drbd.conf");
+        let text = "resource r0 { device /dev/drbd0; disk /dev/ubda; meta-disk internal;\n\
+            on node1 { address 10.99.0.1:7788; } on node2 { address 10.99.0.2:7788; } }\n";
+        std::fs::write(&file, text).unwrap();
+        let site = Site { config_file: file.to_str().unwrap().into(), host: "node1".into() };
+        let config = site.read().unwrap().resources.remove(0);
+        let of = |vol| {
+            let call = HandlerCall { run: HandlerRun(1), handler: Handler::FencePeer, vol };
+            let found = environment(&config, &call, "/etc/drbd.conf");
+            let mut lines: Vec<String> = found.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            lines.sort();
+            lines
+        };
+        let common = [
+            "DRBD_CONF=/etc/drbd.conf",
+            "DRBD_MINOR=0",
+            "DRBD_PEER=node2",
+            "DRBD_PEERS=node2",
+            "DRBD_PEER_ADDRESS=10.99.0.2",
+            "DRBD_PEER_AF=ipv4",
+            "DRBD_RESOURCE=r0",
+            "HOME=/",
+            "PATH=/sbin:/usr/sbin:/bin:/usr/bin:/lib/drbd",
+            "TERM=linux",
+        ];
+        let sorted = |more: &[&str]| {
+            let mut all: Vec<String> = common.iter().chain(more).map(|line| line.to_string()).collect();
+            all.sort();
+            all
+        };
+        assert_eq!(of(None), sorted(&[]));
+        assert_eq!(of(Some(VolIdx(0))), sorted(&["DRBD_LL_DISK=/dev/ubda", "DRBD_VOLUME=0"]));
     }
 }
