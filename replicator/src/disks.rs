@@ -330,7 +330,7 @@ impl Resource {
                     self.vols[v].completion_gate = None;
                     self.release_held(v, out);
                 }
-                Then::ReplyTearDown => self.reply_tear_down(out),
+                Then::ReplyTearDown => self.reply_tear_down_when_stable(v + 1, out),
                 Then::RunHandler(run) => self.handler_may_start(run, out),
                 Then::RefuseWrite { slot, generation } => self.refuse_peer_write(slot, generation, out),
                 Then::FullSyncWritten(_)

@@ -39,7 +39,7 @@ pub(crate) enum Then {
     AnswerRole(crate::command::CommandId),
     /// The super block with this state is stable: completions may go on.
     OpenGate,
-    /// Confirm the peer's disconnect.
+    /// Confirm the peer's disconnect, unless the next volume has to be waited for.
     ReplyTearDown,
     /// Tell the target the sync UUID, if the connection and the resync are still these.
     SendSyncUuid {
@@ -333,7 +333,7 @@ impl Resource {
             Then::AnswerCommand(id) => self.finish_command(id, crate::command::CommandResult::Ok, out),
             Then::AnswerRole(id) => self.answer_role_when_stable(v + 1, id, out),
             Then::OpenGate => self.open_gate(v, out),
-            Then::ReplyTearDown => self.reply_tear_down(out),
+            Then::ReplyTearDown => self.reply_tear_down_when_stable(v + 1, out),
             Then::SendSyncUuid { uuid, generation, run } => {
                 let vol = &self.vols[v];
                 let runs = matches!(vol.state.conn, ConnState::SyncSource | ConnState::PausedSyncS);

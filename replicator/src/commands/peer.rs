@@ -265,20 +265,22 @@ impl Resource {
             }
             None => match self.change_connection(change, Kind::Soft, out) {
                 Err(e) => self.send_change_reply(None, e.number(), out),
-                // An outdated disk has to be so on the medium before the peer relies on it.
-                Ok(_) => {
-                    if self.vols[0].disk.is_some() {
-                        self.when_super_block_stable(0, Then::ReplyTearDown, out);
-                    } else {
-                        self.reply_tear_down(out);
-                    }
-                }
+                Ok(_) => self.reply_tear_down_when_stable(0, out),
             },
         }
     }
 
+    /// Confirms the peer's disconnect once the super blocks of this volume and all behind it are stable: outdated disks have to
+    /// be so on the medium before the peer relies on it.
+    pub(crate) fn reply_tear_down_when_stable(&mut self, first: usize, out: &mut Actions) {
+        match (first..self.vols.len()).find(|v| self.vols[*v].disk.is_some()) {
+            Some(v) => self.when_super_block_stable(v, Then::ReplyTearDown, out),
+            None => self.reply_tear_down(out),
+        }
+    }
+
     /// Confirms the peer's disconnect, then lets go of the connection.
-    pub(crate) fn reply_tear_down(&mut self, out: &mut Actions) {
+    fn reply_tear_down(&mut self, out: &mut Actions) {
         if self.conn.state != ConnState::TearDown {
             return;
         }

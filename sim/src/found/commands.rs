@@ -406,3 +406,30 @@ fn a_peer_that_died_before_it_was_outdated_is_fenced() {
     }
     assert!((1..60).contains(&fenced), "{fenced}: before and after");
 }
+/// A Primary that disconnects has the copies of the other node outdated. That was confirmed when the first one's super block
+/// was stable, and at once if there was none: the other copies came back from a loss of power as good ones.
+#[test]
+fn a_disconnect_has_outdated_every_volume_when_it_is_answered() {
+    let d = DiskConfig { fencing: Fencing::ResourceOnly, ..DiskConfig::default() };
+    for seed in 0..40 {
+        let first_is_gone = seed % 2 == 0;
+        let mut w = nodes(seed, SECTORS, [d.clone(), d.clone()], 3);
+        link_up(&mut w, &net());
+        (0..3).for_each(|v| skip_initial_sync(&mut w, v));
+        assert_eq!(primary(&mut w, 0), OK);
+        if first_is_gone {
+            assert_eq!(w.command_and_wait(1, Command::Detach { vol: VOL, force: false }), OK);
+        }
+        w.run_for(secs(1));
+        w.weather.disk_spikes = 3;
+        assert_eq!(w.command_and_wait(0, Command::Disconnect { force: false }), OK);
+        w.weather.disk_spikes = 0;
+        w.crash(1, true);
+        w.start(1);
+        w.run_for(secs(1));
+        for v in u8::from(first_is_gone)..3 {
+            let disk = w.volume_of(1, v).expect("it runs").disk;
+            assert_eq!(disk, DiskState::Outdated, "seed {seed}, volume {v}");
+        }
+    }
+}
