@@ -223,14 +223,16 @@ impl Resource {
         let v = *next_vol;
         if self.vols[v].state.role != Role::Secondary {
             let change = StateChange::NONE.role(Role::Secondary);
-            let ctx = self.context(v);
-            match evaluate(&self.vols[v].state, change, Kind::Soft, &ctx) {
-                Err(StateResult::InTransientState) => return Attempt::Later,
-                Err(e) => {
-                    self.log_refusal(v, change, e, out);
-                    return Attempt::Done(CommandResult::State(e));
+            // All volumes change together: one that is in use refuses it before any other has changed.
+            for u in v..self.vols.len() {
+                match evaluate(&self.vols[u].state, change, Kind::Soft, &self.context(u)) {
+                    Err(StateResult::InTransientState) => return Attempt::Later,
+                    Err(e) => {
+                        self.log_refusal(u, change, e, out);
+                        return Attempt::Done(CommandResult::State(e));
+                    }
+                    Ok(_) => {}
                 }
-                Ok(_) => {}
             }
             if self.vols[v].state.any_susp() && !self.reqs.table.is_empty() {
                 // Whoever has frozen requests here has the device in use; commands that end the freeze must not wait for it.

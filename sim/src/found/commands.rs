@@ -433,3 +433,18 @@ fn a_disconnect_has_outdated_every_volume_when_it_is_answered() {
         }
     }
 }
+
+/// The first volume was Secondary, and the second one, which a client has open, stayed Primary: the resource passed for a
+/// Secondary, and did not fence a lost peer.
+#[test]
+fn a_volume_in_use_forbids_the_demotion_of_all() {
+    let mut w = three_volumes(1);
+    assert_eq!(primary(&mut w, 0), OK);
+    let in_use = CommandResult::State(StateResult::DeviceInUse);
+    assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0b010 }), in_use);
+    let roles = |w: &World| [0, 1, 2].map(|v| w.volume_of(0, v).expect("it runs").role);
+    assert_eq!(roles(&w), [Role::Primary; 3]);
+    w.nodes[0].core.as_mut().expect("it runs").set_open(VolIdx(1), false);
+    assert_eq!(secondary(&mut w, 0), OK);
+    assert_eq!(roles(&w), [Role::Secondary; 3]);
+}
