@@ -406,6 +406,7 @@ fn a_peer_that_died_before_it_was_outdated_is_fenced() {
     }
     assert!((1..60).contains(&fenced), "{fenced}: before and after");
 }
+
 /// A Primary that disconnects has the copies of the other node outdated. That was confirmed when the first one's super block
 /// was stable, and at once if there was none: the other copies came back from a loss of power as good ones.
 #[test]
