@@ -1,32 +1,23 @@
 //! Opening and claiming.
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
+use nix::fcntl::{FcntlArg, fcntl};
 
 use super::{BackingError, BackingKind, IoPath, OpenOptions, Part, probe};
 
-/// An open file with what keeps others away.
+/// An open file with what keeps others away: `O_EXCL`, a lock of the whole, or one of a part. Each belongs to the open file
+/// and ends with it, when the last operation of the kernel has let go of it. So no lock is ever taken back before.
 #[derive(Debug)]
-pub(super) enum Claimed {
-    /// Block device opened with `O_EXCL`.
-    Exclusive(File),
-    /// Regular file with a lock.
-    Locked(Flock<File>),
-    /// A lock on a part of either, which ends with the last descriptor.
-    Part(File),
-}
+pub(super) struct Claimed(File);
 
 impl Claimed {
     pub(super) fn file(&self) -> &File {
-        match self {
-            Claimed::Exclusive(file) | Claimed::Part(file) => file,
-            Claimed::Locked(file) => file,
-        }
+        &self.0
     }
 }
 
@@ -55,25 +46,23 @@ pub(super) fn open(
             file = open_buffered(path, options, kind)?;
         }
     }
-    if let Some(part) = options.part {
-        return match lock_part(&file, part, options.read_only) {
-            Ok(()) => Ok((Claimed::Part(file), kind, io_path)),
-            Err(Errno::EAGAIN | Errno::EACCES) => Err(BackingError::InUse { path: path.to_path_buf() }),
-            Err(errno) => Err(io_error("lock", path, errno.into())),
-        };
-    }
-    match kind {
-        BackingKind::BlockDevice => Ok((Claimed::Exclusive(file), kind, io_path)),
-        BackingKind::RegularFile => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(locked) => Ok((Claimed::Locked(locked), kind, io_path)),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(BackingError::InUse { path: path.to_path_buf() }),
-            Err((_, errno)) => Err(io_error("lock", path, errno.into())),
+    let claimed = match (options.part, kind) {
+        (Some(part), _) => lock_part(&file, part, options.read_only),
+        (None, BackingKind::BlockDevice) => Ok(true),
+        (None, BackingKind::RegularFile) => match file.try_lock() {
+            Err(TryLockError::Error(error)) => Err(error),
+            locked => Ok(locked.is_ok()),
         },
+    };
+    match claimed {
+        Ok(true) => Ok((Claimed(file), kind, io_path)),
+        Ok(false) => Err(BackingError::InUse { path: path.to_path_buf() }),
+        Err(error) => Err(io_error("lock", path, error)),
     }
 }
 
-/// A lock of the open file, not of the process: several parts of one device may be open here.
-fn lock_part(file: &File, part: Part, read_only: bool) -> nix::Result<()> {
+/// A lock of the open file, not of the process: several parts of one device may be open here. False: somebody else has it.
+fn lock_part(file: &File, part: Part, read_only: bool) -> io::Result<bool> {
     let offset = |bytes: u64| libc::off_t::try_from(bytes).map_err(|_| Errno::EOVERFLOW);
     let range = libc::flock {
         l_type: if read_only { libc::F_RDLCK } else { libc::F_WRLCK } as libc::c_short,
@@ -82,7 +71,11 @@ fn lock_part(file: &File, part: Part, read_only: bool) -> nix::Result<()> {
         l_len: offset(part.len_bytes)?,
         l_pid: 0,
     };
-    fcntl(file, FcntlArg::F_OFD_SETLK(&range)).map(|_| ())
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&range)) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Size by seeking to the end, which works for devices too. Nothing uses the file position.

@@ -21,7 +21,36 @@ fn a_file_is_claimed_once_and_free_again_afterwards() {
         assert!(matches!(&error, BackingError::InUse { path: named } if *named == path), "{error}");
     }
     drop(first);
-    OpenOptions::default().open(&path).unwrap();
+    open_again(OpenOptions::default(), &path);
+}
+
+/// Opens what was closed a moment ago. A process that another test starts has a copy of the descriptor until it is itself.
+fn open_again(options: OpenOptions, path: &Path) -> Backing {
+    for _ in 0..200 {
+        match options.open(path) {
+            Err(BackingError::InUse { .. }) => std::thread::sleep(std::time::Duration::from_millis(5)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("{} is still in use", path.display());
+}
+
+/// An operation under way holds the open file. What it writes may reach the disk at any later time.
+#[test]
+fn a_claim_lasts_until_the_last_operation_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = sized_file(dir.path(), "disk", 1 << 20);
+    let device = LoopDevice::new(&path, 512);
+    let part = Some(Part { offset_bytes: 0, len_bytes: 65536 });
+    for (disk, part) in [(&path, None), (&path, part), (&device.0, None), (&device.0, part)] {
+        let options = OpenOptions { part, ..OpenOptions::default() };
+        let backing = open_again(options, disk);
+        let under_way = backing.as_fd().try_clone_to_owned().unwrap();
+        drop(backing);
+        assert!(matches!(options.open(disk).unwrap_err(), BackingError::InUse { .. }), "{part:?}");
+        drop(under_way);
+        open_again(options, disk);
+    }
 }
 
 /// The slots of a device that holds the metadata of several volumes.
@@ -31,15 +60,15 @@ fn parts_of_a_device_or_file_are_claimed_one_by_one() {
     let path = sized_file(dir.path(), "disk", 1 << 20);
     let device = LoopDevice::new(&path, 512);
     for disk in [&path, &device.0] {
-        let open = |slot: u64| {
-            let part = Part { offset_bytes: slot * 65536, len_bytes: 65536 };
-            OpenOptions { part: Some(part), ..OpenOptions::default() }.open(disk)
+        let slot = |n: u64| {
+            let part = Part { offset_bytes: n * 65536, len_bytes: 65536 };
+            OpenOptions { part: Some(part), ..OpenOptions::default() }
         };
-        let (first, second) = (open(0).unwrap(), open(1).unwrap());
-        assert!(matches!(open(1).unwrap_err(), BackingError::InUse { .. }));
+        let (first, second) = (slot(0).open(disk).unwrap(), slot(1).open(disk).unwrap());
+        assert!(matches!(slot(1).open(disk).unwrap_err(), BackingError::InUse { .. }));
         drop(second);
-        open(1).unwrap();
-        assert!(matches!(open(0).unwrap_err(), BackingError::InUse { .. }));
+        open_again(slot(1), disk);
+        assert!(matches!(slot(0).open(disk).unwrap_err(), BackingError::InUse { .. }));
         drop(first);
     }
 }
@@ -75,7 +104,7 @@ fn single_sectors_work_on_the_chosen_path() {
     let dir = tempfile::tempdir().unwrap();
     let path = sized_file(dir.path(), "disk", 1 << 20);
     for buffered in [false, true] {
-        let backing = OpenOptions { buffered, ..OpenOptions::default() }.open(&path).unwrap();
+        let backing = open_again(OpenOptions { buffered, ..OpenOptions::default() }, &path);
         assert_eq!(backing.io_path() == IoPath::BufferedByChoice, buffered);
         let file = backing.claimed.file();
         let mut page = Page([7; 4096]);

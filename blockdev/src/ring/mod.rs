@@ -543,6 +543,8 @@ impl<T: Copy> Drop for Ring<T> {
             self.start_quiet(opcode::AsyncCancel2::new(CancelBuilder::any()).build());
         }
         if self.drain(Instant::now() + DROP_PATIENCE) {
+            // The kernel takes a ring apart later; what is claimed by its files is free now.
+            let _ = self.uring.submitter().unregister_files();
             return;
         }
         // A device that does not answer: its operations may still write to our memory, so it is never freed.

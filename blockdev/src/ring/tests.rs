@@ -476,6 +476,21 @@ fn a_dropped_ring_leaves_nothing_in_flight() {
 }
 
 #[test]
+fn a_dropped_ring_lets_go_of_its_files() {
+    for mut ring in rings() {
+        let (_dir, disk) = temp_disk(1 << 20);
+        let path = disk.path().to_path_buf();
+        let file = ring.register_file(disk.as_fd());
+        ring.fsync_data(1, file);
+        drop(ring);
+        drop(disk);
+        // A process that another test starts at this moment has the file for a moment as well.
+        let mut tries = (0..3).map(|_| backing::OpenOptions::default().open(&path));
+        assert!(tries.any(|opened| opened.is_ok()), "nobody uses the disk");
+    }
+}
+
+#[test]
 #[should_panic(expected = "the pool of a ring was replaced")]
 fn another_pool_than_its_own_is_refused() {
     let mut ring = ring();
