@@ -354,6 +354,47 @@ fn adjust_behind_a_down_brings_the_resource_up_again() {
     assert_eq!(node.good(&["cstate", "r0"]), "WFConnection\n");
 }
 
+/// A command for several resources takes its time with the first, and the other one is restarted meanwhile.
+#[test]
+fn a_volume_that_has_gone_since_it_was_named_is_unknown() {
+    let node = Node::start("");
+    let path = |name: &str| node.dir.path().join(name);
+    for name in ["data", "meta", "one", "two"] {
+        File::create(path(name)).unwrap().set_len(16 << 20).unwrap();
+    }
+    let on = |port: u16| {
+        format!("on one {{ address 127.0.0.1:{port}; }} on two {{ address 127.0.0.2:{port}; }} }}\n")
+    };
+    let volume = |n: usize, disk: &str| {
+        format!("volume {n} {{ device /dev/drbd{n}; disk {}; meta-disk internal; }} ", path(disk).display())
+    };
+    let (data, meta) = (path("data"), path("meta"));
+    let slow = format!(
+        "resource slow {{ device /dev/drbd9; disk {}; meta-disk {}; {}",
+        data.display(),
+        meta.display(),
+        on(3)
+    );
+    let write = |volumes: &str| {
+        fs::write(path("drbd.conf"), format!("{slow}resource r0 {{ {volumes} {}", on(4))).unwrap();
+    };
+    write(&(volume(0, "one") + &volume(1, "two")));
+    assert_eq!(node.run(&["create-md", "--force", "all"]).0, 0);
+    node.good(&["up", "all"]);
+    node.good(&["detach", "slow"]);
+    // Somebody else has the data of the first; an attach waits for that a while.
+    let held = File::open(path("data")).unwrap();
+    held.lock().unwrap();
+    let targets = ["slow", "r0/1"].map(str::to_owned).to_vec();
+    let mut attach = node.ask(&Request::Run { action: Action::Attach, targets });
+    write(&volume(0, "one"));
+    node.good(&["adjust", "r0"]);
+    let reply: Reply = receive_blocking(&mut attach, REPLY_BYTES_MAX).unwrap();
+    let Reply::Done(outcome) = reply else { panic!("{reply:?}") };
+    assert!(outcome.err.contains("9: Failure: (114)"), "{outcome:?}");
+    assert!(outcome.err.contains("1: Failure: (127) Device minor not allocated"), "{outcome:?}");
+}
+
 /// Each would wait for the other for ever, with a copy that is never brought up to date.
 #[test]
 fn resyncs_that_would_wait_for_each_other_are_refused() {

@@ -243,8 +243,14 @@ impl Commands {
     /// Volumes of one resource stop at the first failure.
     async fn run_volumes(&self, action: Action, one: &Selected, running: &Running) -> Outcome {
         let mut all = Outcome::default();
-        for (index, volume) in one.volumes() {
-            all.absorb(self.run_volume(action, running, index, volume).await);
+        for (_, volume) in one.volumes() {
+            // The resource may have been restarted with other volumes since this one was named.
+            let config = running.config();
+            let same = |v: &VolumeConfig| (v.volume, v.minor) == (volume.volume, volume.minor);
+            all.absorb(match config.volumes.iter().position(same) {
+                Some(index) => self.run_volume(action, running, index, volume).await,
+                None => unknown_minor(volume),
+            });
             if all.exit_code != 0 {
                 break;
             }
