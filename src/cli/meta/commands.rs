@@ -37,6 +37,8 @@ pub fn dump_md(target: &MetaTarget, opts: &Opts, io: &mut dyn Prompt) -> Outcome
         Ok(())
     };
     print().map_err(|_: std::fmt::Error| MetaError::Value("the dump cannot be printed".into()))?;
+    // Whoever reads it may take their time.
+    drop(dev);
     io.out().write_all(text.as_bytes())?;
     Ok(0)
 }
@@ -196,7 +198,55 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::civil_date;
+    use std::io::{self, Write};
+    use std::path::PathBuf;
+
+    use replicator::meta::layout::MetaKind;
+
+    use super::super::create::create_md;
+    use super::*;
+
+    /// Says whether the metadata could be changed when the first output came; nobody is asked.
+    struct Pager(MetaTarget, Option<bool>);
+
+    impl Write for Pager {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1.get_or_insert_with(|| MetaDevice::open(&self.0, Access::Write).is_ok());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Prompt for Pager {
+        fn out(&mut self) -> &mut dyn Write {
+            self
+        }
+        fn err(&mut self) -> &mut dyn Write {
+            self
+        }
+        fn is_terminal(&self) -> bool {
+            false
+        }
+        fn read_line(&mut self) -> io::Result<String> {
+            Ok(String::new())
+        }
+    }
+
+    /// Whoever pages through it may take hours.
+    #[test]
+    fn a_dump_that_is_being_read_keeps_nobody_from_attaching() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk: PathBuf = dir.path().join("disk.img");
+        std::fs::File::create(&disk).unwrap().set_len(4 << 20).unwrap();
+        let target = MetaTarget { data: disk.clone(), meta: disk, kind: MetaKind::Internal };
+        let opts = Opts { force: true, ..Opts::default() };
+        create_md(&target, &opts, &mut Pager(target.clone(), Some(true))).unwrap();
+        let mut pager = Pager(target.clone(), None);
+        assert_eq!(dump_md(&target, &opts, &mut pager).unwrap(), 0);
+        assert_eq!(pager.1, Some(true));
+    }
 
     #[test]
     fn dates_around_leap_days() {
