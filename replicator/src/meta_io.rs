@@ -490,7 +490,9 @@ impl Resource {
         vol.bitmap.mark_page_clean(page);
         let mut bytes = [0u8; 4096];
         vol.bitmap.copy_page(page, &mut bytes);
-        let block = out.write_bytes(|b| b.extend_from_slice(&bytes));
+        // spec: drbd-metadata 7.2, the last page ends where the area does
+        let len_bytes = disk.layout.bitmap_page_bytes(u64::from(page));
+        let block = out.write_bytes(|b| b.extend_from_slice(&bytes[..len_bytes]));
         let md_sector = disk.layout.bitmap_page_sector(u64::from(page));
         let tag = pack(IoKind::BitmapPage, (v as u32) << 24 | page, disk.epoch);
         vol.counters.bm_writes += 1;

@@ -167,6 +167,13 @@ impl Node {
         }
     }
 
+    /// Fresh metadata on a device of this size.
+    pub fn make_external(&mut self, meta_sectors: u64) {
+        let kind = MetaKind::FlexibleExternal;
+        self.layout = Layout::new(kind, meta_sectors, AlRing::DEFAULT).expect("a layout for this size");
+        self.create_md();
+    }
+
     /// Fresh metadata at the end of the device, which gets as large as that takes.
     pub fn make_internal(&mut self) {
         let ring = AlRing::DEFAULT;
@@ -282,8 +289,8 @@ impl Node {
         let raw: [u8; 4096] = raw.try_into().expect("eight sectors");
         let mut sb = SuperBlock::decode(&raw).expect("the super block always decodes");
         let pages = sb.la_size_sectors.max(self.disk.sectors).div_ceil(8).div_ceil(32768);
-        let pages = pages.min(self.layout.bitmap_area_sectors() / 8);
-        let mut bitmap = self.disk.read_md(place(vol, self.layout.bitmap_sector()), pages * 8);
+        let sectors = (pages * 8).min(self.layout.bitmap_area_sectors());
+        let mut bitmap = self.disk.read_md(place(vol, self.layout.bitmap_sector()), sectors);
         if sb.unclean_magic || !sb.flags.has(MetaFlags::AL_CLEAN) {
             self.apply_al(vol, &mut sb, &mut bitmap);
         }

@@ -229,6 +229,11 @@ impl Layout {
         self.bitmap_sector() + 8 * page
     }
 
+    /// Length of 4 KiB page `page` of the bitmap, which is cut at the end of the area.
+    pub fn bitmap_page_bytes(&self, page: u64) -> usize {
+        512 * self.bitmap_area_sectors().saturating_sub(8 * page).min(8) as usize
+    }
+
     /// First sector of 4 KiB block `block` of the activity log.
     pub const fn al_block_sector(&self, block: u32) -> u64 {
         self.al_sector() + 8 * block as u64

@@ -4,11 +4,13 @@ use model::policy::OnIoError;
 use model::result_code::StateResult;
 use model::state::{ConnState, DiskState};
 use model::time::Duration;
+use replicator::meta::layout::{SECTORS_PER_BITMAP_PAGE, SECTORS_PER_BITMAP_SECTOR};
 use replicator::{ClientResult, Command, CommandResult, DiskConfig, ResizeWish, VolIdx};
 
 use super::healing::{both_again, outcome, peer_missed, target_finishes, write};
 use crate::hooks::DiskOp;
 use crate::scenario::{fresh_pair, fresh_pair_with, net, scribble};
+use crate::scenarios::{link_up, skip_initial_sync};
 use crate::world::{Answer, SimOp, World};
 use replicator::wire::Command as Wire;
 
@@ -371,4 +373,28 @@ fn no_bits_without_their_generation() {
         both_again(&mut w);
         no_bits_left(&w);
     }
+}
+
+/// The metadata device ended in the middle of the last page of the bitmap, and the page was written whole: beyond the end of a
+/// block device, which is an error, and the disk was detached.
+#[test]
+fn a_metadata_device_ends_in_the_middle_of_a_page() {
+    // A page and three sectors of bitmap, of which the device needs two.
+    const META_SECTORS: u64 = 72 + 8 + 3;
+    const SECTORS: u64 = SECTORS_PER_BITMAP_PAGE + 2 * SECTORS_PER_BITMAP_SECTOR - 5;
+    let mut w = World::new(1, SECTORS, DiskConfig::default());
+    for n in 0..2 {
+        w.nodes[n].make_external(META_SECTORS);
+        w.start(n);
+    }
+    link_up(&mut w, &net());
+    skip_initial_sync(&mut w, 0);
+    assert_eq!(w.command_and_wait(0, Command::Primary { force: false }), CommandResult::Ok);
+    w.run_for(Duration::from_millis(100));
+    w.crash(1, false);
+    w.run_for(Duration::from_secs(3));
+    write(&mut w, 0, SECTORS - 8);
+    w.crash(0, true);
+    both_again(&mut w);
+    no_bits_left(&w);
 }

@@ -15,6 +15,7 @@ use model::ids::BufId;
 use model::policy::OnIoError;
 use model::state::{ConnState, DiskState, Role, VolumeState};
 use model::time::{Duration, Instant};
+use replicator::meta::layout::MetaKind;
 use replicator::wire::parse_header;
 use replicator::{
     Action, Actions, ClientOp, ClientRequest, ClientResult, ClientTag, Closing, Command, CommandId,
@@ -461,6 +462,10 @@ impl World {
                 self.at(n, at, Later::Flush { tag, vol, point });
             }
             Action::MetaWrite { tag, vol, md_sector, block, flush_before, fua } => {
+                let layout = &self.nodes[n].layout;
+                let end = md_sector + u64::from(block.len / 512);
+                let is_inside = layout.kind() == MetaKind::Internal || end <= layout.last_sector() + 1;
+                assert!(is_inside, "a metadata write ends where the metadata device does");
                 self.nodes[n].disk_op_begins(vol);
                 let md_sector = place(vol, md_sector);
                 let at = self.disk_time();
