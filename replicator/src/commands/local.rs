@@ -41,6 +41,12 @@ impl Resource {
         let Some(old) = self.conn.net.as_ref() else {
             return CommandResult::Config(ConfigError::InvalidRequest);
         };
+        // What the operator has said of this one connection is no option.
+        let net = crate::config::NetConfig {
+            discard_my_data: old.discard_my_data,
+            tentative: old.tentative,
+            ..net
+        };
         if let Some(e) = refused_options(&net) {
             return CommandResult::Config(e);
         }

@@ -69,6 +69,18 @@ pub(super) fn split_brain() {
     discard_my_data_next_to_a_primary();
 }
 
+/// Options that changed while the peer was waited for took the operator's word back.
+#[test]
+fn discard_my_data_outlives_a_change_of_options() {
+    let mut w = split(0, [2, 2], [true, false]);
+    w.connect(1, &NetConfig { discard_my_data: true, ..net() });
+    w.run_for(secs(1));
+    let options = NetConfig { ping_int: secs(5), ..net() };
+    assert_eq!(w.command_and_wait(1, Command::NetOptions(Box::new(options))), OK);
+    w.connect(0, &net());
+    won(&mut w, 0);
+}
+
 fn split_brain_is_seen_on_both_sides() {
     for seed in 0..10 {
         for primaries in [[true, true], [true, false], [false, true], [false, false]] {

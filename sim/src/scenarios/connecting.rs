@@ -229,3 +229,22 @@ fn strangers_that_speak_in_packets_end_nothing() {
         heals(&mut w);
     }
 }
+
+/// Options that changed while the peer was waited for made a connection of the dry run, and a resync.
+#[test]
+fn a_dry_run_stays_one_when_options_change() {
+    let mut w = pair(9);
+    disconnect(&mut w, 0);
+    assert_eq!(w.command_and_wait(1, Command::Disconnect { force: true }), OK);
+    assert_eq!(write(&mut w, 0, 64, 8), ClientResult::Ok);
+    w.connect(0, &changed(|n| n.tentative = true));
+    w.run_for(secs(1));
+    let options = changed(|n| n.ping_int = secs(5));
+    assert_eq!(w.command_and_wait(0, Command::NetOptions(Box::new(options))), OK);
+    w.connect(1, &net());
+    w.run_for(secs(5));
+    stands_alone(&w, 0, "dry run");
+    assert_eq!(resync_bytes(&w, 0), 0);
+    w.connect(0, &net());
+    heals(&mut w);
+}
