@@ -73,6 +73,7 @@ pub(super) fn split_brain() {
 #[test]
 fn discard_my_data_outlives_a_change_of_options() {
     let mut w = split(0, [2, 2], [true, false]);
+    w.truth.word[1] = true;
     w.connect(1, &NetConfig { discard_my_data: true, ..net() });
     w.run_for(secs(1));
     let options = NetConfig { ping_int: secs(5), ..net() };
