@@ -162,9 +162,10 @@ impl Plan {
     fn life(r: &mut Rng) -> Plan {
         let large = r.one_in(16);
         let tiny_log = !large && r.one_in(4);
+        // More pages of the bitmap than are written at once.
+        let wide = large && r.one_in(8);
         let sectors = match () {
-            // More pages of the bitmap than are written at once.
-            () if large && r.one_in(8) => EXTENT_SECTORS * (1200 + r.below(400)),
+            () if wide => EXTENT_SECTORS * (1200 + r.below(400)),
             () if large => EXTENT_SECTORS * (70 + r.below(20)),
             () if tiny_log => EXTENT_SECTORS * (2 + r.below(4)) + r.below(500),
             () => 512 + 8 * r.below(500) + r.below(8),
@@ -214,18 +215,15 @@ impl Plan {
         }
         plan.weights[0] += 8;
         plan.weights[1] += 8;
-        if large || tiny_log {
-            plan.sync_in_large_requests(r);
+        if wide || (large || tiny_log) && !r.one_in(8) {
+            plan.sync_in_large_requests();
         }
         plan
     }
 
     /// On a device of several extents every crash of a Primary costs a resync of those that were hot, a thousand blocks
-    /// each: block by block they would take most of the time of all schedules. Some do.
-    fn sync_in_large_requests(&mut self, r: &mut Rng) {
-        if r.one_in(8) {
-            return;
-        }
+    /// each: block by block they would take most of the time of all schedules. One in eight does.
+    fn sync_in_large_requests(&mut self) {
         self.net.max_buffers = 2048;
         self.disk.c_max_rate_kib_s = 102_400;
         if self.disk.c_fill_target_sectors > 0 {
@@ -284,8 +282,8 @@ impl Plan {
         for _ in 0..1 + r.below(2) {
             plan.weights[r.below(ACTS.len() as u64 - 1) as usize] += 4;
         }
-        if tiny_log {
-            plan.sync_in_large_requests(r);
+        if tiny_log && !r.one_in(8) {
+            plan.sync_in_large_requests();
         }
         plan
     }
