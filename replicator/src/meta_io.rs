@@ -125,6 +125,9 @@ pub(crate) struct MetaIo {
     pub bitmap_flush: bool,
     /// Pages that must not be written without a flush.
     pub unflushed: Unflushed,
+    /// A Primary has written without the activity log, as everything was marked. What is marked no longer need not be stable
+    /// then, as on a sync target.
+    pub wrote_unlogged: bool,
     pub transaction: Option<Transaction>,
     /// The metadata is being moved to another place.
     pub moving: Option<alloc::boxed::Box<Move>>,
@@ -381,15 +384,16 @@ impl Resource {
         self.vols[v].pump = true;
     }
 
-    /// Asks for all pages with changes. The copy of a sync target is made stable first: a cleared bit on its disk
-    /// must never be older than the block it stands for.
+    /// Asks for all pages with changes. The copy of a sync target is made stable first, or that of a Primary that has written
+    /// without the activity log: a cleared bit on the disk must never be older than the block it stands for.
     pub(crate) fn write_bitmap_dirty(&mut self, v: usize, out: &mut Actions) {
         let vol = &mut self.vols[v];
-        let inconsistent = vol.state.disk <= DiskState::Inconsistent;
+        let is_target = vol.state.disk <= DiskState::Inconsistent;
         let cleared = vol.bitmap.dirty_page_count(DirtyKind::Any) > 0;
         let unflushed = ends_unflushed(vol) || planted::on(Planted::ClearedBitsWithoutFlush);
         let Some(disk) = vol.disk.as_mut() else { return };
-        if inconsistent && cleared && vol.size_sectors > 0 && !unflushed {
+        let tells = is_target || disk.md.wrote_unlogged;
+        if tells && cleared && vol.size_sectors > 0 && !unflushed {
             if !core::mem::replace(&mut disk.md.bitmap_flush, true) {
                 disk.md.unflushed.flush_begins();
                 disk.io_begins(self.now);

@@ -366,7 +366,9 @@ impl Volume {
             return 0;
         }
         let is_target = self.state.disk <= DiskState::Inconsistent;
-        if let Some(disk) = self.disk.as_mut().filter(|_| is_target && !planted::on(ClearedBitsWithoutFlush))
+        if let Some(disk) = self.disk.as_mut()
+            && (is_target || disk.md.wrote_unlogged)
+            && !planted::on(ClearedBitsWithoutFlush)
         {
             disk.md.unflushed.cleared(first..=end - 1);
         }

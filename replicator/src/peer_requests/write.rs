@@ -231,6 +231,7 @@ impl Resource {
             return false;
         }
         if suspended {
+            disk.md.wrote_unlogged = true;
             return true;
         }
         if !disk.md.primary_on_disk {

@@ -164,6 +164,9 @@ impl Resource {
         let r = &self.reqs.table[slot];
         let (v, range, has_al, active) = (r.vol as usize, r.range(), r.has(flag::IN_AL), r.has(flag::ACTIVE));
         let vol = &mut self.vols[v];
+        if let Some(disk) = vol.disk.as_mut() {
+            disk.md.wrote_unlogged |= vol.al_suspended;
+        }
         let mut wait_for_log = false;
         if !has_al && vol.has_usable_disk() && !vol.al_suspended {
             let disk = vol.disk.as_mut().expect("usable disk is present");

@@ -5,7 +5,7 @@ use model::state::{ConnState, DiskState};
 use model::time::Duration;
 use model::units::SECTORS_PER_AL_EXTENT;
 use replicator::meta::layout::SECTORS_PER_BITMAP_PAGE;
-use replicator::{ClientResult, DiskConfig};
+use replicator::{ClientResult, Command, DiskConfig, VolIdx};
 
 use crate::hooks::{Blocked, DiskOp};
 use crate::scenarios::*;
@@ -89,6 +89,34 @@ fn a_write_fails_on_a_target_that_loses_power_later() {
         w.crash(1, true);
         w.start(1);
         w.connect(1, &net());
+        heals(&mut w);
+    }
+}
+
+/// Where everything is marked the activity log has nothing to tell, and is left out. When the resync had taken the marks away,
+/// neither told of what a Primary had written meanwhile and still had in its cache.
+#[test]
+fn a_primary_that_wrote_without_the_log_loses_power_behind_its_resync() {
+    for k in 0..40 {
+        let mut w = pair(k);
+        disconnect(&mut w, 0);
+        assert_eq!(w.command_and_wait(0, Command::InvalidateRemote(VolIdx(0))), OK);
+        w.crash(0, false);
+        w.start(0);
+        assert_eq!(primary(&mut w, 0), OK);
+        w.hooks.slow_disk(0, DiskOp::Write, 64, 64);
+        for sector in [64, 80, 96] {
+            w.request(0, SimOp::Write { sector, count: 8, fua: false });
+        }
+        link_up(&mut w, &net());
+        w.run_for(secs(1));
+        w.let_go(false);
+        assert!(w.run_until(secs(30), World::in_sync));
+        // The bitmap is written before the super block.
+        w.run_for(ms(200 * k));
+        w.crash(0, true);
+        w.start(0);
+        w.connect(0, &net());
         heals(&mut w);
     }
 }
