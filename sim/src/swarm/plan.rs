@@ -67,6 +67,8 @@ pub struct Plan {
 
 /// Sectors of an extent of the activity log.
 const EXTENT_SECTORS: u64 = 8192;
+/// From here on a device has more pages of the bitmap than are written at once.
+const WIDE_SECTORS: u64 = 1200 * EXTENT_SECTORS;
 
 pub(super) fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
     from[rng.below(from.len() as u64) as usize]
@@ -92,7 +94,20 @@ impl Plan {
         plan.two_primaries(profile, &mut Rng::new(seed.rotate_left(13) ^ 0x7477_6f70));
         plan.slow_things(profile, &mut Rng::new(seed.rotate_left(23) ^ 0x736c_6f77));
         plan.tearing = pick(&mut Rng::new(seed ^ 0x7465_6172), &[Tearing::Sectors, Tearing::Blocks]);
+        if plan.sectors >= WIDE_SECTORS {
+            plan.keep_wide_device_quick();
+        }
         plan
+    }
+
+    /// A full sync of it has to end within the bound: nothing goes block by block, and nothing is slow.
+    fn keep_wide_device_quick(&mut self) {
+        self.sync_in_large_requests();
+        self.net.csums_alg.clear();
+        self.net.verify_alg.clear();
+        (self.verify_one_in, self.decay) = (0, false);
+        (self.weather.disk_us, self.weather.disk_spikes, self.weather.lag) = (20, 0, [0; 2]);
+        self.slow_link_bytes_per_s = 0;
     }
 
     /// In some runs the disks grow, and the device with them.
@@ -162,10 +177,8 @@ impl Plan {
     fn life(r: &mut Rng) -> Plan {
         let large = r.one_in(16);
         let tiny_log = !large && r.one_in(4);
-        // More pages of the bitmap than are written at once.
-        let wide = large && r.one_in(8);
         let sectors = match () {
-            () if wide => EXTENT_SECTORS * (1200 + r.below(400)),
+            () if large && r.one_in(8) => WIDE_SECTORS + EXTENT_SECTORS * r.below(400),
             () if large => EXTENT_SECTORS * (70 + r.below(20)),
             () if tiny_log => EXTENT_SECTORS * (2 + r.below(4)) + r.below(500),
             () => 512 + 8 * r.below(500) + r.below(8),
@@ -215,7 +228,7 @@ impl Plan {
         }
         plan.weights[0] += 8;
         plan.weights[1] += 8;
-        if wide || (large || tiny_log) && !r.one_in(8) {
+        if (large || tiny_log) && !r.one_in(8) {
             plan.sync_in_large_requests();
         }
         plan
