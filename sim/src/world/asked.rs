@@ -55,7 +55,7 @@ impl World {
 
     /// Issues a client request on a node; the tag names it in the answers.
     pub fn request(&mut self, n: usize, op: SimOp) -> ClientTag {
-        self.note_owner(n, op);
+        self.note_owner(n, op, false);
         self.next_tag += 1;
         let tag = ClientTag(self.next_tag);
         let asked = op;

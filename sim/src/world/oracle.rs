@@ -146,18 +146,18 @@ impl World {
         }
     }
 
-    /// A client's request has begun, or was carried out: the copy that it works on is the one that counts.
-    pub(super) fn note_owner(&mut self, n: usize, op: SimOp) {
+    /// A client's request has begun, or was carried out (`done`): the copy that it works on is the one that counts.
+    pub(super) fn note_owner(&mut self, n: usize, op: SimOp, done: bool) {
         if self.volume(n).is_none_or(|s| s.role != Role::Primary) {
             return;
         }
-        // A node that takes a lost peer for connected sends it clients, but nothing is answered there; and a peer that has
-        // not heard of the lost disk yet takes this node for the one whose copy counts.
+        // A node that takes a lost peer for connected sends it clients, but nothing is answered there. A peer that has not
+        // heard of the lost disk yet, or whose new generation is not stable, takes this node for the one whose copy counts.
         let met = self.same_connection();
         let (vol, _) = volume_and_sector(op.place());
         let peer_knows = self.volume_of(1 - n, vol.0).is_some_and(|s| s.pdsk < DiskState::Inconsistent);
         let truth = self.truth.at(op.place());
-        if truth.home(n) == n || met && peer_knows {
+        if truth.home(n) == n || done && met && peer_knows {
             truth.owner = truth.home(n);
         }
     }
@@ -172,7 +172,7 @@ impl World {
         let (m, op, clock) = self.open.remove(&tag.0).expect("a request is answered once");
         assert_eq!(n, m, "by the node that was asked");
         if ok && self.truth.at(op.place()).home(n) != n {
-            self.note_owner(n, op);
+            self.note_owner(n, op, true);
         }
         self.mix(tag.0 << 1 | u64::from(ok));
         self.note(n, || format!("request {} ends: {result:?}", tag.0));
