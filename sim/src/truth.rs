@@ -275,7 +275,7 @@ impl Truth {
         if n == self.owner && fits && !self.went_alone[1 - n] {
             return;
         }
-        if n != self.owner && self.protocol_c {
+        if n != self.owner && self.protocol_c && !self.spoiled {
             self.assert_not_stale(n, &read);
         }
         self.ledgers[1] = self.ledgers[0].clone();
