@@ -220,6 +220,14 @@ impl Truth {
         self.separated();
     }
 
+    /// A target has finished, and its source had left the resync by then: what it holds tells whether it has everything.
+    pub fn target_finished_alone(&mut self, n: usize, read: impl Fn(u64) -> u64) {
+        let main = &self.ledgers[0];
+        if main.written().all(|s| main.allows(s, read(s))) {
+            self.target_finished(n, read);
+        }
+    }
+
     /// An operator has said that this copy is the truth, with what was written to it alone.
     pub fn promoted_by_force(&mut self, n: usize, read: impl Fn(u64) -> u64) {
         if self.split {
