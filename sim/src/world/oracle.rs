@@ -120,9 +120,9 @@ impl World {
             let was_ahead = std::mem::replace(&mut self.ahead[usize::from(v)][n], ahead);
             self.tally.ahead += u64::from(ahead && !was_ahead);
             let source_is_there = states[1 - n].is_some_and(|s| s.conn == ConnState::SyncSource);
-            if was_target && met && state.as_ref().is_some_and(is_current) {
+            if was_target && state.as_ref().is_some_and(is_current) {
                 let disk = &self.nodes[n].disk;
-                if source_is_there {
+                if source_is_there && met {
                     truth.target_finished(n, |s| disk.version(s));
                 } else {
                     truth.target_finished_alone(n, |s| disk.version(s));
