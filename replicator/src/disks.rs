@@ -289,7 +289,12 @@ impl Resource {
             (true, true, true) => return self.queue_dirty_pages(v, out),
             // A cleared bit must not be on the disk before its block, and this disk is not asked to flush any more. The bits
             // that stay set there cost a resync of a few blocks.
-            (true, true, false) | (false, ..) => {}
+            (true, true, false) => {
+                if self.queue_flushed_pages(v, out) {
+                    return;
+                }
+            }
+            (false, ..) => {}
             (true, false, _) => return self.write_bitmap_dirty(v, out),
         }
         self.detach_finished(v, out);

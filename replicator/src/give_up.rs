@@ -33,9 +33,13 @@ impl Resource {
         let Some(disk) = self.vols[v].disk.as_mut() else { return };
         disk.data_epoch = self.next_disk_epoch;
         disk.io_pending = 0;
-        disk.md.bitmap_flush = false;
+        let flush_was_under_way = core::mem::replace(&mut disk.md.bitmap_flush, false);
         let at = *disk.given_up_at.get_or_insert(at);
         self.timers.set_if_idle(Timer::GivenUp, at);
+        if flush_was_under_way {
+            // A super block without the Primary's mark may wait for them: without it nobody looks at the activity log.
+            self.queue_flushed_pages(v, out);
+        }
         self.give_up_requests(v, out);
         self.give_up_peer_requests(v, out);
         self.give_up_resync(v);

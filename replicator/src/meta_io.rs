@@ -438,6 +438,18 @@ impl Resource {
         self.pump_pages(v, out);
     }
 
+    /// The same for those pages alone that need no flush, of a disk that is not asked for one any more. True if there are any.
+    pub(crate) fn queue_flushed_pages(&mut self, v: usize, out: &mut Actions) -> bool {
+        let vol = &mut self.vols[v];
+        let Some(disk) = vol.disk.as_mut() else { return false };
+        let pages = (0..vol.bitmap.pages()).filter(|p| vol.bitmap.page_needs_write(*p));
+        let pages: Vec<u32> = pages.filter(|p| !disk.md.unflushed.contains(*p)).collect();
+        pages.iter().for_each(|p| vol.bitmap.mark_page_clean(*p));
+        disk.md.page_queue.extend(pages.iter().copied());
+        self.pump_pages(v, out);
+        !pages.is_empty()
+    }
+
     /// Asks for every page.
     pub(crate) fn write_bitmap_all(&mut self, v: usize, out: &mut Actions) {
         let vol = &mut self.vols[v];

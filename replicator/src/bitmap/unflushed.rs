@@ -39,6 +39,11 @@ impl Unflushed {
         self.flushing.clear();
     }
 
+    /// The page must not be written without a flush.
+    pub(crate) fn contains(&self, page: u32) -> bool {
+        [&self.cleared, &self.flushing].iter().any(|list| list.binary_search(&page).is_ok())
+    }
+
     /// The page as it is now needs a flush of its own before it is written, which begins now: true.
     pub(crate) fn take(&mut self, page: u32) -> bool {
         let mut found = false;
