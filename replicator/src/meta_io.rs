@@ -203,13 +203,15 @@ impl Resource {
         let mut f = MetaFlags(disk.sb.flags.0 & kept.0);
         // Writes of a diskless Primary that were received are carried out even if it is gone by then.
         let unwritten = self.peer.writes.iter().any(|(_, w)| w.vol as usize == v && w.only_copy);
+        let peer_is_bad =
+            matches!(s.pdsk, DiskState::Inconsistent | DiskState::Outdated) && !vol.invalidation_unconfirmed;
         let only_disk_of_primary = s.pdsk < DiskState::Inconsistent && s.peer == Role::Primary || unwritten;
         let rows = [
             (s.disk > DiskState::Inconsistent && !vol.invalidated, MetaFlags::CONSISTENT),
             (s.role == Role::Primary || only_disk_of_primary, MetaFlags::PRIMARY_IND),
             (s.conn > ConnState::WFReportParams, MetaFlags::CONNECTED_IND),
             (s.disk > DiskState::Outdated, MetaFlags::WAS_UP_TO_DATE),
-            (matches!(s.pdsk, DiskState::Inconsistent | DiskState::Outdated), MetaFlags::PEER_OUT_DATED),
+            (peer_is_bad, MetaFlags::PEER_OUT_DATED),
             (vol.crashed_primary, MetaFlags::CRASHED_PRIMARY),
         ];
         for (set, bit) in rows {

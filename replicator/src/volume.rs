@@ -231,6 +231,9 @@ pub(crate) struct Volume {
     /// The peer was told to skip the initial sync, and has not said yet that it is UpToDate. What it said before may still
     /// be on its way, and passes for Inconsistent; but whatever is sent now, it gets as a good copy.
     pub skip_unconfirmed: bool,
+    /// Source of a full sync by command, and the peer has neither said that its copy is bad nor asked for a block: a Primary
+    /// that did not hear the answer to its question goes on with that copy.
+    pub invalidation_unconfirmed: bool,
     /// The peer had a good copy when this process last heard of it. What a disk says that was away meanwhile is older.
     pub peer_was_good: bool,
     /// Invalidated by command and not yet SyncTarget: whatever comes between, the copy is Inconsistent.
@@ -300,6 +303,7 @@ impl Volume {
             consider_resync: false,
             unmarked_is_good: false,
             skip_unconfirmed: false,
+            invalidation_unconfirmed: false,
             peer_was_good: false,
             invalidated: false,
             al_suspended: false,

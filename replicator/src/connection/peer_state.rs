@@ -52,6 +52,7 @@ impl Resource {
             Conclusion::ResyncLeftovers => self.vols[v].resync.peer_done = true,
             Conclusion::FinishVerify => self.finish_verify(v, out),
             Conclusion::Proceed(p) => {
+                self.vols[v].invalidation_unconfirmed &= p.peer_disk >= DiskState::Consistent;
                 self.apply_peer_state(v, own, &received, p, out);
                 self.vols[v].uncorrected_uuids = None;
             }

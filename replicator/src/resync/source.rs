@@ -63,6 +63,9 @@ impl Resource {
         out: &mut Actions,
     ) {
         self.vols[v].resync.target_began = true;
+        if mem::take(&mut self.vols[v].invalidation_unconfirmed) {
+            self.recompute_md_flags(v);
+        }
         if !self.request_is_possible(v, r, out) {
             return;
         }

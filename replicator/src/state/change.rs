@@ -9,7 +9,7 @@ use model::state::{ConnState, DiskState, Role, VolumeState};
 use model::state_word::{StateChange, StateWord, mask};
 
 use super::log_line::{self, VOLUME_FIELDS};
-use super::{Context, Evaluated, Kind, evaluate, validate};
+use super::{Context, Evaluated, Kind, evaluate, is_source, validate};
 use crate::action::{Action, Actions, LogLevel};
 use crate::event::VolIdx;
 use crate::handshake::peer_state::forced_primary;
@@ -46,6 +46,7 @@ impl Resource {
             handshake_in_progress: self.conn.handshake_in_progress,
             attach_states: exposed_here.then_some(vol.attach_states),
             invalidated: vol.invalidated,
+            invalidation_unconfirmed: vol.invalidation_unconfirmed,
             outdated_stays: self.conn.peer_is_lockstep(),
         }
     }
@@ -217,6 +218,9 @@ impl Resource {
         } else if new.disk <= DiskState::Inconsistent {
             self.vols[v].invalidated = false;
         }
+        let asked_of_source = old.conn != new.conn && new.conn == ConnState::StartingSyncS;
+        self.vols[v].invalidation_unconfirmed |= asked_of_source;
+        self.vols[v].invalidation_unconfirmed &= is_source(new.conn);
         self.vols[v].skip_unconfirmed &= new.conn == ConnState::Connected;
         match new.pdsk {
             DiskState::Consistent | DiskState::UpToDate => self.vols[v].peer_was_good = true,

@@ -52,6 +52,8 @@ pub struct Context {
     pub attach_states: Option<(DiskState, DiskState)>,
     /// The own copy was invalidated by command, and its resync has not begun.
     pub invalidated: bool,
+    /// The peer's copy was invalidated by command, and it has not shown yet that it knows.
+    pub invalidation_unconfirmed: bool,
     /// The peer runs this program too, and takes an Outdated copy for one where DRBD calls it UpToDate.
     pub outdated_stays: bool,
 }
@@ -148,6 +150,7 @@ impl Context {
         handshake_in_progress: false,
         attach_states: None,
         invalidated: false,
+        invalidation_unconfirmed: false,
         outdated_stays: false,
     };
 

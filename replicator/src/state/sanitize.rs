@@ -46,7 +46,7 @@ pub fn sanitize(old: &VolumeState, new: VolumeState, ctx: &Context) -> (VolumeSt
 const PASSES: u32 = 2;
 
 fn pass(old: &VolumeState, s: &mut VolumeState, ctx: &Context, warnings: &mut Warnings) {
-    forget_lost_peer(s); // step 1
+    forget_lost_peer(s, ctx); // step 1
     forget_pause_when_unconfigured(s); // step 2
     abort_without_disks(old, s, warnings); // step 3
     settle_negotiating(s, ctx, warnings); // step 4
@@ -58,11 +58,13 @@ fn pass(old: &VolumeState, s: &mut VolumeState, ctx: &Context, warnings: &mut Wa
     pause_or_continue(s); // step 9
 }
 
-fn forget_lost_peer(s: &mut VolumeState) {
+fn forget_lost_peer(s: &mut VolumeState, ctx: &Context) {
     if s.conn < ConnState::Connected {
         s.peer_isp = false;
         s.peer = Role::Unknown;
-        if !matches!(s.pdsk, DiskState::Inconsistent | DiskState::Outdated) {
+        // Nor is a copy bad whose holder may go on with it, since the answer that it may be invalidated did not arrive.
+        let known_bad = matches!(s.pdsk, DiskState::Inconsistent | DiskState::Outdated);
+        if !known_bad || ctx.invalidation_unconfirmed {
             s.pdsk = DiskState::DUnknown;
         }
     }

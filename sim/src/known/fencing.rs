@@ -384,3 +384,29 @@ fn a_disk_that_was_detached_is_behind() {
         assert_eq!(primary(&mut w, 1) == OK, fencing == Fencing::DontCare, "{fencing:?}");
     }
 }
+
+/// The peer's leave to invalidate the copy of a Primary did not arrive there. It goes on with its copy and has the peer
+/// stonithed, which called that copy bad: after its restart it was promoted beside it without a question.
+#[test]
+fn a_primary_that_was_not_invalidated_has_no_second_one_beside_it() {
+    for k in 0..10 {
+        let mut w = fenced_pair(k, Fencing::ResourceAndStonith, answers(1));
+        w.hooks.handlers[0].fence_peer = FencePeer::Stonith { after: ms(300) };
+        w.block(1, Blocked::Meta);
+        w.command(0, Command::Invalidate(VolIdx(0)));
+        assert!(w.run_until(secs(2), |w| w.state(1).0 == ConnState::SyncSource));
+        assert!(w.run_until(secs(20), |w| w.state(1).0 < ConnState::Connected));
+        assert_eq!(pdsk(&w, 1), DiskState::DUnknown, "nobody has heard of it being bad");
+        w.command(1, Command::Primary { force: false });
+        assert!(w.run_until(secs(20), |w| w.nodes[1].core.is_none()));
+        w.cut(true);
+        w.block(1, Blocked::No);
+        put(&mut w, 0, 3);
+        w.hooks.handlers[0].fence_peer = answers(1);
+        w.start(1);
+        w.attach(1);
+        assert_ne!(primary(&mut w, 1), OK);
+        assert_eq!(w.volume(0).map(|s| s.role), Some(Role::Primary));
+        ends_well(&mut w);
+    }
+}
