@@ -171,6 +171,8 @@ impl Truth {
     /// once: the peer lost its cache, and this disk went before the loss of the peer made it the only good one. What is
     /// left then is what flushes promise, and not less. Where there are no clients the disk may yet come back, and count.
     pub fn falls_back_on_peer(&mut self, n: usize, has_clients: bool, read: impl Fn(u64) -> u64) {
+        // The peer's copy is in a generation of its own then, written to or not.
+        self.went_alone[1 - n] |= has_clients;
         let both_failed = self.cache_lost[1 - n] && self.since[n].is_empty() && !self.split;
         if self.protocol_c && !(both_failed && has_clients) {
             return;
