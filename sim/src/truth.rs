@@ -230,13 +230,11 @@ impl Truth {
         }
     }
 
-    /// An operator has said that this copy is the truth, with what was written to it alone.
+    /// An operator has said that this copy is the truth, with what was written to it alone. The other one may have a past of
+    /// its own, and be chosen yet when they meet.
     pub fn promoted_by_force(&mut self, n: usize, read: impl Fn(u64) -> u64) {
-        if self.split {
-            self.ledgers[0] = self.ledgers[n].clone();
-        }
-        self.ledgers[0].rebase(&read);
-        self.split = false;
+        self.of(n).rebase(&read);
+        self.word[1 - n] |= self.split;
         self.at_split = None;
         self.cache_lost = [false; 2];
         self.owner = n;
