@@ -217,7 +217,7 @@ impl Node {
     }
 
     /// At the end of the device as it is, or as it was before.
-    fn found_layout(&self, vol: VolIdx) -> Layout {
+    pub fn found_layout(&self, vol: VolIdx) -> Layout {
         let there = |layout: &Layout| {
             let raw = self.disk.read_md(place(vol, layout.superblock_sector()), 8);
             SuperBlock::decode(&raw.try_into().expect("eight sectors")).is_ok()
@@ -240,13 +240,17 @@ impl Node {
 
     /// Changes what the super block on the disk says, as somebody with a metadata tool would.
     pub fn change_super_block(&mut self, vol: VolIdx, change: impl FnOnce(&mut SuperBlock)) {
-        let at = place(vol, self.layout.superblock_sector());
-        let raw: [u8; 4096] = self.disk.read_md(at, 8).try_into().expect("eight sectors");
-        let mut sb = SuperBlock::decode(&raw).expect("the super block always decodes");
+        let mut sb = self.super_block(&self.layout, vol);
         change(&mut sb);
         let mut block = [0u8; 4096];
         sb.encode(&mut block);
-        self.disk.write_md(at, &block, true);
+        self.disk.write_md(place(vol, self.layout.superblock_sector()), &block, true);
+    }
+
+    /// What the disk holds.
+    pub fn super_block(&self, layout: &Layout, vol: VolIdx) -> SuperBlock {
+        let raw = self.disk.read_md(place(vol, layout.superblock_sector()), 8);
+        SuperBlock::decode(&raw.try_into().expect("eight sectors")).expect("the super block always decodes")
     }
 
     /// Starts the process.
@@ -285,9 +289,7 @@ impl Node {
     /// What `apply-al` and reading the metadata give an attach.
     pub fn load(&mut self, vol: VolIdx) -> AttachedDisk {
         self.layout = self.found_layout(vol);
-        let raw = self.disk.read_md(place(vol, self.layout.superblock_sector()), 8);
-        let raw: [u8; 4096] = raw.try_into().expect("eight sectors");
-        let mut sb = SuperBlock::decode(&raw).expect("the super block always decodes");
+        let mut sb = self.super_block(&self.layout, vol);
         let pages = sb.la_size_sectors.max(self.disk.sectors).div_ceil(8).div_ceil(32768);
         let sectors = (pages * 8).min(self.layout.bitmap_area_sectors());
         let mut bitmap = self.disk.read_md(place(vol, self.layout.bitmap_sector()), sectors);

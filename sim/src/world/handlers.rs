@@ -4,6 +4,7 @@ use model::config::settings::Handler;
 
 use super::*;
 use crate::hooks::FencePeer;
+use replicator::meta::superblock::MetaFlags;
 
 /// What a script does when its time is over.
 #[derive(Clone, Copy, Debug)]
@@ -42,11 +43,11 @@ impl World {
         match means {
             Means::Answer(code) => self.handler_answers(n, run, code),
             Means::StonithPeer => {
-                // What a node without a disk has written of its peer may be old, and it has had no way to take it back.
-                let volumes = self.nodes[peer].volumes;
-                let has_disk = |v| self.volume_of(peer, v).is_none_or(|s| s.disk >= DiskState::Inconsistent);
-                self.one_writer &= (0..volumes).all(has_disk);
                 self.crash(peer, true);
+                // It will believe what it has written of its peer, and cannot know that this one is taking over.
+                let node = &self.nodes[peer];
+                let trusts = |v| node.super_block(&node.found_layout(VolIdx(v)), VolIdx(v)).flags.has(MetaFlags::PEER_OUT_DATED);
+                self.one_writer &= !(0..node.volumes).any(trusts);
                 self.handler_answers(n, run, 7);
             }
             Means::OutdatePeer => match self.volume(peer).map(|s| s.role) {
