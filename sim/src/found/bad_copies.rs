@@ -2,6 +2,7 @@
 
 use model::policy::OnIoError;
 use model::state::{ConnState, DiskState};
+use model::time::Duration;
 use replicator::wire::Command as Wire;
 use replicator::{ClientResult, Command, DiskConfig, NetConfig, VolIdx};
 
@@ -83,6 +84,34 @@ fn a_bad_copy_beside_a_good_one_is_promoted() {
     assert_eq!(w.command_and_wait(1, Command::Secondary { open: 0 }), OK);
     w.reset();
     heals(&mut w);
+}
+
+/// A lone Primary with a bad disk was demoted and gave that disk up at once: the flush that its bitmap waited for was not waited
+/// for, and its super block said Secondary without the bits. The log was not looked at, and nothing told what it had written.
+#[test]
+fn a_bad_disk_that_is_given_up_behind_a_demotion_knows_what_was_written() {
+    for k in 0..60 {
+        let d = DiskConfig { on_io_error: OnIoError::PassOn, ..DiskConfig::default() };
+        let mut w = pair_with(k, SECTORS, &net(), [d.clone(), d]);
+        w.crash(1, false);
+        w.run_for(secs(3));
+        w.hooks.break_disk(0, DiskOp::Write, BLOCK + 80, 8);
+        write(&mut w, 0, BLOCK, 8);
+        write(&mut w, 0, BLOCK + 40, 8);
+        w.request(0, SimOp::Write { sector: BLOCK + 80, count: 8, fua: false });
+        // Somewhere between its write and the last super block that says so.
+        w.run_for(Duration::from_micros(10 * k));
+        w.hooks.mend_disks();
+        w.command(0, Command::Secondary { open: 0 });
+        assert_eq!(w.command_and_wait(0, TEAR_OFF), OK);
+        w.run_for(secs(1));
+        w.attach(0);
+        // What the bad copy took is given up with it.
+        w.truth.spoiled = true;
+        w.start(1);
+        w.connect(1, &net());
+        heals(&mut w);
+    }
 }
 
 /// A write that the Primary alone has, on a disk that goes before it hears that the peer's disk has refused it. Nobody is in a

@@ -46,7 +46,11 @@ impl World {
                 self.crash(peer, true);
                 // It will believe what it has written of its peer, and cannot know that this one is taking over.
                 let node = &self.nodes[peer];
-                let trusts = |v| node.super_block(&node.found_layout(VolIdx(v)), VolIdx(v)).flags.has(MetaFlags::PEER_OUT_DATED);
+                let trusts = |v| {
+                    node.super_block(&node.found_layout(VolIdx(v)), VolIdx(v))
+                        .flags
+                        .has(MetaFlags::PEER_OUT_DATED)
+                };
                 self.one_writer &= !(0..node.volumes).any(trusts);
                 self.handler_answers(n, run, 7);
             }
