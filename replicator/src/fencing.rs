@@ -39,6 +39,10 @@ impl Resource {
     }
 
     pub(crate) fn start_fencing(&mut self, out: &mut Actions) -> Start {
+        if self.conn.state == ConnState::WFReportParams {
+            // Only a volume that the peer does not have is not connected then (drbd-states 14.1).
+            return Start::Impossible;
+        }
         match self.fencing_policy() {
             Some(Fencing::ResourceOnly | Fencing::ResourceAndStonith) => {
                 if !self.handler_runs_for(Handler::FencePeer, self.conn.generation) {

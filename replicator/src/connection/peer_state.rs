@@ -35,6 +35,14 @@ impl Resource {
             return;
         };
         let own = self.vols[v].state;
+        if own.conn >= ConnState::Connected && self.conn.handshake_in_progress {
+            self.peer_has_announced_all(out);
+        } else if own.conn == ConnState::WFReportParams && !self.conn.handshake_in_progress {
+            let text = "The peer has got this volume since; connecting anew";
+            out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
+            self.lose_connection(ConnState::NetworkFailure, out);
+            return;
+        }
         let vol = &self.vols[v];
         let circumstances = Circumstances {
             peer_uuid_flags: vol.peer_uuids.map(|p| p.flags),
@@ -60,6 +68,26 @@ impl Resource {
         if own.conn == ConnState::Ahead {
             self.state_heard_ahead(v, &received, out);
         }
+    }
+
+    /// The second state packet of a volume: the peer has said all that it says in the handshake, of each volume that it has.
+    /// The others are not waited for.
+    fn peer_has_announced_all(&mut self, out: &mut Actions) {
+        for vol in self.vols.iter().filter(|v| v.state.conn == ConnState::WFReportParams) {
+            let text = format!("The peer does not have volume {}", vol.vnr);
+            self.log_conn(LogLevel::Warn, text, out);
+        }
+        self.conn.handshake_in_progress = false;
+        self.discard_was_asked_for();
+        self.something_changed = true;
+    }
+
+    // spec: drbd-wire 8.8, discarding own data is asked for once
+    fn discard_was_asked_for(&mut self) {
+        if let Some(net) = self.conn.net.as_mut() {
+            net.discard_my_data = false;
+        }
+        self.conn.standalone_reason = None;
     }
 
     fn apply_peer_state(
@@ -206,11 +234,7 @@ impl Resource {
         if self.conn.state == ConnState::WFReportParams
             && self.vols.iter().all(|o| o.state.conn != ConnState::WFReportParams)
         {
-            // spec: drbd-wire 8.8, discarding own data is asked for once
-            if let Some(net) = self.conn.net.as_mut() {
-                net.discard_my_data = false;
-            }
-            self.conn.standalone_reason = None;
+            self.discard_was_asked_for();
         }
         if must_answer(&own, conn, received) {
             self.send_uuids(v, UuidFlags::NONE, out);

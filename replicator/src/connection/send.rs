@@ -1,6 +1,7 @@
 //! Everything that is sent, one function per packet.
 
 use model::ids::BufId;
+use model::state::ConnState;
 use model::state_word::{StateChange, StateWord};
 use model::units::SectorRange;
 
@@ -146,8 +147,11 @@ impl Resource {
         self.send_on(Sock::Meta, 0, &Packet::BarrierAck(p), None, out);
     }
 
+    /// Tells the peer to hurry, by the name of this volume or another: it may not have this one.
     pub(crate) fn send_unplug(&mut self, v: usize, out: &mut Actions) {
-        let vnr = self.vols[v].vnr.0;
+        let mut volumes = self.vols[v..].iter().chain(&self.vols[..v]);
+        let Some(known) = volumes.find(|v| v.state.conn >= ConnState::Connected) else { return };
+        let vnr = known.vnr.0;
         self.send_on(Sock::Data, vnr, &Packet::UnplugRemote, None, out);
     }
 

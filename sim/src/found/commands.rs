@@ -3,14 +3,15 @@
 use model::config::settings::Handler;
 use model::policy::{Fencing, Protocol};
 use model::result_code::StateResult;
-use model::state::{ConnState, DiskState, Role};
+use model::state::{ConnState, DiskState, Role, VolumeState};
 use model::time::Duration;
+use replicator::wire::Command as Wire;
 use replicator::{
     Auth, ClientResult, Command, CommandId, CommandResult, DiskConfig, HmacAlg, NetConfig, VolIdx,
 };
 
 use crate::hooks::{Blocked, FencePeer};
-use crate::node::place;
+use crate::node::{Node, place};
 use crate::scenarios::*;
 use crate::world::{Answer, SimOp, World};
 
@@ -448,4 +449,73 @@ fn a_volume_in_use_forbids_the_demotion_of_all() {
     w.nodes[0].core.as_mut().expect("it runs").set_open(VolIdx(1), false);
     assert_eq!(secondary(&mut w, 0), OK);
     assert_eq!(roles(&w), [Role::Secondary; 3]);
+}
+
+/// Node 1 (index 0) is Primary of two volumes, node 2 has the first one only.
+fn one_has_two_volumes(seed: u64) -> World {
+    let mut w = World::with_volumes(seed, SECTORS, [DiskConfig::default(), DiskConfig::default()], 2);
+    w.nodes[1] = Node::with_volumes(SECTORS, DiskConfig::default(), 1);
+    w.start(0);
+    w.start(1);
+    w.run_for(ms(10));
+    assert_eq!(w.command_and_wait(0, Command::Primary { force: true }), OK);
+    link_up(&mut w, &net());
+    assert!(w.run_until(secs(60), is_synced));
+    w
+}
+
+fn is_synced(w: &World) -> bool {
+    let good = |s: VolumeState| {
+        (s.conn, s.disk, s.pdsk) == (ConnState::Connected, DiskState::UpToDate, DiskState::UpToDate)
+    };
+    (0..2).all(|n| w.volume(n).is_some_and(good))
+}
+
+/// A flush of a volume that the peer does not have hurried the peer by the name of that volume, which ended the connection.
+#[test]
+fn a_flush_of_a_volume_that_the_peer_does_not_have() {
+    let mut w = one_has_two_volumes(9);
+    w.hooks.record = true;
+    for block in 0..10 {
+        begin(&mut w, block);
+        w.request(0, SimOp::FlushVolume { vol: VolIdx(1) });
+        w.run_for(secs(1));
+        assert!(is_synced(&w), "after {block} flushes");
+    }
+    assert!(w.hooks.seen(0, Wire::UnplugRemote) > 0);
+    assert_eq!(w.hooks.seen(0, Wire::SyncParam89), 0, "it is still the same connection");
+}
+
+/// The peer says nothing of a volume that it does not have: the handshake of that volume did not end, and whatever waits for
+/// the end of the handshake waited for ever, and everything behind it.
+#[test]
+fn a_volume_that_the_peer_does_not_have_keeps_no_command_waiting() {
+    let mut w = one_has_two_volumes(10);
+    let ends = |w: &mut World, n, command| {
+        let id = w.command(n, command);
+        w.run_for(secs(60));
+        assert_eq!(ended(w, id), Some(OK));
+    };
+    ends(&mut w, 0, Command::Secondary { open: 0 });
+    ends(&mut w, 0, Command::Primary { force: false });
+    for n in [1, 0] {
+        ends(&mut w, n, Command::Disconnect { force: false });
+        w.connect(n, &net());
+        assert!(w.run_until(secs(60), is_synced));
+    }
+}
+
+/// A peer that is connected is not fenced for the sake of a volume that it does not have.
+#[test]
+fn a_connected_peer_is_not_fenced() {
+    let mut w = one_has_two_volumes(11);
+    let fences = DiskConfig { fencing: Fencing::ResourceAndStonith, ..DiskConfig::default() };
+    for v in 0..2 {
+        let command = Command::DiskOptions(VolIdx(v), Box::new(fences.clone()));
+        assert_eq!(w.command_and_wait(0, command), OK);
+    }
+    assert_eq!(secondary(&mut w, 0), OK);
+    assert_eq!(primary(&mut w, 0), CommandResult::State(StateResult::PrimaryNop));
+    assert!(w.hooks.handlers[0].calls.iter().all(|c| c.1 != Handler::FencePeer));
+    assert!(is_synced(&w));
 }

@@ -386,9 +386,10 @@ impl World {
         self.volume_of(n, 0)
     }
 
-    /// State of any volume of a node; None while it is down.
+    /// State of any volume of a node; None while it is down, and if it has no such volume.
     pub fn volume_of(&self, n: usize, v: u8) -> Option<VolumeState> {
-        self.nodes[n].core.as_ref().map(|c| c.volume_state(VolIdx(v)))
+        let has_it = v < self.nodes[n].volumes;
+        self.nodes[n].core.as_ref().filter(|_| has_it).map(|c| c.volume_state(VolIdx(v)))
     }
 
     /// Ends a batch of a node: carries out its actions and arms its deadline.
