@@ -540,10 +540,6 @@ impl Resource {
             }
         }
         disk.md.scratch_extents = evicted;
-        // One that waits to be written passes for clean, and one that is on its way may hold an older content: a page counts
-        // until it is clean and idle.
-        let (queue, in_flight) = (&disk.md.page_queue, &disk.md.pages_in_flight);
-        pages_left.retain(|p| vol.bitmap.page_needs_write(*p) || queue.contains(p) || in_flight.contains(p));
         if planted::on(Planted::EvictedPagesNotWritten) {
             pages_left.clear();
         }
@@ -562,6 +558,8 @@ impl Resource {
         let Some(disk) = vol.disk.as_mut() else { return };
         let md = &mut disk.md;
         let Some(t) = md.transaction.as_mut() else { return };
+        // One that waits to be written passes for clean, and one that is on its way may hold an older content: a page counts
+        // until it is clean and idle.
         let (queue, in_flight) = (&md.page_queue, &md.pages_in_flight);
         t.pages_left.retain(|p| queue.contains(p) || in_flight.contains(p));
         if t.block_submitted || !t.pages_left.is_empty() || md.failed {

@@ -284,10 +284,9 @@ impl Resource {
                 let s = self.vols[v].state;
                 if s.conn == ConnState::StandAlone && s.role == Role::Secondary {
                     let change = StateChange::NONE.disk(DiskState::Inconsistent);
-                    match self.invalidate_alone(v, change, out) {
-                        CommandResult::Ok => return self.answers_when_stable(v, id, out),
-                        refused => refused,
-                    }
+                    let result = self.invalidate_alone(v, change, out);
+                    self.answer_when_stable(v, id, result, out);
+                    return None;
                 } else {
                     let change = StateChange::NONE.conn(ConnState::StartingSyncT);
                     return Some(Work::Change { vol: v, change });
@@ -298,10 +297,9 @@ impl Resource {
                 let s = self.vols[v].state;
                 if s.conn == ConnState::StandAlone && s.role == Role::Primary {
                     let change = StateChange::NONE.pdsk(DiskState::Inconsistent);
-                    match self.invalidate_alone(v, change, out) {
-                        CommandResult::Ok => return self.answers_when_stable(v, id, out),
-                        refused => refused,
-                    }
+                    let result = self.invalidate_alone(v, change, out);
+                    self.answer_when_stable(v, id, result, out);
+                    return None;
                 } else {
                     let change = StateChange::NONE.conn(ConnState::StartingSyncS);
                     return Some(Work::Change { vol: v, change });
@@ -323,10 +321,9 @@ impl Resource {
             }
             Command::NewCurrentUuid { vol, clear_bitmap } => {
                 let v = vol.0 as usize;
-                match self.new_current_uuid_command(v, clear_bitmap, out) {
-                    CommandResult::Ok => return self.answers_when_stable(v, id, out),
-                    refused => refused,
-                }
+                let result = self.new_current_uuid_command(v, clear_bitmap, out);
+                self.answer_when_stable(v, id, result, out);
+                return None;
             }
             Command::SuspendIo | Command::ResumeIo | Command::SetAfterDependency(..) => {
                 unreachable!("urgent commands are not queued")
@@ -336,10 +333,12 @@ impl Resource {
         None
     }
 
-    /// A command that is carried out: nothing is left of it but the answer.
-    fn answers_when_stable(&mut self, v: usize, id: CommandId, out: &mut Actions) -> Option<Work> {
-        self.when_super_block_stable(v, Then::AnswerCommand(id), out);
-        None
+    /// A command that is carried out is answered when the super block says so, one that is refused at once.
+    fn answer_when_stable(&mut self, v: usize, id: CommandId, result: CommandResult, out: &mut Actions) {
+        match result {
+            CommandResult::Ok => self.when_super_block_stable(v, Then::AnswerCommand(id), out),
+            refused => out.push(Action::CommandDone { id, result: refused }),
+        }
     }
 
     fn attempt(&mut self, active: &mut Active, out: &mut Actions) -> Attempt {

@@ -273,9 +273,10 @@ impl Resource {
     /// Confirms the peer's disconnect once the super blocks of this volume and all behind it are stable: outdated disks have to
     /// be so on the medium before the peer relies on it.
     pub(crate) fn reply_tear_down_when_stable(&mut self, first: usize, out: &mut Actions) {
-        match (first..self.vols.len()).find(|v| self.vols[*v].disk.is_some()) {
-            Some(v) => self.when_super_block_stable(v, Then::ReplyTearDown, out),
-            None => self.reply_tear_down(out),
+        if first < self.vols.len() {
+            self.when_super_block_stable(first, Then::ReplyTearDown, out);
+        } else {
+            self.reply_tear_down(out);
         }
     }
 

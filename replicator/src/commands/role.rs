@@ -119,15 +119,11 @@ impl Resource {
             CommandResult::State(StateResult::LowerThanOutdated)
         } else {
             match self.request(Some(v), StateChange::NONE.disk(DiskState::Outdated), out) {
-                Attempt::Done(CommandResult::Ok) => {
-                    self.when_super_block_stable(v, Then::AnswerCommand(id), out);
-                    return;
-                }
                 Attempt::Done(result) => result,
                 _ => CommandResult::State(StateResult::ConcurrentStateChange),
             }
         };
-        out.push(Action::CommandDone { id, result });
+        self.answer_when_stable(v, id, result, out);
     }
 
     /// The handler has answered: a promotion that waits for it goes on.
@@ -185,9 +181,10 @@ impl Resource {
 
     /// Answers a change of the role once the super blocks of this volume and all behind it are stable.
     pub(crate) fn answer_role_when_stable(&mut self, first: usize, id: CommandId, out: &mut Actions) {
-        match (first..self.vols.len()).find(|v| self.vols[*v].disk.is_some()) {
-            Some(v) => self.when_super_block_stable(v, Then::AnswerRole(id), out),
-            None => self.finish_command(id, CommandResult::Ok, out),
+        if first < self.vols.len() {
+            self.when_super_block_stable(first, Then::AnswerRole(id), out);
+        } else {
+            self.finish_command(id, CommandResult::Ok, out);
         }
     }
 
