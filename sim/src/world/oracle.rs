@@ -155,14 +155,18 @@ impl World {
         if self.volume(n).is_none_or(|s| s.role != Role::Primary) {
             return;
         }
-        // A node that takes a lost peer for connected sends it clients, but nothing is answered there. A peer that has not
-        // heard of the lost disk yet, or whose new generation is not stable, takes this node for the one whose copy counts.
-        let met = self.same_connection();
-        let (vol, _) = volume_and_sector(op.place());
-        let peer_knows = self.volume_of(1 - n, vol.0).is_some_and(|s| s.pdsk < DiskState::Inconsistent);
-        let truth = self.truth.at(op.place());
-        if truth.home(n) == n || done && met && peer_knows {
-            truth.owner = truth.home(n);
+        let home = self.truth.at(op.place()).home(n);
+        let counts = if done {
+            // A node that takes a lost peer for connected sends it clients, but nothing is answered there. A peer that has not
+            // heard of the lost disk yet, or whose new generation is not stable, takes this node for the one whose copy counts.
+            let (vol, _) = volume_and_sector(op.place());
+            let knows = |s: VolumeState| s.pdsk < DiskState::Inconsistent;
+            home != n && self.same_connection() && self.volume_of(1 - n, vol.0).is_some_and(knows)
+        } else {
+            home == n
+        };
+        if counts {
+            self.truth.at(op.place()).owner = home;
         }
     }
 
@@ -175,7 +179,7 @@ impl World {
         let ok = result == ClientResult::Ok;
         let (m, op, clock) = self.open.remove(&tag.0).expect("a request is answered once");
         assert_eq!(n, m, "by the node that was asked");
-        if ok && self.truth.at(op.place()).home(n) != n {
+        if ok {
             self.note_owner(n, op, true);
         }
         self.mix(tag.0 << 1 | u64::from(ok));
