@@ -140,9 +140,10 @@ impl Connection {
         }
     }
 
-    /// Packets may be exchanged with the peer.
+    /// Packets may be exchanged with the peer. Also when one of the sockets has gone and the other one is still listened to for
+    /// an answer: until the connection is given up, whatever is sent waits for the peer, and nothing is done without it.
     pub(crate) fn is_established(&self) -> bool {
-        self.phase == Phase::Established && self.data.is_some() && self.meta.is_some()
+        self.phase == Phase::Established
     }
 
     /// Which of the two sockets this is.

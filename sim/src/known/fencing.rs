@@ -6,6 +6,7 @@ use crate::hooks::FencePeer;
 use model::config::settings::Handler;
 use model::policy::Fencing;
 use model::state::Role;
+use model::time::Duration;
 
 /// A connected pair with this policy, node 1 (index 0) Primary; the handlers of both answer as told.
 fn fenced_pair(seed: u64, fencing: Fencing, script: FencePeer) -> World {
@@ -407,6 +408,24 @@ fn a_primary_that_was_not_invalidated_has_no_second_one_beside_it() {
         w.attach(1);
         assert_ne!(primary(&mut w, 1), OK);
         assert_eq!(w.volume(0).map(|s| s.role), Some(Role::Primary));
+        ends_well(&mut w);
+    }
+}
+
+/// The peer closes the connection in the middle of a graceful disconnect: its data socket has gone, and the meta socket may yet
+/// say that it has outdated itself. Until then a write waits; it was answered for the sake of the own copy alone.
+#[test]
+fn half_a_goodbye_answers_no_write() {
+    for k in 0..40 {
+        let mut w = fenced_pair(k, Fencing::ResourceAndStonith, answers(1));
+        w.command(0, Command::Disconnect { force: false });
+        w.command(1, Command::Disconnect { force: true });
+        w.run_for(Duration::from_micros(10 * k));
+        let tag = begin(&mut w, 0, 3);
+        w.run_for(secs(2));
+        let answered = answer(&mut w, tag).is_some();
+        assert_eq!(answered, pdsk(&w, 0) == DiskState::Outdated, "k = {k}: {:?}", w.volume(0));
+        assert_eq!(is_frozen(&w, 0), !answered);
         ends_well(&mut w);
     }
 }
