@@ -234,6 +234,8 @@ pub(crate) struct Volume {
     /// Source of a full sync by command, and the peer has neither said that its copy is bad nor asked for a block: a Primary
     /// that did not hear the answer to its question goes on with that copy.
     pub invalidation_unconfirmed: bool,
+    /// The peer had no disk when its state was last known: what it still sends while it says goodbye, this copy alone has.
+    pub peer_without_disk: bool,
     /// The peer had a good copy when this process last heard of it. What a disk says that was away meanwhile is older.
     pub peer_was_good: bool,
     /// Invalidated by command and not yet SyncTarget: whatever comes between, the copy is Inconsistent.
@@ -304,6 +306,7 @@ impl Volume {
             unmarked_is_good: false,
             skip_unconfirmed: false,
             invalidation_unconfirmed: false,
+            peer_without_disk: false,
             peer_was_good: false,
             invalidated: false,
             al_suspended: false,

@@ -95,7 +95,7 @@ impl Resource {
         if planted::on(Planted::AckOnReceive) && w.dp.contains(DpFlags::SEND_WRITE_ACK) {
             self.send_ack(Command::WriteAck, v, (w.sector, w.len_bytes, w.block_id), out);
         }
-        let only_copy = self.vols[v].state.pdsk < DiskState::Inconsistent;
+        let only_copy = self.vols[v].peer_without_disk;
         if only_copy {
             // At once, since the peer may attach its disk before the write starts, and gets the bitmap then.
             self.vols[v].set_out_of_sync(range);
@@ -200,8 +200,7 @@ impl Resource {
         if self.vols[v].disk.as_ref().is_some_and(too_early) {
             return false;
         }
-        let only_copy =
-            self.peer.writes[slot].only_copy || !orphan && self.vols[v].state.pdsk < DiskState::Inconsistent;
+        let only_copy = self.peer.writes[slot].only_copy || !orphan && self.vols[v].peer_without_disk;
         if only_copy && !self.peer.writes[slot].in_al {
             if !self.only_copy_write(slot, v, range) {
                 return false;

@@ -222,6 +222,9 @@ impl Resource {
         self.vols[v].invalidation_unconfirmed |= asked_of_source;
         self.vols[v].invalidation_unconfirmed &= is_source(new.conn);
         self.vols[v].skip_unconfirmed &= new.conn == ConnState::Connected;
+        if new.conn >= ConnState::Connected {
+            self.vols[v].peer_without_disk = new.pdsk < DiskState::Inconsistent;
+        }
         match new.pdsk {
             DiskState::Consistent | DiskState::UpToDate => self.vols[v].peer_was_good = true,
             DiskState::Inconsistent | DiskState::Outdated => self.vols[v].peer_was_good = false,

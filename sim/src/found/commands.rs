@@ -519,3 +519,33 @@ fn a_connected_peer_is_not_fenced() {
     assert!(w.hooks.handlers[0].calls.iter().all(|c| c.1 != Handler::FencePeer));
     assert!(is_synced(&w));
 }
+
+/// A Primary whose disk goes while it says goodbye, and its clients write on. What its peer received after the question and
+/// before it closed the connection was not marked there: it was taken for a write of a node with a disk.
+#[test]
+fn what_arrives_behind_the_goodbye_of_a_node_without_a_disk_is_marked() {
+    let mut healed = 0;
+    for k in 0..40 {
+        let mut w = pair(k);
+        w.weather.disk_us = 500;
+        w.command(0, Command::Disconnect { force: false });
+        w.command(0, Command::Detach { vol: VOL, force: true });
+        // Its own question keeps that of the Primary waiting, until it has heard of the lost disk.
+        w.command(1, Command::Detach { vol: VOL, force: false });
+        for block in 0..10 {
+            begin(&mut w, block);
+            w.run_for(Duration::from_micros(10 * k));
+        }
+        w.run_for(secs(5));
+        w.connect(0, &net());
+        w.run_for(secs(5));
+        if w.state(0).0 == ConnState::StandAlone || w.state(1).1 != DiskState::UpToDate {
+            // Nothing was answered, and the generation that the peer has begun is unknown; or the peer's disk has gone too.
+            continue;
+        }
+        w.attach(0);
+        heals(&mut w);
+        healed += 1;
+    }
+    assert!(healed > 10, "{healed}");
+}
