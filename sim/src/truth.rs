@@ -361,7 +361,8 @@ impl Truth {
         }
         let current = |s: &Option<VolumeState>| {
             s.is_some_and(|s| {
-                s.conn == ConnState::Connected
+                // A verify changes nothing about the copies, and may run for a long time.
+                matches!(s.conn, ConnState::Connected | ConnState::VerifyS | ConnState::VerifyT)
                     && s.disk == DiskState::UpToDate
                     && s.pdsk == DiskState::UpToDate
             })
