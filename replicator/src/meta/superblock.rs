@@ -4,6 +4,7 @@ use core::fmt;
 
 use model::ids::DataUuid;
 use model::state::DiskState;
+use model::units::MAX_DEVICE_SECTORS;
 use thiserror::Error;
 
 use super::layout::{INDEXED_SLOT_SECTORS, Layout, MetaKind};
@@ -204,6 +205,14 @@ pub enum SuperBlockError {
         /// Last agreed size.
         la_size_sectors: u64,
     },
+    /// No device is that large.
+    #[error(
+        "the last agreed size of {la_size_sectors} sectors is more than the supported {MAX_DEVICE_SECTORS}"
+    )]
+    TooLarge {
+        /// Last agreed size.
+        la_size_sectors: u64,
+    },
 }
 
 /// Checks of positions and sizes, in the order they are made.
@@ -243,7 +252,8 @@ impl SuperBlockError {
             | SuperBlockError::BytesPerBit { .. }
             | SuperBlockError::Striping(_)
             | SuperBlockError::Offsets { .. }
-            | SuperBlockError::BitmapTooSmall { .. } => 119,
+            | SuperBlockError::BitmapTooSmall { .. }
+            | SuperBlockError::TooLarge { .. } => 119,
         }
     }
 }
@@ -382,6 +392,9 @@ impl SuperBlock {
         }
         if bm % 8 != 0 {
             return Err(self.offsets(OffsetCheck::Alignment));
+        }
+        if self.la_size_sectors > MAX_DEVICE_SECTORS {
+            return Err(SuperBlockError::TooLarge { la_size_sectors: self.la_size_sectors });
         }
         let bitmap_sectors = bitmap_sectors as u64;
         if bitmap_sectors < self.la_size_sectors.saturating_add(7) / 8 / 8 / 512 {
@@ -533,8 +546,8 @@ mod tests {
             Err(SuperBlockError::BitmapTooSmall { .. })
         ));
         assert!(matches!(
-            attach(|sb| sb.la_size_sectors = u64::MAX),
-            Err(SuperBlockError::BitmapTooSmall { .. })
+            attach(|sb| sb.la_size_sectors = MAX_DEVICE_SECTORS + 1),
+            Err(SuperBlockError::TooLarge { .. })
         ));
         assert_eq!(attach(|sb| (sb.al_stripes, sb.al_stripe_size_4k) = (0, 0)), Ok(()));
     }

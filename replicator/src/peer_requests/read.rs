@@ -13,6 +13,9 @@ use crate::io_tag::{IoKind, pack};
 use crate::resource::Resource;
 use crate::wire::{Command, Request};
 
+/// More blocks than any peer asks for at once in a resync or a verify: half of the largest `max-buffers`.
+pub(crate) const READS_MAX: usize = 65_536;
+
 impl Resource {
     /// P_DATA_REQUEST.
     pub(crate) fn receive_read(&mut self, v: usize, r: &Request, out: &mut Actions) {

@@ -17,6 +17,7 @@ use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
 use crate::meta::superblock::MetaFlags;
 use crate::meta_io::{FullSyncStep, Then, uuid_line};
+use crate::peer_requests::read::READS_MAX;
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::timers::Timer;
@@ -86,6 +87,10 @@ impl Resource {
             return;
         }
         let run = &mut self.vols[v].resync;
+        if run.reads.len() >= READS_MAX {
+            self.protocol_error("more P_RS_DATA_REQUESTs than any node sends at once", out);
+            return;
+        }
         run.csums = alg.filter(|_| csum);
         let slot = run.reads.insert(RsRead {
             range: SectorRange::new(r.sector, r.size_bytes),

@@ -12,13 +12,11 @@ use crate::digest::Digest;
 use crate::disks::FailedIo;
 use crate::event::VolIdx;
 use crate::io_tag::{IoKind, pack};
+use crate::peer_requests::read::READS_MAX;
 use crate::resource::Resource;
 use crate::resync::rate::{ThrottleInput, should_throttle};
 use crate::timers::Timer;
 use crate::wire::{Ack, BlockId, Command, Request};
-
-/// More blocks than any peer asks for at once: half of the largest `max-buffers`.
-const READS_MAX: usize = 65_536;
 
 impl Resource {
     /// P_OV_REQUEST.
