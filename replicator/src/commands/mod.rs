@@ -496,6 +496,12 @@ fn promotes_over_old_data(old: &VolumeState, change: StateChange) -> bool {
     old.conn == ConnState::Connected && no_good_copy && change == StateChange::NONE.peer(Role::Primary)
 }
 
+/// A Primary wants to give up its disk for the sake of the copy here, which is not good: it may not have heard of that.
+fn takes_last_good_copy(old: &VolumeState, change: StateChange) -> bool {
+    let only_copy = old.pdsk == DiskState::UpToDate && old.disk < DiskState::UpToDate;
+    old.peer == Role::Primary && only_copy && change == StateChange::NONE.pdsk(DiskState::Failed)
+}
+
 fn state_result(r: Result<StateResult, StateResult>) -> CommandResult {
     match r {
         Ok(_) => CommandResult::Ok,

@@ -252,7 +252,8 @@ impl Resource {
                     self.send_change_reply(Some(v), e.number(), out);
                     return;
                 }
-                if verifies_bad_data(&old, own) || promotes_over_old_data(&old, own) {
+                let harmful = [verifies_bad_data, promotes_over_old_data, takes_last_good_copy];
+                if harmful.iter().any(|is| is(&old, own)) {
                     self.send_change_reply(Some(v), StateResult::NoUpToDateDisk.number(), out);
                     return;
                 }

@@ -200,6 +200,10 @@ impl Resource {
         disk.md.mark_dirty();
         // A loss of power must not find the common generation beside bits from before it.
         disk.md.sb_after_pages = true;
+        if self.conn.peer_is_lockstep() {
+            // What came with the skip still names the generation before it. DRBD takes that into its history later.
+            self.peer_has_own_generations(v);
+        }
         self.write_bitmap_all(v, out);
         let change = StateChange::NONE.disk(DiskState::UpToDate).pdsk(DiskState::UpToDate);
         let _ = self.change_volume(v, change, Kind::Hard, out);

@@ -96,3 +96,22 @@ fn a_peer_that_names_the_old_generation_does_not_go_on_in_it() {
         }
     }
 }
+
+/// A Primary gave up its disk for the sake of the peer's copy, which had just become target of the new storage: neither was
+/// good then, and its clients had nothing to read.
+#[test]
+fn a_target_does_not_let_the_only_good_copy_go() {
+    let mut w = pair(1);
+    for m in 0..2 {
+        w.grow(m, 400);
+    }
+    w.hooks.keep(1, Wire::Sizes);
+    w.command(0, RESIZE);
+    assert!(w.run_until(secs(5), |w| w.state(1).0 == ConnState::WFBitMapT));
+    assert_eq!(w.state(0), (ConnState::Connected, DiskState::UpToDate), "it has not heard of that");
+    let detach = Command::Detach { vol: VolIdx(0), force: false };
+    assert_ne!(w.command_and_wait(0, detach), OK);
+    assert_eq!(w.state(0).1, DiskState::UpToDate);
+    w.pass(1);
+    heals(&mut w);
+}
