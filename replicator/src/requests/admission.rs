@@ -86,8 +86,12 @@ impl Resource {
     /// Writes that a lost peer sent are still on their way to these blocks. A node promoted meanwhile must neither read
     /// what they are about to replace nor let them come behind its own. Other blocks do not wait: writes to them may hold
     /// the activity log extents that these need.
+    ///
+    /// The same holds for a block of a resync that was given up: an operator may have called its target good since.
     fn is_written_for_lost_peer(&self, v: usize, range: SectorRange) -> bool {
+        let resync = &self.vols[v].resync;
         self.peer.writes.iter().any(|(_, w)| w.orphan && w.is_in(v, range))
+            || !resync.active && resync.writing_overlaps(range)
     }
 
     /// Starts whatever may start among the waiting requests of a volume, oldest first.

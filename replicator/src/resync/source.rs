@@ -103,7 +103,8 @@ impl Resource {
         self.pump_resync_reads(v, out);
     }
 
-    /// Reads what no unfinished application write overlaps (drbd-wire 6.6).
+    /// Reads what no unfinished application write overlaps (drbd-wire 6.6), nor a block of a resync in the other direction that
+    /// was given up.
     pub(crate) fn pump_resync_reads(&mut self, v: usize, out: &mut Actions) {
         if self.vols[v].resync.waiting_reads.is_empty() || self.source_throttled(v) {
             return;
@@ -115,6 +116,10 @@ impl Resource {
             let overtakes = planted::on(Planted::ResyncReadOvertakesWrite);
             if primary && self.reqs.overlaps_unfinished(v as u8, r.range) && !overtakes {
                 self.send_closed_barrier(out);
+                self.vols[v].resync.waiting_reads.push(slot);
+                continue;
+            }
+            if self.vols[v].resync.writing_overlaps(r.range) {
                 self.vols[v].resync.waiting_reads.push(slot);
                 continue;
             }

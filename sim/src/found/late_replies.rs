@@ -3,11 +3,11 @@
 use model::state::{ConnState, DiskState};
 use model::time::Duration;
 use replicator::wire::Command as Wire;
-use replicator::{ClientResult, Command, VolIdx};
+use replicator::{ClientResult, Command, NetConfig, VolIdx};
 
 use crate::hooks::DiskOp;
 use crate::scenarios::*;
-use crate::world::World;
+use crate::world::{SimOp, World};
 
 const VOL: VolIdx = VolIdx(0);
 const BLOCKS: u64 = 64;
@@ -90,4 +90,51 @@ fn blocks_of_the_last_run_are_not_taken_for_those_of_the_next() {
         heals(&mut w);
         assert!(same_connection_since(&w), "k = {k}");
     }
+}
+
+/// Node 2 was the target of a resync when its source died, and its disk still writes a block of it; an operator takes what it
+/// has.
+fn forced_while_a_block_is_written(seed: u64) -> World {
+    let mut w = pair(seed);
+    disconnect(&mut w, 1);
+    for block in 0..BLOCKS {
+        assert_eq!(write(&mut w, 0, block * 16, 8), ClientResult::Ok);
+    }
+    w.hooks.slow_disk(1, DiskOp::Write, 0, 8);
+    w.connect(1, &net());
+    assert!(w.run_until(secs(10), |w| w.hooks.waiting_operations(1) > 0), "{:?}", w.state(1));
+    w.crash(0, false);
+    assert!(w.run_until(secs(30), |w| w.state(1).0 < ConnState::Connected));
+    assert_eq!(w.command_and_wait(1, Command::Primary { force: true }), OK);
+    assert_eq!(w.state(1).1, DiskState::UpToDate);
+    w
+}
+
+/// A block that a resync had been writing when it was given up came behind what a client wrote after that.
+#[test]
+fn a_block_of_a_resync_that_was_given_up_does_not_overwrite_what_came_later() {
+    let mut w = forced_while_a_block_is_written(1);
+    let early = w.request(1, SimOp::Read { sector: 0, count: 1 });
+    w.run_for(ms(100));
+    assert!(answer(&mut w, early).is_none(), "it would read what is about to be replaced");
+    let tag = w.request(1, SimOp::Write { sector: 0, count: 8, fua: false });
+    w.run_for(ms(100));
+    w.let_go(true);
+    assert_eq!(wait(&mut w, tag).0, ClientResult::Ok);
+    w.run_for(ms(100));
+    check_copy(&mut w, 1);
+}
+
+/// It also came behind the read of a resync in the other direction: the copies differed, and nothing said so.
+#[test]
+fn a_block_of_a_resync_that_was_given_up_is_part_of_the_next_one() {
+    let mut w = forced_while_a_block_is_written(2);
+    w.start(0);
+    w.run_for(ms(10));
+    w.connect(0, &NetConfig { discard_my_data: true, ..net() });
+    let sends = |w: &World| w.state(1).0 == ConnState::SyncSource;
+    assert!(w.run_until(secs(30), sends), "{:?} {:?}", w.state(0), w.state(1));
+    w.run_for(secs(1));
+    w.let_go(false);
+    heals(&mut w);
 }
