@@ -67,13 +67,13 @@ impl Resource {
                     }
                     StateResult::PrimaryNop if !asks_pdsk => {
                         match self.fence_for_promotion(fence, out) {
-                            Some(true) => {}
-                            Some(false) if force => {
+                            // Or was, and has come and gone since; or no good copy asks for it, but this one does.
+                            Some(_) if force => {
                                 let text = "Forced into split brain situation!";
                                 out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text);
                                 *extras = extras.pdsk(DiskState::Outdated);
                             }
-                            Some(false) => return self.promotion_refused(v, change, e, out),
+                            Some(_) => return self.promotion_refused(v, change, e, out),
                             None => return Attempt::Later,
                         }
                         self.something_changed = true;

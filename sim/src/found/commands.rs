@@ -520,6 +520,23 @@ fn a_connected_peer_is_not_fenced() {
     assert!(is_synced(&w));
 }
 
+/// Of two volumes one is bad, and alone asks for fencing; the good one does not. The peer need not be fenced, and was not: the
+/// promotion by force took that for the answer and was refused for want of it, again and again.
+#[test]
+fn a_bad_volume_alone_asks_for_fencing() {
+    let mut w = World::with_volumes(13, SECTORS, [DiskConfig::default(), DiskConfig::default()], 2);
+    w.start(0);
+    w.run_for(ms(10));
+    assert_eq!(w.command_and_wait(0, Command::Primary { force: true }), OK);
+    assert_eq!(secondary(&mut w, 0), OK);
+    assert_eq!(w.command_and_wait(0, Command::Invalidate(VOL)), OK);
+    let fences = DiskConfig { fencing: Fencing::ResourceOnly, ..DiskConfig::default() };
+    assert_eq!(w.command_and_wait(0, Command::DiskOptions(VOL, Box::new(fences))), OK);
+    let id = w.command(0, Command::Primary { force: true });
+    w.run_for(secs(60));
+    assert_eq!(ended(&mut w, id), Some(OK));
+}
+
 /// A Primary whose disk goes while it says goodbye, and its clients write on. What its peer received after the question and
 /// before it closed the connection was not marked there: it was taken for a write of a node with a disk.
 #[test]
