@@ -179,7 +179,10 @@ impl Resource {
             Command::Outdate(vol) => return self.outdate_at_once(id, vol.0 as usize, out),
             Command::SuspendIo => return self.suspend_io(id, out),
             Command::ResumeIo => {
-                self.begin_due_generations(out);
+                if !self.conn.handshake_in_progress {
+                    // Otherwise it is refused, and the peer decides by the generations that it was told.
+                    self.begin_due_generations(out);
+                }
                 let all = mask::SUSP | mask::SUSP_NOD | mask::SUSP_FEN;
                 let change = StateChange { mask: all, value: 0 };
                 let r = state_result(self.change_connection(change, Kind::Soft, out));

@@ -429,3 +429,27 @@ fn half_a_goodbye_answers_no_write() {
         ends_well(&mut w);
     }
 }
+
+/// Frozen I/O is resumed after this node has told the peer its generation, and before it knows the peer's. That is refused; but
+/// the next generation was begun all the same. This node found itself ahead of a peer that had found both equal, and each of
+/// them waited for the other one's bitmap for ever.
+#[test]
+fn resume_io_in_the_middle_of_a_handshake() {
+    for writes in [false, true] {
+        let mut w = fenced_pair(7, Fencing::ResourceAndStonith, answers(1));
+        cut(&mut w);
+        let frozen = writes.then(|| begin(&mut w, 0, 5));
+        w.run_for(secs(2));
+        w.cut(false);
+        assert!(w.run_until(secs(30), |w| conn(w, 0) == ConnState::WFReportParams));
+        w.command(0, Command::ResumeIo);
+        w.run_for(secs(5));
+        for n in 0..2 {
+            let s = w.volume(n).expect("it runs");
+            let good = (ConnState::Connected, DiskState::UpToDate, DiskState::UpToDate);
+            assert_eq!((s.conn, s.disk, s.pdsk), good, "node {n}, writes: {writes}");
+        }
+        frozen.into_iter().for_each(|tag| is_done(&mut w, tag));
+        ends_well(&mut w);
+    }
+}
