@@ -136,10 +136,28 @@ impl Resource {
         self.vols[v].generation_due = false;
     }
 
-    /// The peer is back before it was fenced. With its copy nothing has happened; without one clients go on alone.
+    /// Connected on every volume that the peer has.
+    pub(crate) fn peer_is_back(&self) -> bool {
+        let announced = !self.conn.handshake_in_progress;
+        let lacks_it = |s: &VolumeState| announced && s.conn == ConnState::WFReportParams;
+        self.vols.iter().all(|v| v.state.conn >= ConnState::Connected || lacks_it(&v.state))
+    }
+
+    /// The peer has announced its volumes, and is not waited for with the others.
+    pub(crate) fn thaw_beside_missing_volumes(&mut self, out: &mut Actions) {
+        if self.vols[0].state.susp_fen && self.peer_is_back() {
+            self.frozen_until_connected(out);
+            self.end_suspensions(mask::SUSP_FEN, out);
+        }
+    }
+
+    /// The peer is back before it was fenced. With its copy nothing has happened; without one, or without the volume, clients
+    /// go on alone.
     pub(crate) fn frozen_until_connected(&mut self, out: &mut Actions) {
         for v in 0..self.vols.len() {
-            if self.vols[v].generation_due && self.vols[v].state.pdsk < DiskState::Inconsistent {
+            let s = &self.vols[v].state;
+            let alone = s.conn < ConnState::Connected || s.pdsk < DiskState::Inconsistent;
+            if self.vols[v].generation_due && alone {
                 self.new_current_uuid(v, out);
             }
             self.vols[v].generation_due = false;

@@ -80,6 +80,7 @@ impl Resource {
         self.conn.handshake_in_progress = false;
         self.discard_was_asked_for();
         self.something_changed = true;
+        self.thaw_beside_missing_volumes(out);
     }
 
     // spec: drbd-wire 8.8, discarding own data is asked for once

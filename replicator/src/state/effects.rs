@@ -96,7 +96,6 @@ impl Resource {
     /// Rows 4 and 5: data or peer is back, frozen requests go on. A peer without data is no reason to; DRBD thaws for it,
     /// and fails what was frozen.
     fn thaw(&mut self, v: usize, old: &VolumeState, new: &VolumeState, out: &mut Actions) {
-        let connected = self.vols.iter().all(|o| o.state.conn >= ConnState::Connected);
         let arrived = old.conn < ConnState::Connected && new.conn >= ConnState::Connected;
         let has_data = |s: &VolumeState| {
             s.disk == DiskState::UpToDate || s.conn >= ConnState::Connected && s.pdsk == DiskState::UpToDate
@@ -106,7 +105,7 @@ impl Resource {
             clear |= mask::SUSP_NOD;
         }
         if self.vols[v].state.susp_fen {
-            if connected && arrived {
+            if arrived && self.peer_is_back() {
                 self.frozen_until_connected(out);
                 clear |= mask::SUSP_FEN;
             } else if self.peer_is_fenced() {

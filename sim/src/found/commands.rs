@@ -520,6 +520,32 @@ fn a_connected_peer_is_not_fenced() {
     assert!(is_synced(&w));
 }
 
+/// The peer is back before it was fenced. It does not have one of the volumes, which is never connected: all of them stayed
+/// frozen for as long as the connection, and the handler, whose answer came too late, counted for nothing.
+#[test]
+fn a_volume_that_the_peer_does_not_have_keeps_nothing_frozen() {
+    for vol in [0, 1] {
+        let mut w = one_has_two_volumes(12);
+        let fences = DiskConfig { fencing: Fencing::ResourceAndStonith, ..DiskConfig::default() };
+        for v in 0..2 {
+            let command = Command::DiskOptions(VolIdx(v), Box::new(fences.clone()));
+            assert_eq!(w.command_and_wait(0, command), OK);
+        }
+        w.hooks.handlers[0].fence_peer = FencePeer::Answers { exit_code: 4, after: secs(120) };
+        w.cut(true);
+        let frozen = |w: &World| w.volume(0).is_some_and(|s| s.susp_fen);
+        assert!(w.run_until(secs(30), frozen));
+        let tag = w.request(0, SimOp::Write { sector: place(VolIdx(vol), 8), count: 8, fua: false });
+        w.run_for(secs(1));
+        w.cut(false);
+        assert!(w.run_until(secs(60), is_synced));
+        w.run_for(secs(5));
+        assert!(!frozen(&w));
+        assert_eq!(wait(&mut w, tag).0, ClientResult::Ok);
+        assert!(is_synced(&w));
+    }
+}
+
 /// Of two volumes one is bad, and alone asks for fencing; the good one does not. The peer need not be fenced, and was not: the
 /// promotion by force took that for the answer and was refused for want of it, again and again.
 #[test]

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::hooks::FencePeer;
+use crate::node::place;
 use model::config::settings::Handler;
 use model::policy::Fencing;
 use model::state::Role;
@@ -452,4 +453,45 @@ fn resume_io_in_the_middle_of_a_handshake() {
         frozen.into_iter().for_each(|tag| is_done(&mut w, tag));
         ends_well(&mut w);
     }
+}
+
+/// The peer is lost by two volumes and comes back with the first one only, before it was fenced. What clients write to the other
+/// one from then on this copy has alone, in a generation of its own.
+#[test]
+fn a_lost_peer_comes_back_without_a_volume() {
+    let d = DiskConfig { fencing: Fencing::ResourceAndStonith, ..DiskConfig::default() };
+    let mut w = nodes(8, SECTORS, [d.clone(), d], 2);
+    link_up(&mut w, &net());
+    for v in 0..2 {
+        skip_initial_sync(&mut w, v);
+    }
+    w.hooks.handlers[0].fence_peer = answers(1);
+    assert_eq!(primary(&mut w, 0), OK);
+    w.run_for(ms(100));
+    w.crash(1, false);
+    assert!(w.run_until(secs(30), |w| is_frozen(w, 0)));
+    let second =
+        |w: &mut World| w.request(0, SimOp::Write { sector: place(VolIdx(1), 8), count: 8, fua: false });
+    let tags = [second(&mut w), begin(&mut w, 0, 3)];
+    w.run_for(secs(2));
+    w.nodes[1].volumes = 1;
+    w.start(1);
+    w.connect(1, &net());
+    for tag in tags {
+        is_done(&mut w, tag);
+    }
+    w.crash(1, false);
+    w.nodes[1].volumes = 2;
+    w.start(1);
+    w.connect(1, &net());
+    let tag = second(&mut w);
+    is_done(&mut w, tag);
+    w.run_for(secs(5));
+    let generation = |n: usize| {
+        let core = w.nodes[n].core.as_ref().expect("it runs");
+        core.snapshot(w.now).volumes[1].uuids.map(|u| u & !1)
+    };
+    assert_eq!(generation(0), generation(1));
+    assert_ne!(generation(0)[2], 0, "one was begun");
+    ends_well(&mut w);
 }
