@@ -142,10 +142,12 @@ impl Resource {
         let lost_target =
             left_source && (new.conn < ConnState::Connected || new.pdsk < DiskState::Inconsistent);
         let a_primary = new.role == Role::Primary || new.peer == Role::Primary;
+        // Until its goodbye is answered the target gets what it has asked for, and its last ping is answered too.
+        let is_served = new.conn == ConnState::TearDown;
         let target_may_be_done = lost_target
             && a_primary
             && (target_is_done
-                || run.all_acked && u.end_of_sync_unknown()
+                || (run.all_acked || is_served) && u.end_of_sync_unknown()
                 || !run.target_began && u.syncs_own_generation());
         if new.disk != DiskState::UpToDate {
             return;
@@ -197,7 +199,8 @@ impl Resource {
                 // A Primary without a disk answers its clients for the sake of this copy as soon as it knows the name, which
                 // nobody may know any more after a loss of power on both nodes.
                 self.when_super_block_stable(v, Then::SendUuids { generation }, out);
-            } else {
+            } else if !(left_source && is_served) {
+                // A kernel would take it for that of the resync which it may yet finish.
                 self.send_uuids(v, UuidFlags::NONE, out);
             }
         }

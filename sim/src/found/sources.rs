@@ -2,7 +2,8 @@
 
 use model::policy::OnIoError;
 use model::state::{ConnState, DiskState};
-use replicator::{Command, DiskConfig, ResizeWish, VolIdx};
+use model::time::Duration;
+use replicator::{ClientResult, Command, DiskConfig, ResizeWish, VolIdx};
 
 use crate::hooks::DiskOp;
 use crate::scenarios::*;
@@ -114,4 +115,52 @@ fn a_target_does_not_let_the_only_good_copy_go() {
     assert_eq!(w.state(0).1, DiskState::UpToDate);
     w.pass(1);
     heals(&mut w);
+}
+
+/// A target that says goodbye in the middle of its resync gets the last blocks, and the answer to its last ping, while the
+/// super block of its source is written, which the answer to the goodbye waits for. The source had called the run given up by
+/// then and went on in the generation that the target ended in: what its clients wrote was overwritten by a promotion there.
+#[test]
+fn a_target_may_finish_while_its_goodbye_is_answered() {
+    let mut finished = 0;
+    for k in 0..100 {
+        let mut w = pair(k);
+        disconnect(&mut w, 1);
+        for block in 0..4 {
+            assert_eq!(write(&mut w, 0, block * 16, 8), ClientResult::Ok);
+        }
+        w.run_for(ms(100));
+        w.connect(1, &net());
+        assert!(w.run_until(secs(10), |w| w.state(1).0 == ConnState::SyncTarget));
+        w.run_for(Duration::from_micros(20 * k));
+        w.hooks.slow_disk(0, DiskOp::Meta, 0, 0);
+        w.hooks.packets.clear();
+        w.command(1, Command::Disconnect { force: false });
+        w.run_until(ms(10), |w| w.state(0).0 == ConnState::TearDown);
+        let was_under_way = w.state(0).0 == ConnState::TearDown && disk(&w, 1) == DiskState::Inconsistent;
+        w.run_for(ms(100));
+        w.let_go(false);
+        w.run_for(secs(1));
+        if !was_under_way || disk(&w, 1) != DiskState::UpToDate {
+            continue;
+        }
+        finished += 1;
+        assert_eq!(
+            w.hooks.seen(0, Wire::Uuids),
+            0,
+            "a kernel would end in the generation that goes on alone"
+        );
+        assert_eq!(write(&mut w, 0, 800, 8), ClientResult::Ok);
+        assert_eq!(primary(&mut w, 1), OK);
+        assert_eq!(write(&mut w, 1, 1600, 8), ClientResult::Ok);
+        for n in 0..2 {
+            assert_eq!(secondary(&mut w, n), OK);
+        }
+        w.connect(1, &net());
+        w.run_for(secs(5));
+        for n in 0..2 {
+            stands_alone(&w, n, "Split-Brain");
+        }
+    }
+    assert!(finished > 5, "{finished}");
 }
