@@ -142,8 +142,9 @@ impl Resource {
         let lost_target =
             left_source && (new.conn < ConnState::Connected || new.pdsk < DiskState::Inconsistent);
         let a_primary = new.role == Role::Primary || new.peer == Role::Primary;
-        // Until its goodbye is answered the target gets what it has asked for, and its last ping is answered too.
-        let is_served = new.conn == ConnState::TearDown;
+        // Until its goodbye is answered the target gets what it has asked for, and its last ping is answered too. A kernel
+        // peer expects the generation to stay.
+        let is_served = new.conn == ConnState::TearDown && self.conn.peer_is_lockstep();
         let target_may_be_done = lost_target
             && a_primary
             && (target_is_done
@@ -199,8 +200,7 @@ impl Resource {
                 // A Primary without a disk answers its clients for the sake of this copy as soon as it knows the name, which
                 // nobody may know any more after a loss of power on both nodes.
                 self.when_super_block_stable(v, Then::SendUuids { generation }, out);
-            } else if !(left_source && is_served) {
-                // A kernel would take it for that of the resync which it may yet finish.
+            } else {
                 self.send_uuids(v, UuidFlags::NONE, out);
             }
         }

@@ -134,7 +134,6 @@ fn a_target_may_finish_while_its_goodbye_is_answered() {
         assert!(w.run_until(secs(10), |w| w.state(1).0 == ConnState::SyncTarget));
         w.run_for(Duration::from_micros(20 * k));
         w.hooks.slow_disk(0, DiskOp::Meta, 0, 0);
-        w.hooks.packets.clear();
         w.command(1, Command::Disconnect { force: false });
         w.run_until(ms(10), |w| w.state(0).0 == ConnState::TearDown);
         let was_under_way = w.state(0).0 == ConnState::TearDown && disk(&w, 1) == DiskState::Inconsistent;
@@ -145,11 +144,6 @@ fn a_target_may_finish_while_its_goodbye_is_answered() {
             continue;
         }
         finished += 1;
-        assert_eq!(
-            w.hooks.seen(0, Wire::Uuids),
-            0,
-            "a kernel would end in the generation that goes on alone"
-        );
         assert_eq!(write(&mut w, 0, 800, 8), ClientResult::Ok);
         assert_eq!(primary(&mut w, 1), OK);
         assert_eq!(write(&mut w, 1, 1600, 8), ClientResult::Ok);
