@@ -85,7 +85,12 @@ impl Uuids {
 
     /// Becoming sync source: returns the sync UUID to be sent to the target, the successor of the generation that the
     /// target had: that in the bitmap slot, or the current one if there is none. `random` is used for "just created".
-    pub fn begin_sync_source(&mut self, random: DataUuid) -> DataUuid {
+    /// `target`: the target's current generation. If it is the own one, it has not heard of an earlier run inside this
+    /// generation, and that run begins anew: successors of successors would drive the base out of the history.
+    pub fn begin_sync_source(&mut self, target: DataUuid, random: DataUuid) -> DataUuid {
+        if self.syncs_own_generation() && target.same_as(self.current) {
+            return self.bitmap;
+        }
         let base = if self.bitmap.is_zero() { self.current.with_primary_bit(false) } else { self.bitmap };
         let sync_uuid = if base == DataUuid::JUST_CREATED {
             random
@@ -158,7 +163,7 @@ mod tests {
         k.new_current(DataUuid(R), true);
         assert_eq!(k, set(R | 1, 4, 0, 0));
         let as_sent = k;
-        let sync = k.begin_sync_source(DataUuid(S));
+        let sync = k.begin_sync_source(DataUuid(4), DataUuid(S));
         assert_eq!((sync, k), (DataUuid(S), set(R | 1, S, 4, 0)));
         d.begin_sync_target(sync, false);
         assert_eq!(d, set(S & !1, 0, 0, 0));
@@ -177,7 +182,7 @@ mod tests {
         assert_eq!(k, set(R2 | 1, R | 1, S, 4));
         let as_sent = k;
         let s2 = (R | 1) + 0x0001_0000_0000_0000;
-        assert_eq!(k.begin_sync_source(DataUuid(77)), DataUuid(s2));
+        assert_eq!(k.begin_sync_source(DataUuid(R), DataUuid(77)), DataUuid(s2));
         assert_eq!(k, set(R2 | 1, s2, R | 1, S));
         d.begin_sync_target(DataUuid(s2), false);
         assert_eq!(d, set(s2 & !1, 0, S, 4));
@@ -191,19 +196,22 @@ mod tests {
     #[test]
     fn sync_uuid_wraps_and_needs_a_base() {
         let mut u = set(R, 0xFFFF_0000_0000_0010, 1, 2);
-        assert_eq!(u.begin_sync_source(DataUuid(9)), DataUuid(0x10));
+        assert_eq!(u.begin_sync_source(DataUuid(0x20), DataUuid(9)), DataUuid(0x10));
         assert_eq!(u, set(R, 0x10, 0xFFFF_0000_0000_0010, 1));
         let mut u = set(R, 4, 1, 2);
-        assert_eq!(u.begin_sync_source(DataUuid(9)), DataUuid(9));
+        assert_eq!(u.begin_sync_source(DataUuid(0x20), DataUuid(9)), DataUuid(9));
         assert_eq!(u, set(R, 9, 4, 1));
     }
 
     #[test]
     fn a_full_sync_inside_one_generation_can_be_told_later() {
         let mut u = set(R | 1, 0, 8, 6);
-        let sync = u.begin_sync_source(DataUuid(9));
+        let sync = u.begin_sync_source(DataUuid(0x20), DataUuid(9));
         assert_eq!(sync, DataUuid(R + 0x0001_0000_0000_0000));
         assert!(u.syncs_own_generation() && u.end_of_sync_unknown());
+        let begun = u;
+        assert_eq!(u.begin_sync_source(DataUuid(R), DataUuid(9)), sync);
+        assert_eq!(u, begun, "once more, and nothing moves");
         u.new_current(DataUuid(R2), true);
         assert_eq!(u, set(R2 | 1, sync.0, R | 1, 8));
         assert!(!u.syncs_own_generation() && !u.end_of_sync_unknown());

@@ -3,7 +3,7 @@
 
 use core::mem;
 
-use model::ids::BufId;
+use model::ids::{BufId, DataUuid};
 use model::state::{ConnState, DiskState, Role};
 use model::units::{SectorRange, bits_of};
 
@@ -37,9 +37,10 @@ impl Resource {
     pub(crate) fn become_source(&mut self, v: usize, out: &mut Actions) {
         self.begin_run(v, "SyncSource", out);
         self.vols[v].wrote_ahead = false;
-        let random = model::ids::DataUuid(self.rng.uuid());
+        let random = DataUuid(self.rng.uuid());
+        let target = self.vols[v].peer_uuids.map_or(DataUuid::ZERO, |p| p.set.current);
         let Some(disk) = self.vols[v].disk.as_mut() else { return };
-        let sync_uuid = disk.sb.uuids.begin_sync_source(random);
+        let sync_uuid = disk.sb.uuids.begin_sync_source(target, random);
         disk.sb.flags = disk.sb.flags.without(MetaFlags::GROWN);
         disk.md.mark_dirty();
         let line = format_args!("updated sync UUID {}", uuid_line(&disk.sb.uuids));
