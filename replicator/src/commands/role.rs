@@ -16,8 +16,13 @@ impl Resource {
         if *fence == Fence::Waiting {
             return Attempt::Later;
         }
-        let change = extras.role(Role::Primary);
         let s = self.vols[v].state;
+        if *forced && s.disk == DiskState::UpToDate {
+            // A handshake that was waited for has made it so.
+            *extras = StateChange::NONE;
+            *forced = false;
+        }
+        let change = extras.role(Role::Primary);
         if s.role == Role::Primary {
             let served = s.conn >= ConnState::Connected && s.pdsk == DiskState::UpToDate;
             let lacks = (DiskState::Inconsistent..DiskState::UpToDate).contains(&s.disk) && !served;

@@ -488,3 +488,32 @@ fn forced_primary_from_outdated_pair() {
     assert!(w.run_until(secs(20), World::in_sync), "{:?} {:?}", w.volume(0), w.volume(1));
     ends_well(&mut w);
 }
+
+/// A promotion by force waited for the end of a handshake, which made the copy good: nothing had to be forced any more. It began a
+/// generation all the same, which the other copy did not take part in, and a failover passed for a split brain.
+#[test]
+fn force_that_was_not_needed() {
+    let mut w = pair(11);
+    put(&mut w, 0, 1);
+    assert_eq!(secondary(&mut w, 0), OK);
+    w.run_for(ms(100));
+    for n in 0..2 {
+        w.command_and_wait(n, Command::Disconnect { force: true });
+    }
+    w.run_for(secs(1));
+    assert_eq!(w.command_and_wait(0, Command::Outdate(VOL)), OK);
+    for n in 0..2 {
+        w.connect(n, &net());
+    }
+    assert!(w.run_until(secs(30), |w| conn(w, 0) == ConnState::WFReportParams));
+    let id = w.command(0, Command::Primary { force: true });
+    w.run_for(secs(2));
+    assert!(matches!(w.take_answer(|a| matches!(a, Answer::Command(i, _) if *i == id)), Some(_)));
+    assert!(w.in_sync(), "{:?} {:?}", w.volume(0), w.volume(1));
+    put(&mut w, 0, 2);
+    w.crash(0, false);
+    w.run_for(secs(20));
+    assert_eq!(primary(&mut w, 1), OK);
+    put(&mut w, 1, 3);
+    ends_well(&mut w);
+}
