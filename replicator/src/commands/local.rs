@@ -161,6 +161,10 @@ impl Resource {
         }
         disk.sb.uuids.new_current(random, s.role == Role::Primary);
         disk.md.mark_dirty();
+        if !skip {
+            // Bits are not gone from the disk before the generation is that they belong to.
+            disk.md.sb_of_generation = disk.md.sb_latest;
+        }
         let line = format_args!("new current UUID {}", crate::meta_io::uuid_line(&disk.sb.uuids));
         out.log(LogLevel::Info, at, line);
         if self.vols[v].exposed.is_own() {

@@ -443,3 +443,20 @@ fn grown_area_not_marked() {
         ends_well(&mut w);
     }
 }
+
+/// A new generation with a cleared bitmap, and power fails before the command is answered. The cleared bitmap was on the disk
+/// before the generation was, and the one before said that the other copy lacks what is marked, which was nothing.
+#[test]
+fn a_bitmap_is_cleared_behind_its_generation() {
+    for k in 0..60 {
+        let mut w = pair(k);
+        missed(&mut w, &[1, 2, 3]);
+        assert_eq!(secondary(&mut w, 0), OK);
+        assert_eq!(w.command_and_wait(0, Command::Disconnect { force: true }), OK);
+        w.run_for(secs(10));
+        w.command(0, Command::NewCurrentUuid { vol: VOL, clear_bitmap: true });
+        events(&mut w, k % 3);
+        w.crash(0, true);
+        ends_well(&mut w);
+    }
+}
