@@ -470,6 +470,11 @@ fn a_lost_peer_comes_back_without_a_volume() {
     w.run_for(ms(100));
     w.crash(1, false);
     assert!(w.run_until(secs(30), |w| is_frozen(w, 0)));
+    let generation = |w: &World| {
+        let core = w.nodes[0].core.as_ref().expect("it runs");
+        core.snapshot(w.now).volumes[1].uuids[0]
+    };
+    let common = generation(&w);
     let second =
         |w: &mut World| w.request(0, SimOp::Write { sector: place(VolIdx(1), 8), count: 8, fua: false });
     let tags = [second(&mut w), begin(&mut w, 0, 3)];
@@ -480,18 +485,12 @@ fn a_lost_peer_comes_back_without_a_volume() {
     for tag in tags {
         is_done(&mut w, tag);
     }
+    assert_ne!(generation(&w), common);
     w.crash(1, false);
     w.nodes[1].volumes = 2;
     w.start(1);
     w.connect(1, &net());
     let tag = second(&mut w);
     is_done(&mut w, tag);
-    w.run_for(secs(5));
-    let generation = |n: usize| {
-        let core = w.nodes[n].core.as_ref().expect("it runs");
-        core.snapshot(w.now).volumes[1].uuids.map(|u| u & !1)
-    };
-    assert_eq!(generation(0), generation(1));
-    assert_ne!(generation(0)[2], 0, "one was begun");
     ends_well(&mut w);
 }
