@@ -299,10 +299,14 @@ impl Resource {
     /// The peer was asked to let this disk go, or to replace what it holds. Its clients may go on without it before the
     /// answer is here, and what they write then must not be missing for those of this node.
     pub(crate) fn may_be_left_behind(&self, v: usize) -> bool {
+        self.may_both_be_primary() && (self.asks_to_detach(v) || self.asks_for_full_sync(v))
+    }
+
+    /// The peer was asked to let this disk go, and has not answered.
+    pub(crate) fn asks_to_detach(&self, v: usize) -> bool {
         let detaches =
             |a: &Active| matches!(a.work, Work::Detach { vol, .. } if vol == v) && a.asked.is_some();
-        let detaches = self.cmds.active.as_ref().is_some_and(detaches);
-        self.may_both_be_primary() && (detaches || self.asks_for_full_sync(v))
+        self.cmds.active.as_ref().is_some_and(detaches)
     }
 
     /// The peer's answer is here, or will not come.

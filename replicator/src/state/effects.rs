@@ -188,12 +188,15 @@ impl Resource {
             self.vols[v].generation_due = true;
         } else if goes_alone || clients_only_here || target_may_be_done {
             let before = self.vols[v].uuids().current;
+            let keeps_disk =
+                new.role == Role::Primary && new.conn < ConnState::Connected && self.asks_to_detach(v);
             self.new_current_uuid(v, out);
             let vol = &mut self.vols[v];
             let begun = vol.uuids().current;
             let for_peer = new.role == Role::Secondary && new.peer == Role::Primary;
             vol.empty_generation = if for_peer { begun } else { DataUuid::ZERO };
-            let takes_back = attached_alone && vol.taken_back.same_as(before);
+            // A disk that the peer was asked to let go, and has perhaps, is taken back as well.
+            let takes_back = attached_alone && vol.taken_back.same_as(before) || keeps_disk;
             vol.taken_back = if takes_back { begun } else { DataUuid::ZERO };
             let generation = self.conn.generation;
             if new.peer == Role::Primary && self.conn.peer_is_lockstep() {

@@ -8,6 +8,7 @@ use replicator::{ClientResult, Command, VolIdx};
 use crate::hooks::DiskOp;
 use crate::scenarios::*;
 use crate::world::{SimOp, World};
+use replicator::wire::Command as Wire;
 
 const VOL: VolIdx = VolIdx(0);
 const DETACH: Command = Command::Detach { vol: VOL, force: false };
@@ -154,4 +155,21 @@ fn the_source_of_a_full_sync_fails_before_the_peer_hears_that_it_is_granted() {
         heals(&mut w);
     }
     assert!(refused > 5, "{refused}");
+}
+
+/// The peer of a Primary goes on without its disk and begins a generation for that; the connection ends before the Primary
+/// hears of it, which keeps its disk and begins another one. Neither copy took a write alone.
+#[test]
+fn an_agreement_to_a_detach_that_does_not_arrive_is_no_split_brain() {
+    for k in 0..20 {
+        let mut w = pair(k);
+        w.hooks.keep(1, Wire::StateChgReply);
+        w.command(0, DETACH);
+        assert!(w.run_until(secs(5), |w| w.keeps_from(1)));
+        w.run_for(Duration::from_micros(k * 20));
+        w.reset();
+        w.pass(1);
+        assert_eq!(disk(&w, 0), DiskState::UpToDate);
+        heals(&mut w);
+    }
 }
