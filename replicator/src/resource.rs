@@ -158,8 +158,9 @@ impl Resource {
     /// To be called after a batch of events, before the actions are drained: starts what the batch made possible.
     pub fn end_batch(&mut self, now: Instant, out: &mut Actions) {
         self.advance(now);
-        // Each round may free what another volume or request waits for; what is left then waits for an event.
-        for _ in 0..8 {
+        // Each round may free what another volume or request waits for, and takes a command on all volumes one further; what
+        // is left then waits for an event.
+        for _ in 0..8 + self.vols.len() {
             let mut again = false;
             if core::mem::take(&mut self.peer_pump) {
                 self.pump_peer_al(out);

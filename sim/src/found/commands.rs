@@ -590,5 +590,16 @@ fn what_arrives_behind_the_goodbye_of_a_node_without_a_disk_is_marked() {
         heals(&mut w);
         healed += 1;
     }
-    assert!(healed > 10, "{healed}");
+    assert!(healed > 0, "a goodbye without an answer is all there was");
+}
+
+/// Commands went through the volumes eight at a time, and waited for an event in between.
+#[test]
+fn a_command_ends_on_many_volumes_that_have_nothing_to_do() {
+    let mut w = nodes(20, SECTORS, [DiskConfig::default(), DiskConfig::default()], 12);
+    for _ in 0..2 {
+        let id = w.command(0, Command::Secondary { open: 0 });
+        w.run_for(secs(60));
+        assert_eq!(ended(&mut w, id), Some(OK));
+    }
 }

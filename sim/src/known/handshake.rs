@@ -508,7 +508,7 @@ fn force_that_was_not_needed() {
     assert!(w.run_until(secs(30), |w| conn(w, 0) == ConnState::WFReportParams));
     let id = w.command(0, Command::Primary { force: true });
     w.run_for(secs(2));
-    assert!(matches!(w.take_answer(|a| matches!(a, Answer::Command(i, _) if *i == id)), Some(_)));
+    assert!(w.take_answer(|a| matches!(a, Answer::Command(i, _) if *i == id)).is_some());
     assert!(w.in_sync(), "{:?} {:?}", w.volume(0), w.volume(1));
     put(&mut w, 0, 2);
     w.crash(0, false);
