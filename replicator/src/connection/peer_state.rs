@@ -88,6 +88,7 @@ impl Resource {
         if let Some(net) = self.conn.net.as_mut() {
             net.discard_my_data = false;
         }
+        self.conn.discard_my_data = false;
         self.conn.standalone_reason = None;
     }
 

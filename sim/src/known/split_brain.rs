@@ -259,3 +259,29 @@ fn recovery_from_standalone_pair() {
         }
     }
 }
+
+/// An operator's word against the copy of a node was kept for as long as the connection: another copy that was attached later, and
+/// had a past of its own, was overwritten for the sake of it.
+#[test]
+fn discard_my_data_is_said_of_one_copy() {
+    let mut w = nodes(9, SECTORS, [DiskConfig::default(), DiskConfig::default()], 1);
+    for n in [1, 0] {
+        assert_eq!(w.command_and_wait(n, Command::Primary { force: true }), OK);
+        put(&mut w, n, 5 + n as u64);
+        assert_eq!(secondary(&mut w, n), OK);
+    }
+    w.run_for(secs(10));
+    let other = w.nodes[1].disk.clone();
+    w.truth.word[1] = true;
+    w.connect(0, &net());
+    w.connect(1, &NetConfig { discard_my_data: true, ..net() });
+    assert!(w.run_until(secs(30), World::in_sync), "{:?} {:?}", w.volume(0), w.volume(1));
+    assert_eq!(w.command_and_wait(1, DETACH), OK);
+    w.run_for(secs(1));
+    w.nodes[1].disk = other;
+    let held = w.nodes[1].disk.read(at(6));
+    w.attach(1);
+    w.run_for(secs(10));
+    assert_eq!(w.nodes[1].disk.read(at(6)), held, "it is refused");
+    assert_eq!(w.state(1), (ConnState::Connected, DiskState::Diskless));
+}

@@ -285,6 +285,8 @@ impl Schedule<'_> {
         for n in [loser, 1 - loser] {
             self.w.command(n, Command::Disconnect { force: true });
             self.w.run_for(Duration::from_secs(1));
+            // What is said of this copy holds for one handshake: it must not miss it.
+            self.w.attach(n);
             let net = NetConfig { discard_my_data: n == loser, ..self.plan.net.clone() };
             self.w.connect(n, &net);
         }
