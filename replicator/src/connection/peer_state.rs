@@ -117,8 +117,11 @@ impl Resource {
             self.protocol_error("P_STATE with a disk, but no P_UUIDS before it", out);
             return;
         }
+        // Or the peer was granted to let its disk go, clients here have seen more since, and it has not heard that.
+        let has_more = own.disk >= DiskState::Inconsistent
+            || own.role == Role::Primary && own.disk < DiskState::Negotiating;
         let joins_unseen = own.conn >= ConnState::Connected
-            && own.disk >= DiskState::Inconsistent
+            && has_more
             && own.pdsk < DiskState::Inconsistent
             && received.disk >= DiskState::Inconsistent;
         if joins_unseen && !p.consider_resync {

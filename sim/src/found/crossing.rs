@@ -3,8 +3,9 @@
 
 use model::state::{ConnState, DiskState};
 use model::time::Duration;
-use replicator::{ClientResult, Command, VolIdx};
+use replicator::{ClientResult, Command, DiskConfig, NetConfig, VolIdx};
 
+use super::healing::outcome;
 use crate::hooks::DiskOp;
 use crate::scenarios::*;
 use crate::world::{SimOp, World};
@@ -171,5 +172,33 @@ fn an_agreement_to_a_detach_that_does_not_arrive_is_no_split_brain() {
         w.pass(1);
         assert_eq!(disk(&w, 0), DiskState::UpToDate);
         heals(&mut w);
+    }
+}
+
+/// A Primary agrees that its peer's disk may go and goes on alone; its answer is on a socket that stands still. Then its own
+/// disk is torn off: the peer, which still has its disk, passed for UpToDate, and what it had missed was gone (life 8178633).
+#[test]
+fn a_copy_that_was_let_go_does_not_come_back_when_the_other_one_fails() {
+    for k in 0..10 {
+        let net = NetConfig { verify_alg: "sha1".into(), ..net() };
+        let mut w = pair_with(k, SECTORS, &net, [DiskConfig::default(), DiskConfig::default()]);
+        // What its end makes the peer say.
+        let verify = Command::Verify { vol: VOL, start_sector: None, stop_sector: None };
+        assert_eq!(w.command_and_wait(1, verify), OK);
+        w.hooks.keep(0, Wire::StateChgReply);
+        w.command(1, DETACH);
+        assert!(w.run_until(secs(5), |w| w.keeps_from(0)));
+        w.request(0, SimOp::Write { sector: 64, count: 8, fua: false });
+        w.run_for(ms(2));
+        w.command(0, TEAR_OFF);
+        w.run_for(Duration::from_micros(k * 20));
+        w.request(0, SimOp::Read { sector: 64, count: 8 });
+        w.run_for(secs(5));
+        assert!(w.volume(0).is_some_and(|s| s.pdsk < DiskState::UpToDate), "{:?}", w.volume(0));
+        w.pass(0);
+        w.run_for(secs(5));
+        w.attach(0);
+        w.run_for(secs(1));
+        assert_eq!(outcome(&mut w, 0, SimOp::Read { sector: 64, count: 8 }), ClientResult::Ok);
     }
 }

@@ -134,6 +134,13 @@ pub(super) enum Promotion {
     InvalidateRemote(VolIdx),
 }
 
+impl Promotion {
+    /// The own copy of this volume is given up.
+    pub(super) fn is_invalidate(self, v: u8) -> bool {
+        matches!(self, Promotion::Invalidate(vol) if vol.0 == v)
+    }
+}
+
 /// A client request in simulator terms.
 #[derive(Clone, Copy, Debug)]
 pub enum SimOp {

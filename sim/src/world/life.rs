@@ -61,6 +61,8 @@ impl World {
         let mut others = Vec::new();
         for v in 0..self.truth.volumes() {
             self.full_sync_cut |= (0..2).any(|m| self.volume_of(m, v).is_some_and(|s| is_setting_up(&s)));
+            // A node alone marks all its blocks first, too.
+            self.full_sync_cut |= self.commands.values().any(|(m, p)| *m == n && p.is_invalidate(v));
             let other_is_current = !given_up(&self.commands, v)
                 && self.volume_of(1 - n, v).is_some_and(|s| s.disk == DiskState::UpToDate);
             self.truth.at(place(VolIdx(v), 0)).separated();
