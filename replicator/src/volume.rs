@@ -102,6 +102,8 @@ pub(crate) struct Exposed {
     /// They have seen writes that the peer alone answered after the own disk was gone. The peer has begun a new
     /// generation for them, but its name may not have arrived: the own disk does not belong to `uuid` any more.
     beyond: bool,
+    /// This node was promoted without a disk, for which the peer begins a new generation; its name has not arrived.
+    promoted: bool,
     /// The generation that the own disk had before `uuid`, until that is stable: nothing is answered in it before, and if
     /// the disk goes first, it comes back with this one and lacks nothing.
     before: DataUuid,
@@ -143,7 +145,12 @@ impl Exposed {
 
     /// The peer has a write, answered or about to be, that the own disk, which is gone, does not have.
     pub(crate) fn goes_beyond(&mut self) {
-        self.beyond |= self.own;
+        self.beyond |= self.own || self.promoted;
+    }
+
+    /// This node becomes Primary, its own disk is not there, and the peer hears of it.
+    pub(crate) fn is_promoted_without_disk(&mut self) {
+        self.promoted |= !self.own;
     }
 
     /// The own disk, attached with this current generation, has what they saw last, as far as is known.

@@ -207,6 +207,9 @@ impl Resource {
         {
             disk.was_good = old.disk > DiskState::Inconsistent;
         }
+        if old.role != Role::Primary && new.role == Role::Primary && new.disk < DiskState::Inconsistent {
+            self.vols[v].exposed.is_promoted_without_disk();
+        }
         if new.role == Role::Primary {
             self.vols[v].empty_generation = DataUuid::ZERO;
         }

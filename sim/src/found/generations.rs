@@ -109,6 +109,28 @@ fn a_diskless_primary_is_cut_off_before_it_hears_of_the_new_generation() {
     both_again(&mut w);
 }
 
+/// A node without its disk was promoted; the name of the generation that its peer began for that did not arrive, what clients
+/// wrote did. Cut off it took its old disk, of the generation before, for what they had seen last (life 8217104).
+#[test]
+fn a_node_promoted_without_its_disk_does_not_take_it_back_alone() {
+    let mut w = fresh_pair(604, SECTORS);
+    assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0 }), CommandResult::Ok);
+    assert_eq!(w.command_and_wait(0, TEAR_OFF), CommandResult::Ok);
+    apart(&mut w);
+    w.cut(false);
+    assert!(w.run_until(Duration::from_secs(10), |w| w.state(0).0 == ConnState::Connected));
+    w.block(1, Blocked::Data);
+    assert_eq!(w.command_and_wait(0, PROMOTE), CommandResult::Ok);
+    write(&mut w, 0, 64);
+    apart(&mut w);
+    w.attach(0);
+    w.run_for(Duration::from_secs(1));
+    assert_eq!(w.state(0).1, DiskState::Diskless, "the old disk lacks what the peer has");
+    w.block(1, Blocked::No);
+    w.cut(false);
+    both_again(&mut w);
+}
+
 /// The own disk failed under a write that only a target had: the resync source, attached again, brought it the old
 /// block over the answered one.
 #[test]
