@@ -262,13 +262,11 @@ impl Deciding<'_> {
         if !i.brings_leftovers || i.own_changes + i.peer_changes == 0 {
             return None;
         }
+        // One that was attached while the peer was gone waits for it; then it is what clients see, too.
+        let serves = |disk| matches!(disk, DiskState::Consistent | DiskState::UpToDate);
         match (self.role, i.uuids.peer_role) {
-            (Role::Primary, Role::Secondary) if i.disk == DiskState::UpToDate && i.peer_disk > bad => {
-                Some(Survivor::Own)
-            }
-            (Role::Secondary, Role::Primary) if i.peer_disk == DiskState::UpToDate && i.disk > bad => {
-                Some(Survivor::Peer)
-            }
+            (Role::Primary, Role::Secondary) if serves(i.disk) && i.peer_disk > bad => Some(Survivor::Own),
+            (Role::Secondary, Role::Primary) if serves(i.peer_disk) && i.disk > bad => Some(Survivor::Peer),
             _ => None,
         }
     }

@@ -146,7 +146,12 @@ fn bits_left_on_equal_generations() {
     for (role, peer_role) in [(s, s), (p, p)] {
         assert_eq!(left(role, peer_role, good, good), Decision::Connected);
     }
-    assert_eq!(left(s, p, good, DiskState::Consistent), Decision::Connected, "it does not serve clients");
+    assert_eq!(
+        left(s, p, good, DiskState::Consistent),
+        Decision::Target { full: false },
+        "it will serve clients"
+    );
+    assert_eq!(left(s, p, good, DiskState::Outdated), Decision::Connected, "it serves nobody");
 }
 
 fn mirrored(d: Decision) -> Decision {
