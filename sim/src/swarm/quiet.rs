@@ -166,15 +166,14 @@ impl Schedule<'_> {
     }
 
     /// A block that a verify could not read is marked on both nodes. Attached again, the disk has the generation of the other
-    /// one: nothing says which copy is the worse, and two Secondaries stay as they are. With a Primary the next connection
-    /// brings it.
+    /// one: nothing says which copy is the worse, and two Secondaries stay as they are, on this connection also when one of
+    /// them becomes Primary. With a Primary the next connection brings it.
     fn bring_what_a_verify_marked(&mut self) {
         let w = &*self.w;
         let marked =
             |v| w.nodes.iter().any(|n| n.core.as_ref().is_some_and(|core| core.marked_blocks(v) > 0));
         let serves = |n, v: VolIdx| w.volume_of(n, v.0).is_some_and(|s| s.role == Role::Primary);
-        let left = |v: &VolIdx| marked(*v) && !serves(0, *v) && !serves(1, *v);
-        if w.tally.verifies == 0 || !self.volumes().any(|v| left(&v)) {
+        if w.tally.verifies == 0 || !self.volumes().any(marked) {
             return;
         }
         // A promotion that failed for one volume leaves the others Primary.
