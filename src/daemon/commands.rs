@@ -230,9 +230,7 @@ impl Commands {
                 running.connect(discard_my_data, tentative).await
             }
             Action::Disconnect { force } => running.disconnect(force).await,
-            Action::Primary { force } => {
-                running.command(Command::Primary { force }, &first_minor(one), None).await
-            }
+            Action::Primary { force } => running.primary(force, &first_minor(one)).await,
             Action::Secondary => running.secondary(&first_minor(one), None).await,
             Action::SuspendIo => running.command(Command::SuspendIo, &first_minor(one), None).await,
             Action::ResumeIo => running.command(Command::ResumeIo, &first_minor(one), None).await,

@@ -3,6 +3,7 @@
 
 pub mod commands;
 pub mod control;
+mod devices;
 pub mod disk;
 mod handlers;
 mod log;

@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tracing::{info, warn};
 
 use super::control::Outcome;
+use super::devices::{self, Devices};
 use super::disk;
 use super::handlers;
 use super::settings::Settings;
@@ -32,6 +33,7 @@ pub struct Running {
     state_dir: PathBuf,
     /// The cluster was degraded when a disk was attached, and no peer was seen since (drbd-states 18).
     degraded: Cell<bool>,
+    devices: Devices,
 }
 
 /// Everything that is up on this node.
@@ -96,11 +98,13 @@ impl Resources {
             handle,
             state_dir: self.settings.state_dir(&self.run_dir),
             degraded: Cell::new(false),
+            devices: Devices::new(config, &self.run_dir, self.settings.dead_conn_timeout()),
         });
         self.running.borrow_mut().insert(config.name.clone(), running.clone());
         self.bump();
         tokio::task::spawn_local(forward_changes(Rc::downgrade(self), Rc::downgrade(&running)));
         tokio::task::spawn_local(handlers::serve(calls, Rc::downgrade(&running), self.config_file.clone()));
+        tokio::task::spawn_local(devices::keep(Rc::downgrade(&running)));
         info!(resource = config.name, "created");
         Ok(running)
     }
@@ -279,6 +283,7 @@ impl Running {
         let outcome = self.command(Command::Resize(vol_idx(index), wish), &object, None).await;
         if outcome.exit_code == 0 {
             self.remember(index).await;
+            self.update_devices().await;
         }
         outcome
     }
@@ -320,9 +325,30 @@ impl Running {
         }
     }
 
-    /// Becomes Secondary unless a client has a volume open, which the data plane knows best.
+    /// Becomes Primary; the block devices are there then.
+    pub async fn primary(&self, force: bool, object: &str) -> Outcome {
+        let outcome = self.command(Command::Primary { force }, object, None).await;
+        self.update_devices().await;
+        outcome
+    }
+
+    /// Becomes Secondary unless a client has a volume open, or somebody uses a block device; the data plane knows best.
     pub async fn secondary(&self, object: &str, info: Option<&str>) -> Outcome {
-        self.command(Command::Secondary { open: 0 }, object, info).await
+        self.devices.release().await;
+        let outcome = self.command(Command::Secondary { open: 0 }, object, info).await;
+        self.devices.resume();
+        self.update_devices().await;
+        outcome
+    }
+
+    /// The block devices of its volumes.
+    pub(super) fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    /// See [`Devices::update`].
+    pub(super) async fn update_devices(&self) -> bool {
+        self.devices.update(self, &self.handle).await
     }
 
     /// Everything up to the removal of the resource: demotes, disconnects, detaches. Stops at the first refusal.

@@ -43,6 +43,10 @@ pub struct Settings {
 pub struct NbdSettings {
     /// Every resource listens here too, at this port plus its lowest minor.
     pub listen_base: Option<SocketAddr>,
+    /// Volumes become block devices by the kernel's nbd driver, where that is loaded; yes unless told otherwise.
+    pub kernel_device: Option<bool>,
+    /// How long requests of such a device wait for a daemon that has gone, in seconds.
+    pub dead_conn_timeout_s: Option<u32>,
 }
 
 /// Table `[resource.NAME]`.
@@ -168,6 +172,13 @@ impl Settings {
         self.spin_us.map_or(SPIN_DEFAULT, |us| Duration::from_micros(u64::from(us)))
     }
 
+    /// How long requests of the kernel's device wait for a daemon that has gone; None: there is to be no such device.
+    pub fn dead_conn_timeout(&self) -> Option<Duration> {
+        let wanted = self.nbd.kernel_device.unwrap_or(true);
+        let set = self.nbd.dead_conn_timeout_s.map(|s| Duration::from_secs(u64::from(s)));
+        wanted.then(|| set.unwrap_or(DEAD_CONN_TIMEOUT_DEFAULT))
+    }
+
     /// Where a resource listens for NBD over TCP; `lowest_minor` is its smallest minor.
     ///
     /// # Errors
@@ -193,6 +204,8 @@ impl Settings {
 /// Enough for the largest requests of a few clients.
 const POOL_BYTES_MIN: usize = 16 << 20;
 const POOL_BYTES_DEFAULT: usize = 256 << 20;
+/// Time to restart a daemon, and to make its node Primary again.
+const DEAD_CONN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
 const SPIN_DEFAULT: Duration = Duration::from_micros(50);
 /// Longer would be a busy loop.
 const SPIN_MAX: Duration = Duration::from_millis(10);
@@ -219,13 +232,16 @@ mod tests {
     fn all_keys() {
         let s = parse(
             "run-dir = '/x'\nlog = 'debug'\npool-size = '64M'\nspin-us = 0\n\
-             [nbd]\nlisten-base = '127.0.0.1:10809'\n[resource.r1]\nnbd-listen = '[::1]:9'\n",
+             [nbd]\nlisten-base = '127.0.0.1:10809'\nkernel-device = true\n\
+             dead-conn-timeout-s = 60\n[resource.r1]\nnbd-listen = '[::1]:9'\n",
         )
         .unwrap();
         assert_eq!(s.run_dir(None), Path::new("/x"));
         assert_eq!(s.run_dir(Some(Path::new("/y"))), Path::new("/y"));
         assert_eq!(s.pool_bytes(), 64 << 20);
         assert_eq!(s.spin(), Duration::ZERO);
+        assert_eq!(s.dead_conn_timeout(), Some(Duration::from_secs(60)));
+        assert_eq!(parse("[nbd]\nkernel-device = false").unwrap().dead_conn_timeout(), None);
         assert_eq!(s.nbd_tcp("r0", 3).unwrap().unwrap().to_string(), "127.0.0.1:10812");
         assert_eq!(s.nbd_tcp("r1", 3).unwrap().unwrap().to_string(), "[::1]:9");
         assert!(s.nbd_tcp("r0", 60_000).is_err());

@@ -6,7 +6,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use blockdev::nbd::export::{ExportInfo, Exports};
 use blockdev::nbd::handshake::{Handshake, Negotiated, ServerInfo};
+use blockdev::nbd::reply::ReplyStyle;
 use blockdev::nbd::request::MAX_PAYLOAD_BYTES;
 use blockdev::ring::{Completion, FileRef, OpKey, Ring};
 use blockdev::socket::{self, RECV_BUFFER_BYTES, RecvBuffer, SendQueue, SocketBuffers};
@@ -14,6 +16,7 @@ use model::time::{Duration, Instant};
 use nix::errno::Errno;
 use replicator::{Resource, VolIdx};
 use slab::Slab;
+use tokio::sync::oneshot;
 
 use super::core_side::Core;
 use super::nbd_exports::{ExportNames, ExportTable};
@@ -65,6 +68,8 @@ pub(super) struct Session {
     pub(super) only: Option<VolIdx>,
     pub(super) negotiated: Option<Negotiated>,
     pub(super) volume: Option<VolIdx>,
+    /// The client is the kernel; dropped with the session.
+    device: Option<oneshot::Sender<()>>,
     pub(super) recv: RecvBuffer,
     pub(super) incoming: Incoming,
     pub(super) queue: SendQueue,
@@ -196,20 +201,30 @@ impl NbdServer {
         recv: RecvBuffer,
         only: Option<VolIdx>,
     ) {
-        let entry = self.sessions.vacant_entry();
-        let key = SessionKey { slot: entry.key() as u32, serial: self.sessions_made };
-        self.sessions_made = self.sessions_made.wrapping_add(1);
         let mut handshake = Box::new(Handshake::new(&ServerInfo::default()));
         let mut greeting = Vec::new();
         handshake.greeting(&mut greeting);
-        let session = entry.insert(Session {
+        let session = self.insert(core, fd, recv, Stage::Handshake(handshake));
+        session.only = only;
+        let key = session.key;
+        session.arm(ring);
+        self.reply(ring, key.slot, &greeting);
+        self.end_if_done(ring, core, key.slot);
+    }
+
+    fn insert(&mut self, core: &Core, fd: OwnedFd, recv: RecvBuffer, stage: Stage) -> &mut Session {
+        let entry = self.sessions.vacant_entry();
+        let key = SessionKey { slot: entry.key() as u32, serial: self.sessions_made };
+        self.sessions_made = self.sessions_made.wrapping_add(1);
+        entry.insert(Session {
             key,
             file: FileRef::of(&fd),
             fd: Some(fd),
-            stage: Stage::Handshake(handshake),
-            only,
+            stage,
+            only: None,
             negotiated: None,
             volume: None,
+            device: None,
             recv,
             incoming: Incoming::default(),
             queue: SendQueue::new(),
@@ -219,10 +234,33 @@ impl NbdServer {
             has_spoken: false,
             moved_bytes: 0,
             held_room: false,
-        });
+        })
+    }
+
+    /// Serves the kernel as a client, by this socket and without a handshake: it is told what is exported by other means.
+    /// `ended` is dropped when the session is over. It counts as open like any other, whether or not anybody uses the kernel's
+    /// device.
+    ///
+    /// # Errors
+    /// Why the volume is not exported now.
+    pub(super) fn serve_device(
+        &mut self,
+        ring: &mut Ring<Token>,
+        core: &mut Core,
+        vol: VolIdx,
+        fd: OwnedFd,
+        ended: oneshot::Sender<()>,
+    ) -> Result<ExportInfo, String> {
+        let exports = NbdServer::exports(self.names(), &core.resource, Some(vol), self.stopped);
+        let export = exports.lookup(b"").map_err(|refused| refused.message)?;
+        let recv = RecvBuffer::new(RECV_BUFFER_BYTES).map_err(|e| e.to_string())?;
+        let session = self.insert(core, fd, recv, Stage::Transmission);
+        session.volume = Some(vol);
+        session.device = Some(ended);
+        session.negotiated = Some(Negotiated { export: export.clone(), style: ReplyStyle::Simple });
         session.arm(ring);
-        self.reply(ring, key.slot, &greeting);
-        self.end_if_done(ring, core, key.slot);
+        self.opened(core, vol);
+        Ok(export)
     }
 
     /// Closes a connection without an export when there are too many: the oldest of those that have said nothing
@@ -419,7 +457,7 @@ impl NbdServer {
     fn close_stalled(&mut self, ring: &mut Ring<Token>, core: &mut Core) {
         let pressed = std::mem::take(&mut self.short_of_room);
         let stalled = |s: &Session| {
-            let held = s.held_room && s.holds_room() && s.moved_bytes < STALL_BYTES_MIN;
+            let held = s.device.is_none() && s.held_room && s.holds_room() && s.moved_bytes < STALL_BYTES_MIN;
             held && (pressed || matches!(s.stage, Stage::Finishing))
         };
         let slots: Vec<usize> =

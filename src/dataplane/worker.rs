@@ -288,6 +288,10 @@ impl Worker {
             }
             Message::Attach(vol, disk, answer) => self.attach(vol, *disk, answer),
             Message::HandlerEnded(run, exit_code) => self.core.event(Event::HandlerDone { run, exit_code }),
+            Message::ServeDevice { vol, socket, ended, answer } => {
+                let _ =
+                    answer.send(self.nbd.serve_device(&mut self.ring, &mut self.core, vol, socket, ended));
+            }
             Message::Shutdown(answer) => self.stop(answer, false),
             Message::Kill(answer) => self.stop(answer, true),
             #[cfg(test)]

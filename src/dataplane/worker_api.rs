@@ -1,12 +1,14 @@
 //! What the control plane sees of a worker: its configuration, and a handle to command and watch it.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use blockdev::backing::Backing;
+use blockdev::nbd::export::ExportInfo;
 use blockdev::ring::{Mailbox, Waker};
 use model::config::settings::Handler;
 use model::status::snapshot::ResourceSnapshot;
@@ -74,6 +76,18 @@ pub struct OpenedDisk {
     pub meta: Option<Backing>,
 }
 
+/// The kernel is served as a client.
+#[derive(Debug)]
+pub struct Device {
+    /// What is exported to it.
+    pub export: ExportInfo,
+    /// Resolves when it is not any more.
+    pub ended: oneshot::Receiver<()>,
+}
+
+/// The answer to [`WorkerHandle::serve_device`].
+type Served = Result<ExportInfo, String>;
+
 /// Reaches one worker thread. Clones reach the same one. The thread ends by [`shutdown`](Self::shutdown), not
 /// when the last handle is dropped.
 #[derive(Clone)]
@@ -97,6 +111,12 @@ pub(super) enum Message {
     Command(Command, oneshot::Sender<CommandResult>),
     Attach(VolIdx, Box<OpenedDisk>, oneshot::Sender<CommandResult>),
     HandlerEnded(HandlerRun, i32),
+    ServeDevice {
+        vol: VolIdx,
+        socket: OwnedFd,
+        ended: oneshot::Sender<()>,
+        answer: oneshot::Sender<Served>,
+    },
     Shutdown(oneshot::Sender<()>),
     Kill(oneshot::Sender<()>),
     /// An invariant of the core turns out to be violated.
@@ -150,6 +170,19 @@ impl WorkerHandle {
     /// A handler script has ended with this exit code.
     pub async fn handler_ended(&self, run: HandlerRun, exit_code: i32) {
         self.post(Message::HandlerEnded(run, exit_code)).await;
+    }
+
+    /// Serves the kernel as a client of a volume, by one end of a socket pair, in NBD's transmission phase. `ended` of the
+    /// result resolves when that is over.
+    ///
+    /// # Errors
+    /// The worker is gone; or, in the inner result, why the volume is not exported now.
+    pub async fn serve_device(&self, vol: VolIdx, socket: OwnedFd) -> anyhow::Result<Result<Device, String>> {
+        let (answer, answered) = oneshot::channel();
+        let (sender, ended) = oneshot::channel();
+        self.post(Message::ServeDevice { vol, socket, ended: sender, answer }).await;
+        let served = answered.await.map_err(|_| self.gone())?;
+        Ok(served.map(|export| Device { export, ended }))
     }
 
     /// What was published last: at once after a state change, and every 200 ms while anything moves.

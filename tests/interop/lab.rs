@@ -39,8 +39,9 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds it: `is_kernel` says for each node whose DRBD it runs. Nothing is started yet.
-    pub fn new(binary: &Path, is_kernel: [bool; 2]) -> Lab {
+    /// Builds it: `is_kernel` says for each node whose DRBD it runs; with `in_machines` ours runs in a machine too. Nothing is
+    /// started yet.
+    pub fn new(binary: &Path, is_kernel: [bool; 2], in_machines: bool) -> Lab {
         let directory = tempfile::Builder::new().prefix("lockstep-interop-").tempdir().expect("a directory");
         let tag = format!("{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
         let netns = ["switch", "n1", "n2"].map(|what| format!("lsi-{tag}-{what}"));
@@ -61,9 +62,12 @@ impl Lab {
             fs::write(&configs[i], "").expect("a configuration");
             let port = format!("port{}", i + 1);
             let own = directory.path().join(name);
-            let kind = if is_kernel[i] {
+            let kind = if is_kernel[i] || in_machines {
                 host_ok(&["ip", "-n", switch, "tuntap", "add", &port, "mode", "tap"]);
-                Kind::Kernel(Machine::new(&own, name, &address, &disks, switch, &port))
+                let machine = Machine::new(&own, name, &address, &disks, switch, &port);
+                fs::write(machine.directory.join("lockstep.toml"), "")
+                    .expect("settings: none but the defaults");
+                if is_kernel[i] { Kind::Kernel(machine) } else { Kind::Guest(machine, binary.to_owned()) }
             } else {
                 let inner = &netns[i + 1];
                 host_ok(&[
@@ -97,7 +101,7 @@ impl Lab {
             let bytes = setup.disk_bytes.map_or(DISK_BYTES, |b| b[i]);
             // A machine sees the size of its disk when it boots.
             let is_other_size = fs::metadata(&node.disks[0]).expect("the disk").len() != bytes;
-            let reboots = is_other_size && node.is_kernel();
+            let reboots = is_other_size && node.machine().is_some();
             if reboots {
                 node.kill();
             }
@@ -108,7 +112,7 @@ impl Lab {
             node.volume = 0;
             if reboots {
                 node.boot();
-            } else if node.is_kernel() {
+            } else if node.machine().is_some() {
                 node.sh("blockdev --flushbufs /dev/ubda; blockdev --flushbufs /dev/ubdb; dmesg -C");
             }
         }

@@ -208,6 +208,8 @@ pub fn missing_packages() -> Vec<&'static str> {
         ("drbdadm", "drbd-utils"),
         ("fio", "fio"),
         ("nsenter", "util-linux"),
+        ("mkfs.ext4", "e2fsprogs"),
+        ("mkfs.xfs", "xfsprogs"),
     ];
     all.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect()
 }

@@ -45,16 +45,20 @@ fn main() {
     let mut passed = 0;
     let pairs: Vec<&str> = pairs.split(',').collect();
     // One laboratory for each kind of pair: node1 is the kernel, unless both are alike.
-    for kinds in [[true, false], [true, true], [false, false]] {
+    let labs = [false, true]
+        .map(|machines| [[true, false], [true, true], [false, false]].map(|kinds| (kinds, machines)));
+    for (kinds, machines) in labs.into_iter().flatten() {
+        let chosen: Vec<_> =
+            chosen.iter().filter(|s| scenarios::IN_MACHINES.contains(&s.0) == machines).collect();
         let runs = |pair: &str| [pair.as_bytes()[0] == b'k', pair.as_bytes()[1] == b'k'];
         let here: Vec<&&str> =
             pairs.iter().filter(|p| runs(p) == kinds || runs(p) == [kinds[1], kinds[0]]).collect();
         if here.is_empty() || chosen.is_empty() {
             continue;
         }
-        let mut lab = Lab::new(&binary, kinds);
+        let mut lab = Lab::new(&binary, kinds, machines);
         lab.boot();
-        for (name, scenario) in &chosen {
+        for (name, scenario) in chosen {
             for pair in &here {
                 let p = usize::from(runs(pair) != kinds);
                 let begun = Instant::now();

@@ -18,8 +18,10 @@ const STEP: Duration = Duration::from_millis(25);
 pub enum Kind {
     /// The kernel's, in a machine of its own.
     Kernel(Machine),
-    /// Ours, in a network namespace.
+    /// Ours, in a network namespace; clients speak NBD to it.
     Lockstep(Daemon),
+    /// Ours, in a machine of its own, whose kernel is its client.
+    Guest(Machine, PathBuf),
 }
 
 /// A daemon of ours.
@@ -29,6 +31,9 @@ pub struct Daemon {
     netns: String,
     child: Option<Child>,
 }
+
+/// In front of each command of ours in a machine.
+const GUEST: &str = "env LOCKSTEP_CONFIG=/etc/drbd.d/r0.res LOCKSTEP_HOST=NAME LOCKSTEP_RUN_DIR=/run/lockstep LOCKSTEP_TOML=/run/node/lockstep.toml";
 
 /// One of two nodes.
 pub struct Node {
@@ -97,7 +102,7 @@ impl Drop for Daemon {
 impl Node {
     pub fn new(name: &'static str, kind: Kind, disks: [PathBuf; 2], config: PathBuf, port: String) -> Node {
         let disk_names = match &kind {
-            Kind::Kernel(_) => ["/dev/ubda", "/dev/ubdb"].map(str::to_owned),
+            Kind::Kernel(_) | Kind::Guest(..) => ["/dev/ubda", "/dev/ubdb"].map(str::to_owned),
             Kind::Lockstep(_) => disks.each_ref().map(|d| d.display().to_string()),
         };
         Node { name, kind, disks, volume: 0, config, log_mark: 0, disk_names, port }
@@ -105,6 +110,14 @@ impl Node {
 
     pub fn is_kernel(&self) -> bool {
         matches!(self.kind, Kind::Kernel(_))
+    }
+
+    /// The machine it runs in.
+    pub fn machine(&self) -> Option<&Machine> {
+        match &self.kind {
+            Kind::Kernel(machine) | Kind::Guest(machine, _) => Some(machine),
+            Kind::Lockstep(_) => None,
+        }
     }
 
     /// For the lines of a scenario.
@@ -121,6 +134,14 @@ impl Node {
                 let id = machine.begin("modprobe drbd && echo 'include \"drbd.d/*.res\";' >/etc/drbd.conf");
                 let said = machine.finish(id, COMMAND_MAX).expect("modprobe ends");
                 assert!(said.status == 0, "{name}: {}", said.text);
+            }
+            Kind::Guest(machine, _) => {
+                machine.boot();
+                let id = machine.begin("modprobe nbd && modprobe dm-mod && mkdir -p /etc/drbd.d");
+                let said = machine.finish(id, COMMAND_MAX).expect("modprobe ends");
+                assert!(said.status == 0, "{name}: {}", said.text);
+                self.configure();
+                self.start_guest();
             }
             Kind::Lockstep(daemon) => {
                 let log = File::options().create(true).append(true).open(daemon.log()).expect("a log");
@@ -143,9 +164,28 @@ impl Node {
         self.log_mark = 0;
     }
 
+    /// Starts the daemon in the machine.
+    pub fn start_guest(&self) {
+        let Kind::Guest(_, binary) = &self.kind else { panic!("{}: no daemon in a machine", self.name) };
+        let env = GUEST.replace("NAME", self.name);
+        let daemon =
+            format!("{env} setsid {} daemon >>/run/node/log 2>&1 & echo $! >/run/daemon", binary.display());
+        assert_eq!(self.sh(&daemon).status, 0);
+        let until = Instant::now() + Duration::from_secs(10);
+        while self.adm("status").status != 0 {
+            assert!(Instant::now() < until, "{}: no daemon: {}", self.name, self.log());
+            sleep(STEP);
+        }
+    }
+
+    /// Kills the daemon in the machine, which goes on.
+    pub fn kill_guest(&self) {
+        assert_eq!(self.sh("kill -9 $(cat /run/daemon)").status, 0);
+    }
+
     /// Hands a changed configuration to it; `adjust` or `up` have to follow.
     pub fn configure(&mut self) {
-        let Kind::Kernel(machine) = &self.kind else { return };
+        let Some(machine) = self.machine() else { return };
         fs::copy(&self.config, machine.directory.join("r0.res")).expect("the configuration is shared");
         assert_eq!(self.sh("cp /run/node/r0.res /etc/drbd.d/r0.res").status, 0);
     }
@@ -153,7 +193,7 @@ impl Node {
     /// It was started and not killed.
     pub fn is_on(&self) -> bool {
         match &self.kind {
-            Kind::Kernel(machine) => machine.is_on(),
+            Kind::Kernel(machine) | Kind::Guest(machine, _) => machine.is_on(),
             Kind::Lockstep(daemon) => daemon.child.is_some(),
         }
     }
@@ -161,14 +201,14 @@ impl Node {
     /// Kills it: the machine, or the daemon.
     pub fn kill(&mut self) {
         match &mut self.kind {
-            Kind::Kernel(machine) => machine.kill(),
+            Kind::Kernel(machine) | Kind::Guest(machine, _) => machine.kill(),
             Kind::Lockstep(daemon) => daemon.kill(),
         }
     }
 
     /// Runs a command of a shell in the kernel's machine.
     pub fn sh(&self, command: &str) -> Said {
-        let Kind::Kernel(machine) = &self.kind else { panic!("{}: not a machine", self.name) };
+        let machine = self.machine().unwrap_or_else(|| panic!("{}: not a machine", self.name));
         let id = machine.begin(command);
         machine.finish(id, COMMAND_MAX).unwrap_or_else(|| panic!("{}: no end of {command:?}", self.name))
     }
@@ -177,6 +217,9 @@ impl Node {
     pub fn adm(&self, args: &str) -> Said {
         match &self.kind {
             Kind::Kernel(_) => self.sh(&format!("drbdadm {args}")),
+            Kind::Guest(_, binary) => {
+                self.sh(&format!("{} {} {args}", GUEST.replace("NAME", self.name), binary.display()))
+            }
             Kind::Lockstep(daemon) => {
                 let out = daemon
                     .command(self.name, &self.config)
@@ -236,7 +279,7 @@ impl Node {
     pub fn proc(&self) -> String {
         match &self.kind {
             Kind::Kernel(_) => self.sh("cat /proc/drbd").text,
-            Kind::Lockstep(_) => self.ok("proc"),
+            Kind::Lockstep(_) | Kind::Guest(..) => self.ok("proc"),
         }
     }
 
@@ -262,6 +305,7 @@ impl Node {
             Kind::Kernel(_) if !self.is_on() => String::new(),
             Kind::Kernel(_) => self.sh("dmesg").text,
             Kind::Lockstep(daemon) => fs::read_to_string(daemon.log()).unwrap_or_default(),
+            Kind::Guest(machine, _) => fs::read_to_string(machine.directory.join("log")).unwrap_or_default(),
         }
     }
 
@@ -294,8 +338,8 @@ impl Node {
     /// A client does one thing to the device of a Primary. The error is what it was told.
     pub fn io(&self, io: Io, offset_bytes: u64, data: &[u8]) -> Result<(), String> {
         let len = data.len();
-        match &self.kind {
-            Kind::Kernel(machine) => {
+        match self.machine() {
+            Some(machine) => {
                 let device = self.device();
                 let flags = match io {
                     Io::WriteFua => "direct,dsync",
@@ -314,7 +358,7 @@ impl Node {
                 let said = self.sh(&command);
                 if said.status == 0 { Ok(()) } else { Err(said.text) }
             }
-            Kind::Lockstep(_) => {
+            None => {
                 let mut client = self.client()?;
                 let answer = match io {
                     Io::Write => client.write(offset_bytes, data, 0),
@@ -330,14 +374,14 @@ impl Node {
 
     /// Everything written before is durable.
     pub fn flush(&self) {
-        match &self.kind {
-            Kind::Kernel(_) => {
+        match self.machine() {
+            Some(_) => {
                 assert_eq!(
                     self.sh(&format!("sync -d {0} || blockdev --flushbufs {0}", self.device())).status,
                     0
                 )
             }
-            Kind::Lockstep(_) => {
+            None => {
                 let mut client = self.client().expect("an export");
                 client.flush().expect("a flush");
                 client.close();
@@ -347,8 +391,8 @@ impl Node {
 
     /// Reads from the device of a Primary.
     pub fn read(&self, offset_bytes: u64, len: usize) -> Result<Vec<u8>, String> {
-        match &self.kind {
-            Kind::Kernel(machine) => {
+        match self.machine() {
+            Some(machine) => {
                 let said = self.sh(&format!(
                     "dd if={} of=/run/node/read bs={len} skip={offset_bytes} count=1 iflag=direct,skip_bytes",
                     self.device()
@@ -358,7 +402,7 @@ impl Node {
                 }
                 Ok(fs::read(machine.directory.join("read")).expect("what was read"))
             }
-            Kind::Lockstep(_) => {
+            None => {
                 let mut client = self.client()?;
                 let data = client.read(offset_bytes, len as u32).map_err(|e| format!("{e:?}"));
                 client.close();
@@ -385,13 +429,13 @@ impl Node {
         let common = format!(
             "fio --name=load --rw=randwrite --size=24M --time_based --runtime={seconds} --minimal {options}"
         );
-        match &self.kind {
-            Kind::Kernel(machine) => {
+        match self.machine() {
+            Some(machine) => {
                 let id = machine
                     .begin(&format!("{common} --direct=1 --ioengine=libaio --filename={}", self.device()));
                 Load { node: self, seconds, run: Run::Kernel(id) }
             }
-            Kind::Lockstep(_) => {
+            None => {
                 let uri =
                     format!("--uri=nbd+unix:///r0/{}?socket={}", self.volume, self.nbd_socket().display());
                 let mut words = common.split_whitespace();
@@ -467,8 +511,8 @@ impl Load<'_> {
     /// Waits for its end: the KiB that were written. The error is what the client was told.
     pub fn finish(mut self) -> Result<u64, String> {
         let limit = Duration::from_secs(u64::from(self.seconds)) + COMMAND_MAX;
-        let (status, text) = match (&mut self.run, &self.node.kind) {
-            (Run::Kernel(id), Kind::Kernel(machine)) => {
+        let (status, text) = match (&mut self.run, self.node.machine()) {
+            (Run::Kernel(id), Some(machine)) => {
                 let said = machine.finish(*id, limit).ok_or("the load does not end")?;
                 (said.status, said.text)
             }
@@ -486,7 +530,7 @@ impl Load<'_> {
                 let text = [out.stdout, out.stderr].concat();
                 (out.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
             }
-            (Run::Kernel(_), Kind::Lockstep(_)) => unreachable!("a load stays where it was started"),
+            (Run::Kernel(_), None) => unreachable!("a load stays where it was started"),
         };
         if status != 0 {
             return Err(text);

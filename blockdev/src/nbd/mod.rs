@@ -1,4 +1,5 @@
-//! The NBD server's protocol, without I/O: option haggling, request headers, reply headers.
+//! The NBD server's protocol, without I/O: option haggling, request headers, reply headers. And the kernel as a client, which
+//! needs no handshake ([`kernel`]).
 //!
 //! The owner of a socket feeds received bytes to a [`handshake::Handshake`] until it says
 //! [`handshake::State::Transmission`], then reads 28-byte headers with [`request::parse`], checks each with
@@ -13,6 +14,7 @@
 
 pub mod export;
 pub mod handshake;
+pub mod kernel;
 pub mod reply;
 pub mod request;
 

@@ -4,6 +4,7 @@
 mod after_split_brain;
 mod connecting;
 mod disks;
+mod kernel_client;
 mod resync;
 mod roles;
 mod split_brain;
@@ -18,6 +19,9 @@ pub type Scenario = (&'static str, fn(&mut Lab, usize) -> String);
 /// Those that run unless others are named: the main path, in about two minutes.
 pub const SHORT: &[&str] =
     &["connect", "bitmap-resync", "sync-target-killed", "primary-crash", "verify-differences", "writes-c"];
+
+/// Those in which lockstep runs in a machine of its own too: they need its kernel.
+pub const IN_MACHINES: &[&str] = &["filesystems", "daemon-restart"];
 
 /// All of them, in the order in which they run.
 pub const ALL: &[Scenario] = &[
@@ -62,4 +66,6 @@ pub const ALL: &[Scenario] = &[
     ("writes-c", writes::protocol_c),
     ("writes-b", writes::protocol_b),
     ("writes-a", writes::protocol_a),
+    ("filesystems", kernel_client::filesystems),
+    ("daemon-restart", kernel_client::daemon_restart),
 ];

@@ -1,0 +1,355 @@
+//! Volumes as block devices of this machine. While this node is Primary, the kernel's nbd driver (if it is loaded) is a client
+//! of each volume, and the device name of the configuration leads to `/dev/nbdN`.
+//!
+//! The device outlives the daemon: when that is killed or replaced, requests wait in the kernel until the next daemon has made
+//! this node Primary again, at most for the dead-connection timeout.
+
+use std::cell::{Cell, RefCell};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
+
+use blockdev::nbd::export::ExportInfo;
+use blockdev::nbd::kernel::{self, DeviceParams, Driver};
+use model::config::settings::ResourceConfig;
+use model::state::Role;
+use nix::fcntl::OFlag;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use tokio::sync::{Mutex, Notify};
+use tracing::{info, warn};
+
+use super::resources::{Running, vol_idx};
+use crate::dataplane::WorkerHandle;
+
+/// Looks again this long after something has failed.
+const RETRY: Duration = Duration::from_millis(200);
+/// How long the end of a device may take to be noticed.
+const GOODBYE_MAX: Duration = Duration::from_secs(2);
+/// The unit in which clients may read and write.
+const BLOCK_BYTES: u32 = 512;
+
+/// The devices of one resource.
+pub struct Devices {
+    /// None: the settings do not want any.
+    dead_conn_timeout: Option<Duration>,
+    volumes: Vec<Volume>,
+    /// Only one at a time makes or ends devices.
+    turn: Mutex<()>,
+    /// From [`release`](Devices::release) on none is made.
+    released: Cell<bool>,
+    poke: Rc<Notify>,
+}
+
+struct Volume {
+    /// What says that a device is ours, whoever made it.
+    backend: String,
+    /// Name in the configuration.
+    link: PathBuf,
+    made: RefCell<Option<Made>>,
+    /// What went wrong last, to say it once.
+    trouble: RefCell<Option<String>>,
+}
+
+/// A device that exists.
+struct Made {
+    index: u32,
+    params: DeviceParams,
+    /// Cleared when its socket is dead.
+    is_served: Rc<Cell<bool>>,
+}
+
+impl Devices {
+    /// None exist yet. `run_dir` tells the devices of several daemons apart.
+    pub fn new(config: &ResourceConfig, run_dir: &Path, dead_conn_timeout: Option<Duration>) -> Devices {
+        let volume = |v: &model::config::settings::VolumeConfig| Volume {
+            backend: format!("lockstep {} {}/{}", run_dir.display(), config.name, v.volume),
+            link: PathBuf::from(&v.device),
+            made: RefCell::default(),
+            trouble: RefCell::default(),
+        };
+        Devices {
+            dead_conn_timeout,
+            volumes: config.volumes.iter().map(volume).collect(),
+            turn: Mutex::default(),
+            released: Cell::new(false),
+            poke: Rc::default(),
+        }
+    }
+
+    /// Makes, changes and ends devices so that they are what the state of the resource asks for. False: something has
+    /// failed, which is logged, and may be tried again.
+    pub async fn update(&self, running: &Running, handle: &WorkerHandle) -> bool {
+        let Some(timeout) = self.dead_conn_timeout else { return true };
+        let _turn = self.turn.lock().await;
+        if self.released.get() {
+            return true;
+        }
+        let mut all_done = true;
+        for (index, volume) in self.volumes.iter().enumerate() {
+            let snapshot = running.snapshot();
+            let Some(now) = snapshot.volumes.get(index) else { continue };
+            let wanted = snapshot.role == Role::Primary && now.size_sectors > 0;
+            let done = if wanted {
+                self.serve(volume, index, now.size_sectors * 512, handle, timeout).await
+            } else {
+                let made = volume.made.borrow().as_ref().map(|made| made.index);
+                match made {
+                    Some(number) => self.end(volume, number).await,
+                    None => Ok(()),
+                }
+            };
+            let trouble = done.err().map(|e| e.to_string());
+            if let Some(text) = &trouble
+                && volume.trouble.borrow().as_ref() != Some(text)
+            {
+                warn!(device = %volume.link.display(), "no block device: {text}");
+            }
+            all_done &= trouble.is_none();
+            volume.trouble.replace(trouble);
+        }
+        all_done
+    }
+
+    /// Ends every device, also one that an earlier daemon has left, unless somebody uses one: then nothing is done, and the
+    /// data plane goes on having them open. Until [`resume`](Self::resume) none is made.
+    pub async fn release(&self) {
+        if self.dead_conn_timeout.is_none() {
+            return;
+        }
+        self.released.set(true);
+        let _turn = self.turn.lock().await;
+        let backends: Vec<String> = self.volumes.iter().map(|v| v.backend.clone()).collect();
+        let looked = blocking(move || {
+            let found: Vec<Option<u32>> = backends.iter().map(|b| kernel::find(b)).collect();
+            let used = found.iter().flatten().any(|index| is_used(*index));
+            Ok(if used { Vec::new() } else { found })
+        });
+        for (volume, index) in self.volumes.iter().zip(looked.await.unwrap_or_default()) {
+            let Some(index) = index else { continue };
+            let served = volume.made.borrow().as_ref().map(|made| made.is_served.clone());
+            if let Err(e) = self.end(volume, index).await {
+                warn!(device = %volume.link.display(), "cannot end the block device: {e}");
+            }
+            // The kernel's goodbye has to reach the data plane before it is asked to step down.
+            let until = Instant::now() + GOODBYE_MAX;
+            while served.as_ref().is_some_and(|served| served.get()) && Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+
+    /// Devices may be made again.
+    pub fn resume(&self) {
+        self.released.set(false);
+    }
+
+    async fn serve(
+        &self,
+        volume: &Volume,
+        index: usize,
+        size_bytes: u64,
+        handle: &WorkerHandle,
+        timeout: Duration,
+    ) -> io::Result<()> {
+        let present = volume.made.borrow().as_ref().map(|m| (m.index, m.params.clone(), m.is_served.get()));
+        if let Some((number, mut params, true)) = present {
+            if params.size_bytes != size_bytes {
+                params.size_bytes = size_bytes;
+                let new = params.clone();
+                blocking(move || driver()?.map_or(Ok(()), |mut d| d.resize(number, &new))).await?;
+                info!(device = %volume.link.display(), size_bytes, "block device resized");
+                if let Some(made) = volume.made.borrow_mut().as_mut() {
+                    made.params = params;
+                }
+            }
+            return Ok(());
+        }
+        if blocking(driver).await?.is_none() {
+            return Ok(());
+        }
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
+        let served = handle.serve_device(vol_idx(index), ours).await.map_err(io::Error::other)?;
+        let served = served.map_err(io::Error::other)?;
+        let params = params(&served.export, timeout, &volume.backend);
+        let (asked, link) = (params.clone(), volume.link.clone());
+        let number = blocking(move || {
+            let Some(mut driver) = driver()? else { return Err(ErrorKind::NotFound.into()) };
+            let number = match kernel::find(&asked.backend) {
+                Some(number) => driver.reconnect(number, theirs.as_fd(), &asked).map(|()| number),
+                None => driver.connect(theirs.as_fd(), &asked),
+            }?;
+            kernel::limit_requests(number, served.export.max_block_bytes)?;
+            make_link(&link, &kernel::node(number))?;
+            Ok(number)
+        });
+        let number = number.await?;
+        info!(device = %volume.link.display(), node = %kernel::node(number).display(), "block device");
+        let is_served = Rc::new(Cell::new(true));
+        let (alive, poke, ended) = (is_served.clone(), self.poke.clone(), served.ended);
+        tokio::task::spawn_local(async move {
+            // The sender is only dropped.
+            let _ = ended.await;
+            alive.set(false);
+            poke.notify_one();
+        });
+        volume.made.replace(Some(Made { index: number, params, is_served }));
+        Ok(())
+    }
+
+    async fn end(&self, volume: &Volume, number: u32) -> io::Result<()> {
+        volume.made.take();
+        let link = volume.link.clone();
+        blocking(move || {
+            if let Some(mut driver) = driver()? {
+                driver.disconnect(number)?;
+            }
+            remove_link(&link)
+        })
+        .await?;
+        info!(device = %volume.link.display(), "block device ended");
+        Ok(())
+    }
+}
+
+/// Keeps the devices of a resource what they have to be, for as long as it is up.
+pub async fn keep(running: Weak<Running>) {
+    let Some((mut changes, poke)) = running.upgrade().map(|r| (r.changes(), r.devices().poke.clone())) else {
+        return;
+    };
+    loop {
+        let Some(done) = (match running.upgrade() {
+            Some(running) => Some(running.update_devices().await),
+            None => None,
+        }) else {
+            return;
+        };
+        let again = async {
+            if done {
+                std::future::pending().await
+            } else {
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = poke.notified() => {}
+            () = again => {}
+        }
+    }
+}
+
+fn params(export: &ExportInfo, dead_conn_timeout: Duration, backend: &str) -> DeviceParams {
+    DeviceParams {
+        size_bytes: export.size_bytes,
+        block_bytes: BLOCK_BYTES,
+        flags: export.flags,
+        dead_conn_timeout,
+        backend: backend.to_owned(),
+    }
+}
+
+/// The driver of the kernel; none without it, or without the right to use it.
+fn driver() -> io::Result<Option<Driver>> {
+    match Driver::open() {
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => Ok(None),
+        other => other,
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// Makes `link` lead to `node`. What is there and is no link stays: the device of the kernel's DRBD, for one.
+fn make_link(link: &Path, node: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(link) {
+        Ok(found) if !found.is_symlink() => {
+            return Err(io::Error::other(format!(
+                "{} is not ours (is the kernel's DRBD loaded?); {} is the device",
+                link.display(),
+                node.display()
+            )));
+        }
+        _ => {}
+    }
+    let mut new = link.as_os_str().to_owned();
+    new.push(".new");
+    let _ = fs::remove_file(&new);
+    symlink(node, &new)?;
+    fs::rename(&new, link)
+}
+
+fn remove_link(link: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(link) {
+        Ok(found) if found.is_symlink() => fs::remove_file(link),
+        _ => Ok(()),
+    }
+}
+
+/// Somebody has a device open: holds it exclusively (a filesystem, swap, device mapper), as a file, or as a loop device.
+fn is_used(index: u32) -> bool {
+    let node = kernel::node(index);
+    let flags = OFlag::O_EXCL | OFlag::O_NONBLOCK;
+    let exclusively = File::options().read(true).custom_flags(flags.bits()).open(&node);
+    if exclusively.is_err_and(|e| e.kind() == ErrorKind::ResourceBusy) {
+        return true;
+    }
+    let Ok(number) = fs::metadata(&node).map(|m| m.rdev()) else { return false };
+    is_open_somewhere(number) || backs_a_loop_device(&node)
+}
+
+fn is_open_somewhere(number: u64) -> bool {
+    let own = std::process::id().to_string();
+    let Ok(processes) = fs::read_dir("/proc") else { return false };
+    let others = processes.flatten().filter(|p| {
+        let name = p.file_name();
+        name.to_str().is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()) && n != own)
+    });
+    let holds = |fd: fs::DirEntry| {
+        // Only devices are looked at: what a name on a network leads to may not answer.
+        let path = fd.path();
+        fs::read_link(&path).is_ok_and(|to| to.starts_with("/dev"))
+            && fs::metadata(&path).is_ok_and(|m| m.file_type().is_block_device() && m.rdev() == number)
+    };
+    others.flat_map(|p| fs::read_dir(p.path().join("fd")).into_iter().flatten().flatten()).any(holds)
+}
+
+fn backs_a_loop_device(node: &Path) -> bool {
+    let Ok(devices) = fs::read_dir("/sys/block") else { return false };
+    let backing = |d: fs::DirEntry| fs::read_to_string(d.path().join("loop/backing_file")).ok();
+    devices.flatten().filter_map(backing).any(|file| Path::new(file.trim_end()) == node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_made_moved_and_removed_and_nothing_else_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("drbd0");
+        make_link(&link, Path::new("/dev/nbd3")).unwrap();
+        make_link(&link, Path::new("/dev/nbd4")).unwrap();
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("/dev/nbd4"));
+        remove_link(&link).unwrap();
+        remove_link(&link).unwrap();
+        assert!(fs::symlink_metadata(&link).is_err());
+        fs::write(&link, "the kernel's").unwrap();
+        let refused = make_link(&link, Path::new("/dev/nbd4")).unwrap_err().to_string();
+        assert!(refused.contains("is not ours") && refused.contains("/dev/nbd4"), "{refused}");
+        remove_link(&link).unwrap();
+        assert_eq!(fs::read_to_string(&link).unwrap(), "the kernel's");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn users_are_seen_by_number() {
+        // Nobody has this one.
+        assert!(!is_open_somewhere(u64::MAX));
+        assert!(!backs_a_loop_device(Path::new("/dev/there-is-no-such")));
+    }
+}
