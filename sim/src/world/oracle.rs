@@ -62,13 +62,15 @@ impl World {
         }
         for (n, s) in states.iter().enumerate() {
             let before = self.looked_at.get(usize::from(v)).and_then(|l| l.states[n]);
-            let lost = s.is_none_or(|s| s.conn < ConnState::Connected);
+            let lost = s.is_none_or(|s| s.conn < ConnState::Connected || s.disk < DiskState::Inconsistent);
             self.full_sync_cut |= lost && before.is_some_and(|s| is_setting_up(&s));
         }
         let truth = self.truth.at(place(VolIdx(v), 0));
         for (n, s) in states.iter().enumerate() {
-            // Before it looks for its peer again a node has written what it had got.
-            if s.is_none_or(|s| s.conn >= ConnState::WFConnection && (s.conn < ConnState::Connected || met)) {
+            // Before it looks for its peer again a node has written what it had got. In the handshake the other one may have done
+            // with it, and have sent data.
+            let found = |s: &VolumeState| s.conn >= ConnState::Connected && met;
+            if s.is_none_or(|s| s.conn == ConnState::WFConnection || found(&s)) {
                 truth.nothing_is_on_its_way_to(n);
             }
         }
