@@ -151,17 +151,23 @@ impl Resource {
         r.clear(flag::LOCAL_PENDING);
         r.set(if ok { flag::LOCAL_OK } else { flag::LOCAL_FAILED });
         let (v, range) = (r.vol as usize, r.range());
-        self.local_io_ended(v, out);
+        let generation = self.reqs.table.generation(slot);
         if !ok && !planted::on(Planted::FailedWriteNotMarked) {
             // Not when the peer's part is final: the disk may be back, and in sync again, before that.
             self.vols[v].set_out_of_sync(range);
         }
+        self.local_io_ended(v, out);
         // A failed discard too, other than drbd-states 14.2 has it: the driver writes zeroes where a disk cannot discard,
         // so it is the disk that failed, and its old blocks are not what the peer has from now on.
         if !ok {
             self.local_io_failed(v, FailedIo::Write, out);
         }
         self.peer_pump |= !self.peer.waiting.is_empty();
+        if !self.reqs.table.is_live(slot, generation) {
+            // It was the last on a disk that is let go, for which the answer to the peer's goodbye had waited; with the
+            // connection the request has ended, too.
+            return;
+        }
         if self.reqs.table[slot].has(flag::POSTPONED) {
             self.restart(slot);
             return;

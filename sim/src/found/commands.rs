@@ -10,7 +10,7 @@ use replicator::{
     Auth, ClientResult, Command, CommandId, CommandResult, DiskConfig, HmacAlg, NetConfig, VolIdx,
 };
 
-use crate::hooks::{Blocked, FencePeer};
+use crate::hooks::{Blocked, DiskOp, FencePeer};
 use crate::node::{Node, place};
 use crate::scenarios::*;
 use crate::world::{Answer, SimOp, World};
@@ -602,4 +602,22 @@ fn a_command_ends_on_many_volumes_that_have_nothing_to_do() {
         w.run_for(secs(60));
         assert_eq!(ended(&mut w, id), Some(OK));
     }
+}
+
+/// The peer says goodbye; the generation that is begun for that cannot be stored, and the disk goes. Its last operation let the
+/// goodbye be answered, with the connection the write ended, and it was looked for once more (life 8369022: the resource stopped).
+#[test]
+fn a_goodbye_is_answered_by_the_last_write_of_a_failing_disk() {
+    let mut w = pair(1);
+    assert_eq!(write(&mut w, 0, 64, 8), ClientResult::Ok);
+    w.run_for(secs(1));
+    w.hold_disk(0, true);
+    let tag = w.request(0, SimOp::Write { sector: 64, count: 8, fua: false });
+    w.hooks.break_disk(0, DiskOp::Meta, 0, u64::MAX);
+    w.command(1, Command::Disconnect { force: false });
+    assert!(w.run_until(secs(1), |w| disk(w, 0) == DiskState::Failed));
+    w.hold_disk(0, false);
+    w.run_for(secs(1));
+    assert_eq!(disk(&w, 0), DiskState::Diskless);
+    assert_eq!(wait(&mut w, tag).0, ClientResult::IoError);
 }
