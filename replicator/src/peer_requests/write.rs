@@ -17,6 +17,7 @@ use crate::io_tag::{IoKind, pack};
 use crate::meta_io::Then;
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
+use crate::volume::LocalDisk;
 use crate::wire::{BlockId, Command, DpFlags};
 
 /// A received write before it is checked.
@@ -196,7 +197,7 @@ impl Resource {
             return false;
         }
         // After a crash the device would end before what was written.
-        let too_early = |d: &crate::volume::LocalDisk| range.end > d.md.size_on_disk_sectors && !d.md.failed;
+        let too_early = |d: &LocalDisk| range.end > d.md.size_on_disk_sectors && !d.md.failed;
         if self.vols[v].disk.as_ref().is_some_and(too_early) {
             return false;
         }
@@ -254,7 +255,7 @@ impl Resource {
         true
     }
 
-    /// Submits the writes whose activity log transaction is stable.
+    /// Submits the writes whose activity log transaction is stable. That of a log which is being moved is not yet.
     pub(crate) fn pump_peer_al(&mut self, out: &mut Actions) {
         if !self.peer.writes.iter().any(|(_, w)| w.waits_for_al) {
             return;
@@ -266,7 +267,8 @@ impl Resource {
             .filter(|(_, w)| {
                 let (first, last) = w.range().al_extents();
                 let disk = self.vols[w.vol as usize].disk.as_ref();
-                w.waits_for_al && disk.is_none_or(|d| d.al.is_active(first, last))
+                let is_stable = |d: &LocalDisk| d.md.moving.is_none() && d.al.is_active(first, last);
+                w.waits_for_al && disk.is_none_or(is_stable)
             })
             .map(|(slot, _)| slot)
             .collect();

@@ -21,6 +21,8 @@ mod lives;
 #[cfg(test)]
 mod outdated;
 #[cfg(test)]
+mod resizing;
+#[cfg(test)]
 mod sources;
 #[cfg(test)]
 mod two_primaries;

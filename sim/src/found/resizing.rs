@@ -1,0 +1,58 @@
+//! Devices that become smaller, and metadata that moves.
+
+use model::time::Duration;
+use replicator::{ClientResult, Command, DiskConfig, ResizeWish, VolIdx};
+
+use super::healing::both_again;
+use crate::hooks::DiskOp;
+use crate::node::Node;
+use crate::scenarios::*;
+use crate::world::{SimOp, World};
+
+const VOL: VolIdx = VolIdx(0);
+
+fn resize(limit_sectors: u64) -> Command {
+    let wish = ResizeWish { limit_sectors, assume_clean: false, assume_peer_has_space: false };
+    Command::Resize(VOL, wish)
+}
+
+/// A write of a Primary without a disk waited for the activity log when the metadata of the only copy began to move. The move
+/// writes all of the log anew, at the new place; the write was let go before that counted. Killed then, the node came back
+/// with the log of the old place, and the Primary's own disk, UpToDate again, did not get what had been answered.
+#[test]
+fn a_write_of_a_diskless_primary_waits_for_a_log_that_moves() {
+    const EXTENT: u64 = 8192;
+    let mut w = World::with_volumes(912, LARGE, [DiskConfig::default(), DiskConfig::default()], 1);
+    w.nodes.iter_mut().for_each(Node::make_internal);
+    for n in 0..2 {
+        w.start(n);
+    }
+    w.run_for(ms(10));
+    link_up(&mut w, &net());
+    skip_initial_sync(&mut w, 0);
+    assert_eq!(primary(&mut w, 0), OK);
+    w.run_for(ms(100));
+    assert_eq!(w.command_and_wait(0, Command::Detach { vol: VOL, force: false }), OK);
+    assert_eq!(write(&mut w, 0, 0, 8), ClientResult::Ok);
+    w.run_for(ms(100));
+
+    w.weather.disk_us = 1000;
+    w.hooks.slow_disk(1, DiskOp::Meta, 0, u64::from(u32::MAX));
+    // One in the transaction under way, one in the next.
+    for extent in [2, 4] {
+        w.request(0, SimOp::Write { sector: extent * EXTENT, count: 8, fua: false });
+        w.run_for(ms(20));
+    }
+    w.grow(1, 3000);
+    w.command(1, resize(0));
+    w.run_for(ms(20));
+    w.let_go(false);
+    w.run_for(Duration::from_micros(1));
+    w.hooks.slow_disk(1, DiskOp::Meta, 0, u64::from(u32::MAX));
+    w.run_for(ms(100));
+    w.crash(1, false);
+    w.hooks.hurry_disks();
+    w.start(1);
+    w.connect(1, &net());
+    both_again(&mut w);
+}
