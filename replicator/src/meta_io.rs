@@ -110,7 +110,7 @@ pub(crate) struct MetaIo {
     pub sb_wanted: u64,
     /// The next super block is written after the bitmap pages asked for, which its flush makes stable.
     pub sb_after_pages: bool,
-    /// Content generation of the super block that names the data generation begun last.
+    /// Content generation of the super block that names the data generation begun last, or the size that was cut down to.
     pub sb_of_generation: u64,
     /// The super block being written, and the stable one, say that blocks may differ as the activity log tells.
     pub primary_writing: bool,

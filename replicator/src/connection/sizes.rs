@@ -142,7 +142,7 @@ impl Resource {
     pub(crate) fn set_size(&mut self, v: usize, sectors: u64, assume_clean: bool, out: &mut Actions) {
         let unwritten = planted::on(Planted::GrownPagesNotWritten);
         let vol = &mut self.vols[v];
-        let grew = sectors > vol.size_sectors;
+        let (grew, shrinks) = (sectors > vol.size_sectors, sectors < vol.size_sectors);
         let mark = grew && !assume_clean && !planted::on(Planted::GrownAreaNotMarked);
         vol.resize_bitmap(sectors, mark);
         vol.size_sectors = sectors;
@@ -152,8 +152,13 @@ impl Resource {
             }
             disk.sb.la_size_sectors = sectors;
             disk.md.mark_dirty();
-            // With the new size on disk and the old bitmap, a loss of power would forget what the new part is.
-            disk.md.sb_after_pages = !unwritten;
+            if shrinks {
+                // With the old size on disk and the new bitmap, it would be what the part to be cut off is.
+                disk.md.sb_of_generation = disk.md.sb_latest;
+            } else {
+                // With the new size on disk and the old bitmap, a loss of power would forget what the new part is.
+                disk.md.sb_after_pages = !unwritten;
+            }
         }
         let text = format!("size = {} (resync bitmap: bits={})", human_size(sectors), vol.bitmap.bits());
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);

@@ -10,10 +10,36 @@ use crate::scenarios::*;
 use crate::world::{SimOp, World};
 
 const VOL: VolIdx = VolIdx(0);
+const SMALLER: u64 = SECTORS - 800;
+const TAIL: u64 = SECTORS - 400;
 
 fn resize(limit_sectors: u64) -> Command {
     let wish = ResizeWish { limit_sectors, assume_clean: false, assume_peer_has_space: false };
     Command::Resize(VOL, wish)
+}
+
+/// The bitmap of the smaller device was on the disk before its size was. The node died in between and came back with the old
+/// size, without what was marked in the part to be cut off: the peer, UpToDate, had old blocks there.
+#[test]
+fn a_node_dies_before_its_smaller_size_is_stored() {
+    for writes in 0..3 {
+        let mut w = pair(910);
+        w.cut(true);
+        w.run_for(secs(20));
+        assert_eq!(write(&mut w, 0, TAIL, 8), ClientResult::Ok);
+        // From here on the activity log does not tell.
+        w.crash(0, false);
+        w.start(0);
+        assert_eq!(primary(&mut w, 0), OK);
+        w.crash_after_metadata(0, writes, false);
+        w.command(0, resize(SMALLER));
+        w.run_for(secs(1));
+        w.crash(0, false);
+        w.start(0);
+        w.connect(0, &net());
+        w.cut(false);
+        both_again(&mut w);
+    }
 }
 
 /// A write of a Primary without a disk waited for the activity log when the metadata of the only copy began to move. The move
