@@ -196,9 +196,9 @@ impl Resource {
         if busy {
             return false;
         }
-        // After a crash the device would end before what was written.
+        // After a crash the device would end before what was written. What has been cut off since it came has its place still.
         let too_early = |d: &LocalDisk| range.end > d.md.size_on_disk_sectors && !d.md.failed;
-        if self.vols[v].disk.as_ref().is_some_and(too_early) {
+        if self.vols[v].range_is_inside(range) && self.vols[v].disk.as_ref().is_some_and(too_early) {
             return false;
         }
         let only_copy = self.peer.writes[slot].only_copy || !orphan && self.vols[v].peer_without_disk;

@@ -1,13 +1,14 @@
 //! Devices that become smaller, and metadata that moves.
 
+use model::policy::Protocol;
 use model::time::Duration;
-use replicator::{ClientResult, Command, DiskConfig, ResizeWish, VolIdx};
+use replicator::{ClientResult, Command, DiskConfig, NetConfig, ResizeWish, VolIdx};
 
 use super::healing::both_again;
 use crate::hooks::DiskOp;
 use crate::node::Node;
 use crate::scenarios::*;
-use crate::world::{SimOp, World};
+use crate::world::{Answer, SimOp, World};
 
 const VOL: VolIdx = VolIdx(0);
 const SMALLER: u64 = SECTORS - 800;
@@ -40,6 +41,29 @@ fn a_node_dies_before_its_smaller_size_is_stored() {
         w.cut(false);
         both_again(&mut w);
     }
+}
+
+/// A write of the peer to the part that was cut off waited for another one, and then for a size on disk that never came: it
+/// was never acknowledged, and the node did not connect again.
+#[test]
+fn a_write_of_the_peer_waits_while_its_place_is_cut_off() {
+    let net = NetConfig { protocol: Protocol::A, ..net() };
+    let mut w = pair_with(911, SECTORS, &net, [DiskConfig::default(), DiskConfig::default()]);
+    w.hooks.slow_disk(1, DiskOp::Write, TAIL, 8);
+    for _ in 0..2 {
+        let tag = w.request(0, SimOp::Write { sector: TAIL, count: 8, fua: false });
+        w.run_for(Duration::from_millis(5));
+        let answer = w.take_answer(|a| matches!(a, Answer::Client(t, ..) if *t == tag));
+        assert!(matches!(answer, Some(Answer::Client(_, ClientResult::Ok, _))), "{answer:?}");
+    }
+    assert_eq!(w.command_and_wait(0, resize(SMALLER)), OK);
+    let size = |w: &World, n: usize| w.nodes[n].core.as_ref().expect("it runs").size_sectors(VOL);
+    assert!(w.run_until(secs(2), |w| [0, 1].map(|n| size(w, n)) == [SMALLER; 2]));
+    w.run_for(ms(100));
+    w.let_go(false);
+    assert!(w.run_until(secs(5), World::is_idle), "{:?} {:?}", w.state(0), w.state(1));
+    assert_eq!(secondary(&mut w, 0), OK);
+    assert!(w.in_sync());
 }
 
 /// A write of a Primary without a disk waited for the activity log when the metadata of the only copy began to move. The move
