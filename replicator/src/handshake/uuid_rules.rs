@@ -259,8 +259,7 @@ const ROWS: &[Row] = &[
     // masked here as well: a lone role bit is no generation, and both nodes have to agree on that
     row(90, SPLIT_BRAIN,        Facts::same_base),
     // The specification looks at the history alone, and takes two empty slots for a common generation.
-    row(100, SPLIT_BRAIN_NO_BASE,
-                                |f| f.o[B..].iter().any(|g| *g != 0 && f.p[B..].contains(g))),
+    row(100, SPLIT_BRAIN_NO_BASE, Facts::common_past),
 ];
 
 fn successor(generation: u64) -> u64 {
@@ -289,6 +288,14 @@ impl Facts {
 
     fn same_base(&self) -> bool {
         self.o[B] == self.p[B] && self.o[B] != 0
+    }
+
+    /// Every copy was created once: that stands in the history of strangers too. In a bitmap slot it is the base of what has
+    /// been written since.
+    fn common_past(&self) -> bool {
+        let created_counts = self.o[B] == JUST_CREATED || self.p[B] == JUST_CREATED;
+        let tells = |g: u64| g != 0 && (g != JUST_CREATED || created_counts);
+        self.o[B..].iter().any(|g| tells(*g) && self.p[B..].contains(g))
     }
 
     fn own_yields(&self) -> bool {

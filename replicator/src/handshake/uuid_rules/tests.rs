@@ -185,6 +185,10 @@ fn split_brain_and_strangers() {
     check(input(set(X, 0, 0, 0), set(Y, 0, 0, 0)), 100, -1000);
     check(input(set(X, 0, Z, 1), set(Y, 0, 8, Z)), 100, -100);
     check(input(set(X, 0, 8, 16), set(Y, 0, 32, 64)), 100, -1000);
+    // nor that both were created
+    check(input(set(X, 0, 8, 4), set(Y, 0, 32, 4)), 100, -1000);
+    check(input(set(X, 16, 8, 4), set(Y, 0, 32, 5)), 100, -1000);
+    check(input(set(X, 16, 4, 0), set(Y, 4, 0, 0)), 100, -100);
     // a bitmap generation is as much of a common past as one in the history
     check(input(set(X, Z | 1, 8, 16), set(Y, 0, 32, Z)), 100, -100);
     check(input(set(X, 0, 8, Z), set(Y, Z, 32, 64)), 100, -100);
