@@ -97,7 +97,13 @@ impl Uuids {
         } else {
             DataUuid(base.0.wrapping_add(DataUuid::SYNC_OFFSET))
         };
+        let older = self.history[1];
         self.set_bitmap_with_history(sync_uuid);
+        let names_target = self.history.iter().any(|h| h.same_as(target));
+        if older.same_as(target) && !target.same_as(DataUuid::JUST_CREATED) && !names_target {
+            // Until it has stored the sync UUID, this is all that tells whose older data it has.
+            self.history[1] = older;
+        }
         sync_uuid
     }
 
@@ -215,6 +221,21 @@ mod tests {
         u.new_current(DataUuid(R2), true);
         assert_eq!(u, set(R2 | 1, sync.0, R | 1, 8));
         assert!(!u.syncs_own_generation() && !u.end_of_sync_unknown());
+    }
+
+    #[test]
+    fn the_generation_of_a_target_stays_in_the_history_until_it_has_begun() {
+        let mut u = set(R | 1, 0x100, 0x80, 0x60);
+        u.begin_sync_source(DataUuid(0x61), DataUuid(9));
+        assert_eq!(u.history, [DataUuid(0x100), DataUuid(0x60)]);
+        u.begin_sync_source(DataUuid(0x60), DataUuid(9));
+        assert!(u.history[1].same_as(DataUuid(0x60)), "{u:?}");
+        let mut u = set(R | 1, 0x100, 0x80, 0x60);
+        u.begin_sync_source(DataUuid(0x80), DataUuid(9));
+        assert_eq!(u.history, [DataUuid(0x100), DataUuid(0x80)]);
+        let mut u = set(R | 1, 0x100, 0x80, 4);
+        u.begin_sync_source(DataUuid(4), DataUuid(9));
+        assert_eq!(u.history, [DataUuid(0x100), DataUuid(0x80)], "an empty one is known by itself");
     }
 
     #[test]

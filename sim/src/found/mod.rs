@@ -23,6 +23,8 @@ mod outdated;
 #[cfg(test)]
 mod resizing;
 #[cfg(test)]
+mod restored;
+#[cfg(test)]
 mod sources;
 #[cfg(test)]
 mod two_primaries;
