@@ -112,6 +112,8 @@ pub(crate) struct MetaIo {
     pub sb_after_pages: bool,
     /// Content generation of the super block that names the data generation begun last, or the size that was cut down to.
     pub sb_of_generation: u64,
+    /// That of the super block which says that a target has begun.
+    pub sb_of_target: u64,
     /// The super block being written, and the stable one, say that blocks may differ as the activity log tells.
     pub primary_writing: bool,
     pub primary_on_disk: bool,
@@ -199,7 +201,8 @@ impl Resource {
             return;
         }
         let Some(disk) = vol.disk.as_mut() else { return };
-        let kept = MetaFlags::FULL_SYNC.with(MetaFlags::AL_DISABLED).with(MetaFlags::GROWN);
+        let kept = [MetaFlags::FULL_SYNC, MetaFlags::AL_DISABLED, MetaFlags::GROWN, MetaFlags::TARGET_BEGAN];
+        let kept = kept.into_iter().fold(MetaFlags(0), MetaFlags::with);
         let mut f = MetaFlags(disk.sb.flags.0 & kept.0);
         // Writes of a diskless Primary that were received are carried out even if it is gone by then.
         let unwritten = self.peer.writes.iter().any(|(_, w)| w.vol as usize == v && w.only_copy);

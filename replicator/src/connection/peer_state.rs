@@ -11,6 +11,7 @@ use crate::handshake::decide::{self, AfterRefusal, Decision, Step};
 use crate::handshake::peer_state::{Circumstances, Conclusion, Proceed, conclude, must_answer};
 use crate::handshake::split_brain::Policies;
 use crate::handshake::uuid_rules::{self, UuidSet};
+use crate::meta::superblock::MetaFlags;
 use crate::meta::uuids::Uuids;
 use crate::meta_io::FullSyncStep;
 use crate::planted::{self, Planted};
@@ -300,6 +301,7 @@ impl Resource {
             discard_my_data: self.conn.discard_my_data,
             dry_run: net.tentative || self.conn.peer_tentative,
             can_demote: self.could_step_down(v, own),
+            target_began: vol.disk.as_ref().is_some_and(|d| d.sb.flags.has(MetaFlags::TARGET_BEGAN)),
             brings_leftovers: own.conn < ConnState::Connected && self.conn.peer_is_lockstep(),
         };
         let outcome = decide::decide(&input);
@@ -308,11 +310,19 @@ impl Resource {
             p.set = from_set(&outcome.comparison.peer);
         }
         let own_set = from_set(&outcome.comparison.own);
+        let sync_uuid_lost = outcome.comparison.peer_has_not_begun();
+        // Relative to what was in the bitmap slot before, the bitmap is right only if no target has begun since.
+        let stays = sync_uuid_lost && input.target_began;
         if let Some(disk) = vol.disk.as_mut()
             && disk.sb.uuids != own_set
+            && !stays
         {
             vol.uncorrected_uuids = (own.conn >= ConnState::Connected).then_some(disk.sb.uuids);
             disk.sb.uuids = own_set;
+            if sync_uuid_lost {
+                // What is there again may be the sync UUID of the run before, which the peer has stored.
+                disk.sb.flags = disk.sb.flags.with(MetaFlags::TARGET_BEGAN);
+            }
             disk.md.mark_dirty();
         }
         let mut decision = match outcome.decision {

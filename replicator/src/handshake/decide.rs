@@ -50,6 +50,8 @@ pub struct Input {
     pub dry_run: bool,
     /// This node could become Secondary now.
     pub can_demote: bool,
+    /// The target of the resync that the own bitmap slot names had begun, and bits were cleared for it.
+    pub target_began: bool,
     /// Bits left on copies of the same generation start a resync; both nodes have to know of this, and have told the
     /// numbers of their bits just before.
     pub brings_leftovers: bool,
@@ -170,7 +172,8 @@ pub fn decide(input: &Input) -> Outcome {
     let comparison = compare(&uuids);
     let mut deciding = Deciding { input, role: uuids.role, steps: Vec::new() };
     deciding.log_comparison(&comparison);
-    let decision = match deciding.choose(comparison.relation).and_then(|wish| deciding.admit(wish)) {
+    let chosen = deciding.choose(comparison.relation).map(|wish| deciding.complete(wish, &comparison));
+    let decision = match chosen.and_then(|wish| deciding.admit(wish)) {
         Ok(decision) => decision,
         Err(refusal) => Decision::Refuse(refusal),
     };
@@ -252,6 +255,14 @@ impl Deciding<'_> {
             _ if peer == bad && own > bad => Some(Survivor::Own),
             _ => None,
         }
+    }
+
+    /// The peer has not stored the sync UUID of the last resync from here. If the target of that had, it was put back to how
+    /// it was before, or another copy has come in its place: the bitmap has forgotten what this one lacks. The peer need not
+    /// know, since the bitmaps are united.
+    fn complete(&self, wish: Wish, comparison: &Comparison) -> Wish {
+        let lacks_more = self.input.target_began && comparison.peer_has_not_begun();
+        Wish { full: wish.full || lacks_more && wish.survivor.is_some(), ..wish }
     }
 
     /// Equal generations and bits all the same: nothing says which copy lacks what is marked. But what clients see from

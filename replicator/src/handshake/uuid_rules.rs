@@ -90,6 +90,13 @@ pub struct Comparison {
     pub peer: UuidSet,
 }
 
+impl Comparison {
+    /// The own bitmap slot names a sync UUID that the peer has not stored.
+    pub const fn peer_has_not_begun(&self) -> bool {
+        matches!(self.rule, 36 | 71)
+    }
+}
+
 /// Compares own and peer's generations.
 ///
 /// The result is the mirror image of what the peer finds with the same facts: never two sources, never two

@@ -84,6 +84,9 @@ impl MetaFlags {
     /// The device has grown, and no resync has begun since: what the new part holds is not known to be the peer's. Not
     /// one of DRBD's flags.
     pub const GROWN: MetaFlags = MetaFlags(0x1_0000);
+    /// A target has stored the sync UUID in the bitmap slot, and bits have been cleared for it: for a copy that is still of
+    /// the generation before, the bitmap does not tell all. Not one of DRBD's flags either.
+    pub const TARGET_BEGAN: MetaFlags = MetaFlags(0x2_0000);
 
     /// All bits of `flag` are set.
     pub const fn has(self, flag: MetaFlags) -> bool {

@@ -21,6 +21,7 @@ use crate::peer_requests::read::READS_MAX;
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::timers::Timer;
+use crate::volume::LocalDisk;
 use crate::wire::{BlockId, Command, Request};
 
 impl Resource {
@@ -41,7 +42,7 @@ impl Resource {
         let target = self.vols[v].peer_uuids.map_or(DataUuid::ZERO, |p| p.set.current);
         let Some(disk) = self.vols[v].disk.as_mut() else { return };
         let sync_uuid = disk.sb.uuids.begin_sync_source(target, random);
-        disk.sb.flags = disk.sb.flags.without(MetaFlags::GROWN);
+        disk.sb.flags = disk.sb.flags.without(MetaFlags::GROWN).without(MetaFlags::TARGET_BEGAN);
         disk.md.mark_dirty();
         let line = format_args!("updated sync UUID {}", uuid_line(&disk.sb.uuids));
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
@@ -87,11 +88,12 @@ impl Resource {
             self.send_ack(Command::RsCancel, v, id, out);
             return;
         }
-        let run = &mut self.vols[v].resync;
-        if run.reads.len() >= READS_MAX {
+        if self.vols[v].resync.reads.len() >= READS_MAX {
             self.protocol_error("more P_RS_DATA_REQUESTs than any node sends at once", out);
             return;
         }
+        self.note_that_target_began(v, out);
+        let run = &mut self.vols[v].resync;
         run.csums = alg.filter(|_| csum);
         let slot = run.reads.insert(RsRead {
             range: SectorRange::new(r.sector, r.size_bytes),
@@ -104,9 +106,26 @@ impl Resource {
         self.pump_resync_reads(v, out);
     }
 
+    /// The first block that this target asks for: it has stored the sync UUID. Should a copy come instead of it that has not,
+    /// what the bitmap has forgotten by then is missing there. That is on the disk before the first bit is cleared.
+    fn note_that_target_began(&mut self, v: usize, out: &mut Actions) {
+        let Some(disk) = self.vols[v].disk.as_mut() else { return };
+        if disk.sb.flags.has(MetaFlags::TARGET_BEGAN) {
+            return;
+        }
+        disk.sb.flags = disk.sb.flags.with(MetaFlags::TARGET_BEGAN);
+        disk.md.mark_dirty();
+        disk.md.sb_of_target = disk.md.sb_latest;
+        self.md_sync(v, out);
+    }
+
     /// Reads what no unfinished application write overlaps (drbd-wire 6.6), nor a block of a resync in the other direction that
     /// was given up.
     pub(crate) fn pump_resync_reads(&mut self, v: usize, out: &mut Actions) {
+        let noted = |d: &LocalDisk| d.md.sb_stable >= d.md.sb_of_target || d.md.failed;
+        if !self.vols[v].disk.as_ref().is_none_or(noted) {
+            return;
+        }
         if self.vols[v].resync.waiting_reads.is_empty() || self.source_throttled(v) {
             return;
         }

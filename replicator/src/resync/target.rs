@@ -79,7 +79,7 @@ impl Resource {
         let primary = self.vols[v].state.role == Role::Primary;
         let Some(disk) = self.vols[v].disk.as_mut() else { return };
         disk.sb.uuids.begin_sync_target(uuid, primary);
-        disk.sb.flags = disk.sb.flags.without(MetaFlags::GROWN);
+        disk.sb.flags = disk.sb.flags.without(MetaFlags::GROWN).without(MetaFlags::TARGET_BEGAN);
         disk.md.mark_dirty();
         let line = format_args!("updated sync uuid {}", uuid_line(&disk.sb.uuids));
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), line);
@@ -557,7 +557,10 @@ impl Resource {
             let disk = vol.disk.as_mut().expect("a resync needs a disk");
             match source {
                 Some(source) if target => disk.sb.uuids.end_sync_target(&source, primary),
-                _ => disk.sb.uuids.end_sync_source(),
+                _ => {
+                    disk.sb.uuids.end_sync_source();
+                    disk.sb.flags = disk.sb.flags.without(MetaFlags::TARGET_BEGAN);
+                }
             }
             disk.md.mark_dirty();
             // A crash must not find the end of the resync next to bits from before it.

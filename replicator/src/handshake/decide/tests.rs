@@ -43,6 +43,7 @@ fn input(own: UuidSet, peer: UuidSet) -> Input {
         discard_my_data: false,
         dry_run: false,
         can_demote: true,
+        target_began: false,
         brings_leftovers: true,
     }
 }
