@@ -470,7 +470,7 @@ impl Context {
     }
 
     fn ask(&self, action: Action, names: &[String]) -> Outcome {
-        admin::run(&self.run_dir, action, names)
+        admin::run(&self.site, &self.run_dir, action, names)
     }
 
     fn or_meta(&self, action: Action, meta: MetaCommand, names: &Names) -> Outcome {

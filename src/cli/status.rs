@@ -92,6 +92,10 @@ fn pictures(
     mut show: impl FnMut(&[ResourceSnapshot]) -> bool,
 ) -> Outcome {
     let mut reply = client.ask(Request::Watch { targets: names.to_vec() });
+    // The next change may be far away.
+    if let Err(e) = client.set_timeout(None) {
+        return Outcome::failed(EXIT_NO_DAEMON, format!("cannot wait for changes: {e}"));
+    }
     let mut last = None;
     loop {
         match reply {

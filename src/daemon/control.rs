@@ -162,6 +162,43 @@ pub enum Action {
     Proc,
 }
 
+impl Action {
+    /// It only prints what the daemon knows already.
+    pub fn only_prints(self) -> bool {
+        match self {
+            Action::NewMinor
+            | Action::Role
+            | Action::Cstate
+            | Action::Dstate
+            | Action::GetGi
+            | Action::ShowGi
+            | Action::Proc => true,
+            Action::Up
+            | Action::Down
+            | Action::Adjust
+            | Action::NewResource
+            | Action::Attach
+            | Action::Detach { .. }
+            | Action::Connect { .. }
+            | Action::Disconnect { .. }
+            | Action::Primary { .. }
+            | Action::Secondary
+            | Action::PauseSync
+            | Action::ResumeSync
+            | Action::Invalidate
+            | Action::InvalidateRemote
+            | Action::Verify { .. }
+            | Action::Outdate
+            | Action::Resize { .. }
+            | Action::CheckResize
+            | Action::SuspendIo
+            | Action::ResumeIo
+            | Action::NewCurrentUuid { .. }
+            | Action::Wait { .. } => false,
+        }
+    }
+}
+
 /// Time limits of the waiting commands as given on the command line, in seconds, 0 = for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitLimits {

@@ -359,8 +359,8 @@ impl Node {
     }
 
     fn client(&self) -> anyhow::Result<Client> {
-        let client = Client::connect(&self.run_dir())?;
-        client.set_timeout(ANSWER_MAX)?;
+        let mut client = Client::connect(&self.run_dir())?;
+        client.set_timeout(Some(ANSWER_MAX))?;
         Ok(client)
     }
 
