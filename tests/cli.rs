@@ -519,6 +519,29 @@ fn who_waits_or_watches_keeps_no_place_from_commands() {
     assert_eq!(node.good(&["cstate", "r0"]), "WFConnection\n");
 }
 
+/// A cluster manager tries it again and again. Two nodes may fence each other: each waits for what the other is asked to do.
+#[test]
+fn promotions_that_wait_for_a_handler_keep_no_place_from_commands() {
+    let node = Node::start("");
+    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+    node.good(&["up", "r0"]);
+    node.good(&["primary", "--force", "r0"]);
+    node.good(&["down", "r0"]);
+    let file = node.dir.path().join("drbd.conf");
+    // It ends behind the limit of the test.
+    let sections = "disk { fencing resource-only; } handlers { fence-peer \"exec sleep 45\"; }";
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen("net {  }", sections, 1)).unwrap();
+    node.good(&["up", "r0"]);
+    let primary = Request::Run { action: Action::Primary { force: false }, targets: vec!["r0".into()] };
+    let mut tries: Vec<UnixStream> = (0..140).map(|_| node.ask(&primary)).collect();
+    // Half of those who asked do not wait for the answer.
+    tries.truncate(70);
+    assert_eq!(node.good(&["dstate", "r0"]), "Consistent/DUnknown\n");
+    assert_eq!(node.run(&["outdate", "r0"]), (0, "".into(), "".into()));
+    assert_eq!(node.good(&["dstate", "r0"]), "Outdated/DUnknown\n");
+}
+
 /// The resource that it waited for is taken down by somebody else.
 #[test]
 fn a_wait_ends_with_the_resource() {

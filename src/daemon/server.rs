@@ -23,6 +23,8 @@ use super::control::{
 const CONNECTIONS_MAX: usize = 64;
 /// Connections beside them that wait or watch, which may take for ever.
 const WAITING_MAX: usize = 1024;
+/// Connections beside those with a command under way, which may take its time.
+const RUNNING_MAX: usize = 1024;
 /// Smallest time between two pictures of a watcher.
 const WATCH_PAUSE: Duration = Duration::from_millis(100);
 /// Time for a request to come and for a reply to be taken. Who connects and says nothing, or asks and does not
@@ -46,17 +48,42 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
     listener
 }
 
+/// Places of requests that are not answered at once.
+struct Beside {
+    waiting: Arc<Semaphore>,
+    running: Arc<Semaphore>,
+}
+
+impl Beside {
+    /// The places for such a request, and who has them when there is none left.
+    fn of(&self, request: &Request) -> Option<(&Arc<Semaphore>, String)> {
+        match request {
+            Request::Hello | Request::Status { .. } => None,
+            Request::Run { action, .. } if action.only_prints() => None,
+            Request::Watch { .. } | Request::Run { action: Action::Wait { .. }, .. } => {
+                Some((&self.waiting, format!("{WAITING_MAX} others wait or watch")))
+            }
+            Request::Run { .. } => {
+                Some((&self.running, format!("{RUNNING_MAX} other commands are under way")))
+            }
+        }
+    }
+}
+
 /// Accepts for as long as the daemon runs. Must run in a `LocalSet`.
 pub async fn serve(listener: UnixListener, commands: Rc<Commands>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let waiting = Arc::new(Semaphore::new(WAITING_MAX));
+    let beside = Arc::new(Beside {
+        waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+        running: Arc::new(Semaphore::new(RUNNING_MAX)),
+    });
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (commands, waiting) = (commands.clone(), waiting.clone());
+                let (commands, beside) = (commands.clone(), beside.clone());
                 tokio::task::spawn_local(async move {
-                    match converse(stream, &commands, place, waiting).await {
+                    match converse(stream, &commands, place, &beside).await {
                         Ok(()) | Err(ControlError::Closed) => {}
                         Err(e) => debug!("control connection ended: {e}"),
                     }
@@ -74,7 +101,7 @@ async fn converse(
     mut stream: UnixStream,
     commands: &Commands,
     mut place: OwnedSemaphorePermit,
-    waiting: Arc<Semaphore>,
+    beside: &Beside,
 ) -> Result<(), ControlError> {
     loop {
         let envelope = match in_time(receive::<Envelope>(&mut stream, REQUEST_BYTES_MAX)).await {
@@ -90,10 +117,10 @@ async fn converse(
             reply_to(&mut stream, &Reply::Refused { message }).await?;
             return Ok(());
         }
-        if is_endless(&envelope.request) {
-            // What it waits for may need a command.
-            let Ok(other) = waiting.clone().try_acquire_owned() else {
-                let message = format!("{WAITING_MAX} others wait or watch, and no more are served");
+        if let Some((places, others)) = beside.of(&envelope.request) {
+            // What it waits for may need a command; so may the peer's handler, for which its own waits.
+            let Ok(other) = places.clone().try_acquire_owned() else {
+                let message = format!("{others}, and no more are served");
                 return reply_to(&mut stream, &Reply::Refused { message }).await;
             };
             drop(std::mem::replace(&mut place, other));
@@ -118,10 +145,6 @@ async fn converse(
         };
         reply_to(&mut stream, &reply).await?;
     }
-}
-
-fn is_endless(request: &Request) -> bool {
-    matches!(request, Request::Watch { .. } | Request::Run { action: Action::Wait { .. }, .. })
 }
 
 async fn reply_to(stream: &mut UnixStream, reply: &Reply) -> Result<(), ControlError> {
