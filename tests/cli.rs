@@ -354,6 +354,36 @@ fn adjust_behind_a_down_brings_the_resource_up_again() {
     assert_eq!(node.good(&["cstate", "r0"]), "WFConnection\n");
 }
 
+/// One of two new disks cannot be used. What was done all the same is undone by the file as it was.
+#[test]
+fn an_adjust_that_fails_half_way_is_taken_back_by_the_next() {
+    let node = Node::start("");
+    let path = |name: &str| node.dir.path().join(name);
+    for name in ["zero", "one", "blank"] {
+        File::create(path(name)).unwrap().set_len(16 << 20).unwrap();
+    }
+    let write = |disks: [&str; 2]| {
+        let volume = |n: usize| {
+            let disk = path(disks[n]);
+            format!("volume {n} {{ device /dev/drbd{n}; disk {}; meta-disk internal; }} ", disk.display())
+        };
+        let hosts = "on one { address 127.0.0.1:3; } on two { address 127.0.0.2:3; }";
+        fs::write(path("drbd.conf"), format!("resource r0 {{ {} {} {hosts} }}", volume(0), volume(1)))
+            .unwrap();
+    };
+    let is_attached = |name: &str| File::open(path(name)).unwrap().try_lock().is_err();
+    write(["zero", "one"]);
+    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+    fs::copy(path("zero"), path("copy")).unwrap();
+    node.good(&["up", "r0"]);
+    write(["copy", "blank"]);
+    assert_eq!(node.run(&["adjust", "r0"]), (1, "".into(), "No valid meta data found\n".into()));
+    assert!(is_attached("copy") && !is_attached("zero"));
+    write(["zero", "one"]);
+    assert_eq!(node.good(&["adjust", "r0"]), "");
+    assert!(is_attached("zero") && is_attached("one") && !is_attached("copy"));
+}
+
 /// A command for several resources takes its time with the first, and the other one is restarted meanwhile.
 #[test]
 fn a_volume_that_has_gone_since_it_was_named_is_unknown() {

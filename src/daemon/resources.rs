@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::config::settings::{ResourceConfig, VolumeConfig};
+use model::config::settings::{DiskOptions, ResourceConfig, VolumeConfig};
 use model::result_code::{self, ConfigError, StateResult};
 use model::state::{ConnState, DiskState};
 use model::status::{ResourceSnapshot, VolumeSnapshot};
@@ -388,9 +388,10 @@ impl Running {
             return Ok(Adjusted::NeedsRestart(what));
         }
         *self.config.borrow_mut() = Rc::new(wanted.clone());
+        let mut reached = (*present).clone();
         let mut all = Outcome::default();
         for (index, volume) in wanted.volumes.iter().enumerate() {
-            all.absorb(self.adjust_volume(index, &present.volumes[index], volume).await);
+            all.absorb(self.adjust_volume(index, &mut reached.volumes[index], volume).await);
         }
         if all.exit_code == 0 {
             if self.snapshot().connection == ConnState::StandAlone {
@@ -401,8 +402,8 @@ impl Running {
             }
         }
         if all.exit_code != 0 {
-            // What was not done differs the next time too.
-            *self.config.borrow_mut() = present;
+            // What was not done differs the next time too, and what was done from a file that is as it was before.
+            *self.config.borrow_mut() = Rc::new(reached);
             all.exit_code = 1;
             return Err(all);
         }
@@ -416,22 +417,30 @@ impl Running {
         snapshot.connection == ConnState::StandAlone && snapshot.volumes.iter().all(bare)
     }
 
-    async fn adjust_volume(&self, index: usize, present: &VolumeConfig, wanted: &VolumeConfig) -> Outcome {
+    /// Brings a volume to what is wanted, step by step; `now` is how it runs before and after each.
+    async fn adjust_volume(&self, index: usize, now: &mut VolumeConfig, wanted: &VolumeConfig) -> Outcome {
         let object = wanted.minor.to_string();
         let mut all = Outcome::default();
-        let moved = present.disk != wanted.disk || present.meta_disk != wanted.meta_disk;
+        let moved = now.disk != wanted.disk || now.meta_disk != wanted.meta_disk;
         if self.volume_snapshot(wanted).state.disk != DiskState::Diskless {
             if !moved {
-                if present.disk_options != wanted.disk_options {
+                let size_sectors = now.disk_options.size_sectors;
+                if now.disk_options != wanted.disk_options {
                     let options = Box::new(translate::disk_config(&wanted.disk_options));
                     let command = Command::DiskOptions(vol_idx(index), options);
                     all.absorb(self.command(command, &object, None).await);
+                    if all.exit_code == 0 {
+                        now.disk_options = DiskOptions { size_sectors, ..wanted.disk_options.clone() };
+                    }
                 }
                 let limit_sectors = wanted.disk_options.size_sectors;
-                if present.disk_options.size_sectors != limit_sectors && all.exit_code == 0 {
+                if size_sectors != limit_sectors && all.exit_code == 0 {
                     let wish =
                         ResizeWish { limit_sectors, assume_clean: false, assume_peer_has_space: false };
                     all.absorb(self.resize(index, wish).await);
+                    if all.exit_code == 0 {
+                        now.disk_options.size_sectors = limit_sectors;
+                    }
                 }
                 return all;
             }
@@ -442,6 +451,9 @@ impl Running {
             }
         }
         all.absorb(self.attach(index).await);
+        if all.exit_code == 0 {
+            now.clone_from(wanted);
+        }
         all
     }
 
