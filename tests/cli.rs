@@ -464,6 +464,45 @@ fn resyncs_that_would_wait_for_each_other_are_refused() {
     node.good(&["adjust", "r0"]);
 }
 
+/// The file has another name for a resource that is up, or another resource in its place.
+#[test]
+fn what_a_resource_that_is_up_has_is_refused_to_another() {
+    let node = Node::start("");
+    let path = |name: &str| node.dir.path().join(name);
+    File::create(path("other")).unwrap().set_len(16 << 20).unwrap();
+    let write = |name: &str, disk: &str, minor: usize, ports: [u16; 2]| {
+        let disk = path(disk);
+        let text = format!(
+            "resource {name} {{ device /dev/drbd{minor}; disk {}; meta-disk internal;\n\
+             on one {{ address 127.0.0.1:{}; }} on two {{ address 127.0.0.2:{}; }} }}\n",
+            disk.display(),
+            ports[0],
+            ports[1]
+        );
+        fs::write(path("drbd.conf"), text).unwrap();
+    };
+    for (name, disk) in [("new", "other"), ("old", "disk.img")] {
+        write(name, disk, 0, [3, 4]);
+        assert_eq!(node.run(&["create-md", "--force", name]).0, 0);
+    }
+    node.good(&["up", "old"]);
+    let minor = "new: Failure: (162) Invalid configuration request\n\
+                 additional info from kernel:\nminor exists in different resource\n";
+    let own = "new: Failure: (102) Local address(port) already in use.\n";
+    let peer = "new: Failure: (103) Remote address(port) already in use.\n";
+    for (number, ports, refused) in [(0, [5, 6], minor), (1, [3, 6], own), (1, [5, 4], peer)] {
+        write("new", "other", number, ports);
+        assert_eq!(node.run(&["up", "new"]), (1, "".into(), refused.into()));
+        assert_eq!(node.run(&["new-resource", "new"]), (10, "".into(), refused.into()));
+    }
+    write("new", "other", 1, [5, 6]);
+    node.good(&["up", "new"]);
+    // A restart that ends half way would be worse than none.
+    write("old", "disk.img", 0, [5, 4]);
+    assert_eq!(node.run(&["adjust", "old"]), (1, "".into(), own.replace("new", "old")));
+    assert_eq!(node.good(&["cstate", "old"]), "WFConnection\n");
+}
+
 #[test]
 fn what_is_not_up_is_unknown() {
     let node = Node::start("");

@@ -193,6 +193,11 @@ impl Commands {
                         ));
                         continue;
                     }
+                    if let Some(refused) = self.resources.taken(&one.resource) {
+                        // It would not come up again.
+                        all.absorb(Outcome { exit_code: EXIT_STEP_FAILED, ..refused });
+                        continue;
+                    }
                     let ended = self.down_locked(&running, name).await;
                     let is_down = ended.exit_code == 0;
                     all.absorb(ended);

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -83,12 +84,16 @@ impl Resources {
     /// Starts the thread of a resource, without disks and connection; nothing happens if it is there.
     ///
     /// # Errors
-    /// What this version cannot run (exit 10), or the thread does not start (exit 20).
+    /// What this version cannot run, or what another resource that is up has (exit 10), or the thread does not start (exit
+    /// 20).
     pub fn create(self: &Rc<Self>, config: &ResourceConfig) -> Result<Rc<Running>, Outcome> {
         if let Some(running) = self.get(&config.name) {
             return Ok(running);
         }
         let translated = translated(config)?;
+        if let Some(refused) = self.taken(config) {
+            return Err(refused);
+        }
         let (handlers, calls) = mpsc::unbounded_channel();
         let worker = self.worker_config(config, &translated, handlers)?;
         let handle = WorkerHandle::spawn(worker)
@@ -117,6 +122,27 @@ impl Resources {
             info!(resource = name, "removed");
         }
         self.bump();
+    }
+
+    /// The answer if another resource that is up has a minor or an address of this one. In the file they differ, but that may
+    /// have changed since the other one came up.
+    // spec: drbd-states 15, new-minor and connect
+    pub fn taken(&self, config: &ResourceConfig) -> Option<Outcome> {
+        let refused = |error, info| Some(outcome(CommandResult::Config(error), &config.name, info));
+        // Port 0 is no address, for the check of the file either.
+        let same = |a: SocketAddr, b: SocketAddr| a == b && a.port() != 0;
+        let all = self.all();
+        all.iter().map(|other| other.config()).filter(|other| other.name != config.name).find_map(|other| {
+            if config.volumes.iter().any(|own| other.volumes.iter().any(|v| v.minor == own.minor)) {
+                refused(ConfigError::InvalidRequest, Some("minor exists in different resource"))
+            } else if same(config.own_address, other.own_address) {
+                refused(ConfigError::LocalAddr, None)
+            } else if same(config.peer_address, other.peer_address) {
+                refused(ConfigError::PeerAddr, None)
+            } else {
+                None
+            }
+        })
     }
 
     fn bump(&self) {
