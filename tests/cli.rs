@@ -339,6 +339,37 @@ fn adjust_follows_the_file() {
     assert_eq!(node.good(&["dstate", "r0"]), "UpToDate/DUnknown\n", "what runs is not touched");
 }
 
+/// As with DRBD, whose tools know nothing but the file. One that cannot be read stops nobody.
+#[test]
+fn what_begins_anew_begins_as_the_file_has_it() {
+    let node = Node::start("");
+    let path = |name: &str| node.dir.path().join(name);
+    let change = |from: &str, to: &str| {
+        let text = fs::read_to_string(path("drbd.conf")).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(path("drbd.conf"), text.replacen(from, to, 1)).unwrap();
+    };
+    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+    fs::copy(path("disk.img"), path("copy.img")).unwrap();
+    node.good(&["up", "r0"]);
+    node.good(&["disconnect", "r0"]);
+    node.good(&["detach", "r0"]);
+    change("net {  }", "net { protocol B; }");
+    change("/disk.img;", "/copy.img;");
+    node.good(&["attach", "r0"]);
+    assert!(File::open(path("copy.img")).unwrap().try_lock().is_err(), "the disk that the file names");
+    node.good(&["connect", "r0"]);
+    let proc = node.good(&["proc"]);
+    assert!(proc.contains(" 0: cs:WFConnection ro:Secondary/Unknown ds:Inconsistent/DUnknown B "), "{proc}");
+
+    node.good(&["disconnect", "r0"]);
+    node.good(&["detach", "r0"]);
+    change("protocol B;", "frobnicate;");
+    node.good(&["attach", "r0"]);
+    node.good(&["connect", "r0"]);
+    assert_eq!(node.good(&["cstate", "r0"]), "WFConnection\n");
+}
+
 /// Two terminals, or a cluster manager and its operator.
 #[test]
 fn adjust_behind_a_down_brings_the_resource_up_again() {

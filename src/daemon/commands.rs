@@ -232,6 +232,7 @@ impl Commands {
         match action {
             Action::NewMinor => Outcome::default(),
             Action::Connect { discard_my_data, tentative } => {
+                self.follow_file(&running, None);
                 running.connect(discard_my_data, tentative).await
             }
             Action::Disconnect { force } => running.disconnect(force).await,
@@ -273,6 +274,7 @@ impl Commands {
             Action::Attach => {
                 let lock = self.resources.lock(&running.config().name);
                 let _guard = lock.lock().await;
+                self.follow_file(running, Some(index));
                 return self.attach(running, index).await;
             }
             Action::Role | Action::Cstate | Action::Dstate | Action::GetGi | Action::ShowGi => {
@@ -314,6 +316,15 @@ impl Commands {
             | Action::Proc => unreachable!("not a command for one volume"),
         };
         running.command(command, &volume.minor.to_string(), None).await
+    }
+
+    /// What begins anew begins as the file has it now; as it was, if the file cannot be read.
+    // spec: drbd-admin 3.6: connect and attach come with the options of the configuration
+    fn follow_file(&self, running: &Running, volume: Option<usize>) {
+        let Ok(read) = self.site.read() else { return };
+        if let Some(wanted) = read.resources.iter().find(|r| r.name == running.config().name) {
+            running.follow(wanted, volume);
+        }
     }
 
     /// The `size` of a volume as the file has it now; as it runs, if the file cannot be read.

@@ -322,6 +322,26 @@ impl Running {
         let _ = tokio::task::spawn_blocking(move || disk::remember(&target, &state_dir)).await;
     }
 
+    /// Takes over what the file says now of the connection that is about to begin, or of the volume whose disk is about to
+    /// be attached. What cannot run, or needs a restart, is as it was.
+    pub fn follow(&self, wanted: &ResourceConfig, volume: Option<usize>) {
+        let present = self.config();
+        if needs_restart(&present, wanted).is_some() {
+            return;
+        }
+        let mut config = (*present).clone();
+        match volume {
+            Some(index) if self.volume_snapshot(&wanted.volumes[index]).state.disk == DiskState::Diskless => {
+                config.volumes[index].clone_from(&wanted.volumes[index]);
+            }
+            None if self.snapshot().connection == ConnState::StandAlone => config.net.clone_from(&wanted.net),
+            Some(_) | None => return,
+        }
+        if translated(&config).is_ok() {
+            *self.config.borrow_mut() = Rc::new(config);
+        }
+    }
+
     /// Starts connecting with the configured options.
     // spec: drbd-states 15: a connection in use is found by its addresses, before anything else is looked at
     pub async fn connect(&self, discard_my_data: bool, tentative: bool) -> Outcome {
