@@ -372,17 +372,22 @@ fn what_begins_anew_begins_as_the_file_has_it() {
 
 /// Two terminals, or a cluster manager and its operator.
 #[test]
-fn adjust_behind_a_down_brings_the_resource_up_again() {
+fn what_comes_behind_a_down_finds_the_resource_gone() {
     let node = Node::start("");
     assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
     node.good(&["up", "r0"]);
-    let run = |action| Request::Run { action, targets: vec!["r0".into()] };
-    let (mut down, mut adjust) = (node.ask(&run(Action::Down)), node.ask(&run(Action::Adjust)));
-    for stream in [&mut down, &mut adjust] {
-        let reply: Reply = receive_blocking(stream, REPLY_BYTES_MAX).unwrap();
-        assert_eq!(reply, Reply::Done(Outcome::default()));
-    }
+    let behind_a_down = |action| {
+        let run = |action| Request::Run { action, targets: vec!["r0".into()] };
+        let (mut down, mut next) = (node.ask(&run(Action::Down)), node.ask(&run(action)));
+        for stream in [&mut down, &mut next] {
+            let reply: Reply = receive_blocking(stream, REPLY_BYTES_MAX).unwrap();
+            assert_eq!(reply, Reply::Done(Outcome::default()));
+        }
+    };
+    behind_a_down(Action::Adjust);
     assert_eq!(node.good(&["cstate", "r0"]), "WFConnection\n");
+    behind_a_down(Action::NewResource);
+    assert_eq!(node.good(&["cstate", "r0"]), "Unconfigured\n");
 }
 
 /// One of two new disks cannot be used. What was done all the same is undone by the file as it was.

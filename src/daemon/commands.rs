@@ -215,6 +215,8 @@ impl Commands {
         let running = self.resources.get(name);
         match action {
             Action::NewResource => {
+                let lock = self.resources.lock(name);
+                let _guard = lock.lock().await;
                 let created = self.resources.create(&one.resource);
                 return created.map_or_else(|refused| refused, |_| Outcome::default());
             }
