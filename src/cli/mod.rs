@@ -241,7 +241,7 @@ enum Verb {
     Resize {
         #[command(flatten)]
         names: Names,
-        /// At most this size (K, M, G, T; s for sectors; KiB without); all there is without
+        /// At most this size (K, M, G, T; sectors without a unit); all there is without
         #[arg(long, value_name = "SIZE", value_parser = sectors)]
         size: Option<u64>,
         /// What the new part holds does not matter: no resync of it
@@ -498,13 +498,14 @@ impl Context {
     }
 }
 
-/// Sectors of a size as DRBD's files write it: KiB unless it says otherwise.
+/// Sectors of a size as DRBD's files write it.
+// spec: drbd-admin 1.4, 2.1: the default unit of size is the sector
 fn sectors(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().map_err(|_| format!("'{text}' is not a size"))?;
     let factor = match &text[digits.len()..] {
-        "s" | "S" => return Ok(number),
-        "" | "K" | "k" => 2,
+        "" | "s" | "S" => return Ok(number),
+        "K" | "k" => 2,
         "M" | "m" => 2 << 10,
         "G" | "g" => 2 << 20,
         "T" | "t" => 2 << 30,
@@ -563,7 +564,7 @@ mod tests {
 
     #[test]
     fn sizes_of_resize_are_those_of_the_files() {
-        for (text, wanted) in [("12M", 24576), ("100s", 100), ("10", 20), ("1G", 1 << 21)] {
+        for (text, wanted) in [("12M", 24576), ("100s", 100), ("10", 10), ("10k", 20), ("1G", 1 << 21)] {
             let line = format!("lockstep -- --size={text} resize r0");
             let cli = parse(&line).unwrap_or_else(|e| panic!("{line}: {e}"));
             let Verb::Resize { size, assume_clean, .. } = cli.verb else { panic!("{line}") };
