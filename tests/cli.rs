@@ -305,6 +305,50 @@ fn a_copy_that_is_not_attached_is_outdated_on_its_disk() {
     assert_eq!(node.good(&["dstate", "r0"]), "Outdated/DUnknown\n", "the peer may have gone on without it");
 }
 
+/// A device of 130 MiB, which others can have to themselves. Needs root.
+struct Loop(String);
+
+impl Loop {
+    fn of(image: &Path) -> Loop {
+        File::create(image).unwrap().set_len(130 << 20).unwrap();
+        let made = Command::new("losetup").args(["-f", "--show"]).arg(image).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Loop(String::from_utf8(made.stdout).unwrap().trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+/// A slip of the pen names a device for the metadata that somebody's data is on.
+#[test]
+fn a_slot_on_a_device_that_is_in_use_as_a_whole_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = Loop::of(&dir.path().join("image"));
+    let file = dir.path().join("drbd.conf");
+    let text = format!(
+        "resource r0 {{ device /dev/drbd0; disk /nonexistent; meta-disk {} [0];\n\
+         on one {{ address 127.0.0.1:1; }} on two {{ address 127.0.0.2:1; }} }}\n",
+        device.0
+    );
+    fs::write(&file, text).unwrap();
+    let create = || {
+        let line = ["-c", file.to_str().unwrap(), "--host", "one", "--run-dir"];
+        run(&[&line[..], &[dir.path().to_str().unwrap(), "create-md", "--force", "r0"]].concat())
+    };
+    // As a mounted file system has it, or a resource whose disk it is.
+    let mut user = File::options();
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut user, nix::libc::O_EXCL);
+    let user = user.read(true).write(true).open(&device.0).unwrap();
+    let busy = format!("open({}) failed: Device or resource busy\n", device.0);
+    assert_eq!(create(), (20, "".into(), busy));
+    drop(user);
+    assert_eq!(create().0, 0);
+}
+
 #[test]
 fn adjust_follows_the_file() {
     let node = Node::start("");

@@ -56,7 +56,8 @@ impl MetaDevice {
     /// Opens and claims the metadata device of `target`.
     ///
     /// Block devices are opened with `O_EXCL`, regular files are locked with `flock`, and an index claims just its
-    /// slot by a lock on that range: a daemon that has the device attached must hold the same.
+    /// slot by a lock on that range: a daemon that has the device attached must hold the same. A device that is mounted,
+    /// or attached as a whole, has no slots.
     ///
     /// To change something, waits up to three seconds for another command to finish, or for the kernel to let go of what a
     /// killed daemon had under way.
@@ -75,6 +76,10 @@ impl MetaDevice {
         let open = |exclusive| open_file(&path, access, exclusive);
         let shared = matches!(target.kind, MetaKind::Indexed(_));
         let is_block = is_block_device(&path)?;
+        if is_block && shared && access == Access::Write {
+            // Who uses another slot has locked that. Who has the whole device to himself has something else on it.
+            drop(open(true)?);
+        }
         let claim = if is_block && !shared { open(true) } else { open(false) };
         let (mut file, mut in_use) = match claim {
             Ok(file) => (file, false),
