@@ -434,6 +434,36 @@ fn what_comes_behind_a_down_finds_the_resource_gone() {
     assert_eq!(node.good(&["cstate", "r0"]), "Unconfigured\n");
 }
 
+/// At boot everything comes up by one command.
+#[test]
+fn a_disk_that_is_waited_for_keeps_nobody_from_the_other_resources() {
+    let node = Node::start("");
+    let path = |name: &str| node.dir.path().join(name);
+    let volume = |n: usize| {
+        let disk = path(&format!("disk{n}"));
+        File::create(&disk).unwrap().set_len(16 << 20).unwrap();
+        format!("volume {n} {{ device /dev/drbd{n}; disk {}; meta-disk internal; }} ", disk.display())
+    };
+    let resource = |name: &str, volumes: &str, port: u16| {
+        let hosts = format!("on one {{ address 127.0.0.1:{port}; }} on two {{ address 127.0.0.2:{port}; }}");
+        format!("resource {name} {{ {volumes} {hosts} }}\n")
+    };
+    let slow: String = (0..6).map(volume).collect();
+    let text = resource("slow", &slow, 3) + &resource("other", &volume(6), 4);
+    fs::write(path("drbd.conf"), text).unwrap();
+    assert_eq!(node.run(&["create-md", "--force", "all"]).0, 0);
+    // Somebody else has these disks, which are waited for one after the other, three seconds each.
+    let held: Vec<File> = (0..6).map(|n| File::open(path(&format!("disk{n}"))).unwrap()).collect();
+    held.iter().for_each(|disk| disk.lock().unwrap());
+    let mut up = node.ask(&Request::Run { action: Action::Up, targets: vec!["all".into()] });
+    node.until("slow is there", |node| node.run(&["status", "slow"]).0 == 0);
+    node.good(&["adjust", "other"]);
+    assert_eq!(node.good(&["cstate", "other"]), "WFConnection\n");
+    up.set_nonblocking(true).unwrap();
+    let waiting = up.read(&mut [0]).unwrap_err();
+    assert_eq!(waiting.kind(), std::io::ErrorKind::WouldBlock, "nobody waited for the disks");
+}
+
 /// One of two new disks cannot be used. What was done all the same is undone by the file as it was.
 #[test]
 fn an_adjust_that_fails_half_way_is_taken_back_by_the_next() {

@@ -1,6 +1,5 @@
 //! What the daemon does for each command, in the order and with the results of drbdadm (drbd-admin 3.4 to 3.8).
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use model::config::settings::{ResourceConfig, StartupOptions, VolumeConfig};
@@ -119,46 +118,60 @@ impl Commands {
         }
     }
 
+    /// Stage by stage. Each resource is locked for its own part of a stage only: a disk that does not answer keeps nobody from
+    /// managing the others.
     async fn up(&self, selected: &[Selected]) -> Outcome {
-        // Sorted and each once, so that two commands never wait for each other.
-        let names: BTreeSet<&str> = selected.iter().map(|one| one.resource.name.as_str()).collect();
-        let locks: Vec<_> = names.into_iter().map(|name| self.resources.lock(name)).collect();
-        let mut guards = Vec::new();
-        for lock in &locks {
-            guards.push(lock.lock().await);
-        }
-        self.up_locked(selected).await
-    }
-
-    async fn up_locked(&self, selected: &[Selected]) -> Outcome {
         let mut all = Outcome::default();
         let mut created = Vec::new();
         for one in selected {
-            let old = self.resources.get(&one.resource.name);
-            // Left by an `up` that failed; the file may have changed since.
-            if old.is_some_and(|old| *old.config() != one.resource && old.is_bare()) {
-                self.resources.remove(&one.resource.name).await;
-            }
-            match self.resources.create(&one.resource) {
-                Ok(running) => created.push(running),
+            let lock = self.resources.lock(&one.resource.name);
+            let _guard = lock.lock().await;
+            match self.create(one).await {
+                Ok(running) => created.push((running, lock.clone())),
                 Err(refused) => all.absorb(refused),
             }
         }
         if all.exit_code == 0 {
-            for running in &created {
-                for index in 0..running.config().volumes.len() {
-                    all.absorb(self.attach(running, index).await);
-                }
+            for (running, lock) in &created {
+                let _guard = lock.lock().await;
+                all.absorb(self.attach_all(running).await);
             }
         }
         if all.exit_code == 0 {
-            for running in &created {
+            for (running, lock) in &created {
+                let _guard = lock.lock().await;
                 all.absorb(running.connect(false, false).await);
             }
         }
-        // spec: drbd-admin 3.5: whatever failed, the status is 1
-        if all.exit_code != 0 {
-            all.exit_code = EXIT_STEP_FAILED;
+        step_failed(all)
+    }
+
+    /// The same for one resource, which is locked.
+    async fn up_locked(&self, one: &Selected) -> Outcome {
+        let running = match self.create(one).await {
+            Ok(running) => running,
+            Err(refused) => return step_failed(refused),
+        };
+        let mut all = self.attach_all(&running).await;
+        if all.exit_code == 0 {
+            all.absorb(running.connect(false, false).await);
+        }
+        step_failed(all)
+    }
+
+    async fn create(&self, one: &Selected) -> Result<Rc<Running>, Outcome> {
+        let old = self.resources.get(&one.resource.name);
+        // Left by an `up` that failed; the file may have changed since.
+        if old.is_some_and(|old| *old.config() != one.resource && old.is_bare()) {
+            self.resources.remove(&one.resource.name).await;
+        }
+        self.resources.create(&one.resource)
+    }
+
+    async fn attach_all(&self, running: &Running) -> Outcome {
+        let mut all = Outcome::default();
+        for index in 0..running.config().volumes.len() {
+            all.absorb(self.attach(running, index).await);
         }
         all
     }
@@ -170,7 +183,7 @@ impl Commands {
             let lock = self.resources.lock(name);
             let _guard = lock.lock().await;
             let Some(running) = self.resources.get(name) else {
-                all.absorb(self.up_locked(std::slice::from_ref(one)).await);
+                all.absorb(self.up_locked(one).await);
                 continue;
             };
             let volumes = 0..one.resource.volumes.len();
@@ -202,7 +215,7 @@ impl Commands {
                     let is_down = ended.exit_code == 0;
                     all.absorb(ended);
                     if is_down {
-                        all.absorb(self.up_locked(std::slice::from_ref(one)).await);
+                        all.absorb(self.up_locked(one).await);
                     }
                 }
             }
@@ -352,6 +365,12 @@ impl Commands {
         }
         outcome
     }
+}
+
+// spec: drbd-admin 3.5: whatever failed, the status is 1
+fn step_failed(outcome: Outcome) -> Outcome {
+    let exit_code = if outcome.exit_code == 0 { 0 } else { EXIT_STEP_FAILED };
+    Outcome { exit_code, ..outcome }
 }
 
 fn is_used(snapshot: &ResourceSnapshot) -> bool {
