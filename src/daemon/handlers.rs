@@ -2,6 +2,7 @@
 //! for DRBD expect. No script holds up the data plane, the control plane, or another script.
 
 use std::net::IpAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::rc::Weak;
 
@@ -40,7 +41,7 @@ pub async fn serve(
     }
 }
 
-/// The exit code; 0, which no handler may mean anything by, if there is none.
+/// The exit code; 0 if the script cannot be started (drbd-states 17.1).
 async fn run(
     script: &str,
     environment: &[(&str, String)],
@@ -86,8 +87,9 @@ async fn pass_on(stderr: ChildStderr, resource: String, handler: Handler) {
     let _ = tokio::io::copy(&mut said.into_inner(), &mut tokio::io::sink()).await;
 }
 
+/// As a shell tells it of a script that was killed: with 0 a resync would begin without what its handler was to do before.
 fn exit_code(status: ExitStatus) -> i32 {
-    status.code().unwrap_or(0)
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
 }
 
 // spec: drbd-states 17.1
@@ -133,6 +135,15 @@ mod tests {
 
     use super::*;
     use crate::daemon::site::Site;
+
+    /// Whether the shell has become the command, or waits for it.
+    #[test]
+    fn a_script_that_is_killed_has_not_succeeded() {
+        for script in ["kill -KILL $$", "sh -c 'kill -KILL $$'; exit $?"] {
+            let status = std::process::Command::new("/bin/sh").args(["-c", script]).status().unwrap();
+            assert_eq!(exit_code(status), 137, "{script}");
+        }
+    }
 
     #[test]
     fn addresses_are_written_in_full() {
