@@ -784,6 +784,21 @@ fn signals_stop_the_daemon_cleanly() {
     assert!(gi.ends_with(":1:1:0:0:0:0:0\n"), "not a crashed Primary: {gi}");
 }
 
+/// By which other daemons read their files again, and which the end of a terminal sends.
+#[test]
+fn a_hangup_does_not_end_the_daemon() {
+    let node = Node::start("");
+    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+    node.good(&["up", "r0"]);
+    node.good(&["primary", "--force", "r0"]);
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(node.daemon.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
+    node.until("it is in the log", |node| {
+        node.log().contains("SIGHUP: ignored") || node.run(&["proc"]).0 != 0
+    });
+    assert_eq!(node.good(&["role", "r0"]), "Primary/Unknown\n");
+}
+
 /// With every step logged, a small pipe is full after the first command.
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {

@@ -102,6 +102,13 @@ async fn serve(config: &DaemonConfig) -> anyhow::Result<()> {
         server::listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::task::spawn_local(async move {
+        // Nobody who closes a terminal, or wants the file read again, means to take the disks from their clients.
+        while hangup.recv().await.is_some() {
+            info!("SIGHUP: ignored; 'lockstep adjust all' takes over what has changed in the file");
+        }
+    });
     let resources =
         Rc::new(Resources::new(config.settings.clone(), &config.site.config_file, &config.run_dir));
     let commands = Rc::new(Commands { site: config.site.clone(), resources: resources.clone() });
