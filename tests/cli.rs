@@ -406,6 +406,13 @@ fn what_begins_anew_begins_as_the_file_has_it() {
     let proc = node.good(&["proc"]);
     assert!(proc.contains(" 0: cs:WFConnection ro:Secondary/Unknown ds:Inconsistent/DUnknown B "), "{proc}");
 
+    node.good(&["detach", "r0"]);
+    change("/copy.img;", "/disk.img;");
+    let (exit, _, err) = node.run(&["up", "r0"]);
+    let connected = "r0: Failure: (102) Local address(port) already in use.\n";
+    assert_eq!((exit, err.as_str()), (1, connected), "its connection was there");
+    assert!(File::open(path("disk.img")).unwrap().try_lock().is_err(), "by up, too");
+
     node.good(&["disconnect", "r0"]);
     node.good(&["detach", "r0"]);
     change("protocol B;", "frobnicate;");

@@ -127,19 +127,20 @@ impl Commands {
             let lock = self.resources.lock(&one.resource.name);
             let _guard = lock.lock().await;
             match self.create(one).await {
-                Ok(running) => created.push((running, lock.clone())),
+                Ok(running) => created.push((one, running, lock.clone())),
                 Err(refused) => all.absorb(refused),
             }
         }
         if all.exit_code == 0 {
-            for (running, lock) in &created {
+            for (one, running, lock) in &created {
                 let _guard = lock.lock().await;
-                all.absorb(self.attach_all(running).await);
+                all.absorb(self.attach_all(one, running).await);
             }
         }
         if all.exit_code == 0 {
-            for (running, lock) in &created {
+            for (one, running, lock) in &created {
                 let _guard = lock.lock().await;
+                running.follow(&one.resource, None);
                 all.absorb(running.connect(false, false).await);
             }
         }
@@ -152,7 +153,7 @@ impl Commands {
             Ok(running) => running,
             Err(refused) => return step_failed(refused),
         };
-        let mut all = self.attach_all(&running).await;
+        let mut all = self.attach_all(one, &running).await;
         if all.exit_code == 0 {
             all.absorb(running.connect(false, false).await);
         }
@@ -168,9 +169,11 @@ impl Commands {
         self.resources.create(&one.resource)
     }
 
-    async fn attach_all(&self, running: &Running) -> Outcome {
+    async fn attach_all(&self, one: &Selected, running: &Running) -> Outcome {
         let mut all = Outcome::default();
         for index in 0..running.config().volumes.len() {
+            // It may have been there.
+            running.follow(&one.resource, Some(index));
             all.absorb(self.attach(running, index).await);
         }
         all
