@@ -27,6 +27,8 @@ pub struct Setup {
     pub disk_bytes: Option<[u64; 2]>,
     /// The resource has a second volume, on a disk of its own.
     pub two_volumes: bool,
+    /// Between DRBD and its disk there is a device mapper, which can fail or stand still. Only in machines.
+    pub mapped: bool,
 }
 
 /// The laboratory: nodes 0 and 1 are named node1 and node2.
@@ -110,11 +112,15 @@ impl Lab {
                 file.set_len(bytes).expect("an empty disk");
             }
             node.volume = 0;
+            node.unmap_disk();
             if reboots {
                 node.boot();
             } else if node.machine().is_some() {
                 node.sh("blockdev --flushbufs /dev/ubda; blockdev --flushbufs /dev/ubdb; dmesg -C");
             }
+        }
+        for node in self.nodes.iter_mut().filter(|_| setup.mapped) {
+            node.map_disk();
         }
         self.write_config(setup);
         for node in &mut self.nodes {
@@ -128,7 +134,7 @@ impl Lab {
     pub fn write_config(&self, setup: &Setup) {
         for (i, path) in self.configs.iter().enumerate() {
             let on = |n: usize| {
-                let [first, second] = &self.nodes[n].disk_names;
+                let [first, second] = &self.nodes[n].disk_names();
                 let disks = if setup.two_volumes {
                     format!("volume 0 {{ disk {first}; }} volume 1 {{ disk {second}; }}")
                 } else {
@@ -216,11 +222,27 @@ impl Lab {
         host_ok(&["ip", "-n", &self.netns[0], "link", "set", &self.nodes[i].port, "nomaster"]);
     }
 
-    /// All cables are whole again.
+    /// All cables are whole again, and as fast as they were.
     pub fn heal(&self) {
         for node in &self.nodes {
             host_ok(&["ip", "-n", &self.netns[0], "link", "set", &node.port, "master", BRIDGE]);
+            // There may be no limit.
+            host(&["ip", "netns", "exec", &self.netns[0], "tc", "qdisc", "del", "dev", &node.port, "root"]);
         }
+    }
+
+    /// What is sent to a node comes at this rate at most.
+    pub fn limit(&self, i: usize, mbit_s: u32) {
+        let rate = format!("{mbit_s}mbit");
+        let port = &self.nodes[i].port;
+        let tbf = ["rate", &rate, "burst", "16k", "limit", "1m"];
+        host_ok(
+            &[
+                &["ip", "netns", "exec", &self.netns[0], "tc", "qdisc", "add", "dev", port, "root", "tbf"],
+                &tbf[..],
+            ]
+            .concat(),
+        );
     }
 
     /// Bytes that look random and are the same in every run.

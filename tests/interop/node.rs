@@ -32,6 +32,8 @@ pub struct Daemon {
     child: Option<Child>,
 }
 
+/// Name of the device mapper's device.
+const MAPPED: &str = "backing";
 /// In front of each command of ours in a machine.
 const GUEST: &str = "env LOCKSTEP_CONFIG=/etc/drbd.d/r0.res LOCKSTEP_HOST=NAME LOCKSTEP_RUN_DIR=/run/lockstep LOCKSTEP_TOML=/run/node/lockstep.toml";
 
@@ -47,8 +49,10 @@ pub struct Node {
     config: PathBuf,
     /// Where what it logged before was ended.
     log_mark: usize,
-    /// Devices that the node's disks appear as to its own DRBD.
-    pub disk_names: [String; 2],
+    /// Devices that the node's disks appear as to it.
+    disk_names: [String; 2],
+    /// A device mapper is between DRBD and the first of them.
+    is_mapped: bool,
     /// Switch port that leads to it, in the namespace of the lab.
     pub port: String,
 }
@@ -105,7 +109,7 @@ impl Node {
             Kind::Kernel(_) | Kind::Guest(..) => ["/dev/ubda", "/dev/ubdb"].map(str::to_owned),
             Kind::Lockstep(_) => disks.each_ref().map(|d| d.display().to_string()),
         };
-        Node { name, kind, disks, volume: 0, config, log_mark: 0, disk_names, port }
+        Node { name, kind, disks, volume: 0, config, log_mark: 0, disk_names, is_mapped: false, port }
     }
 
     pub fn is_kernel(&self) -> bool {
@@ -120,6 +124,86 @@ impl Node {
         }
     }
 
+    /// Devices that the node's disks appear as to its own DRBD.
+    pub fn disk_names(&self) -> [String; 2] {
+        let [first, second] = self.disk_names.clone();
+        [if self.is_mapped { format!("/dev/mapper/{MAPPED}") } else { first }, second]
+    }
+
+    /// Puts a device mapper over the first disk.
+    pub fn map_disk(&mut self) {
+        self.map("create", "linear");
+        // Nobody else makes it here.
+        let said = self.sh(&format!(
+            "test -b /dev/mapper/{MAPPED} || dmsetup mknodes {MAPPED}; ls -l /dev/mapper /dev/dm-0"
+        ));
+        assert!(said.text.contains(MAPPED), "{}: {said:?}", self.name);
+        self.is_mapped = true;
+    }
+
+    /// Takes it away; DRBD is down.
+    pub fn unmap_disk(&mut self) {
+        if std::mem::take(&mut self.is_mapped) && self.is_on() {
+            assert_eq!(
+                self.sh(&format!("dmsetup --noudevrules --noudevsync remove --retry {MAPPED}")).status,
+                0,
+                "{}",
+                self.name
+            );
+        }
+    }
+
+    fn map(&self, verb: &str, target: &str) {
+        let rest = if target == "linear" { format!("{} 0", self.disk_names[0]) } else { String::new() };
+        let sectors = fs::metadata(&self.disks[0]).expect("the disk").len() / 512;
+        let said = self.sh(&format!(
+            "dmsetup --noudevrules --noudevsync {verb} {MAPPED} --table '0 {sectors} {target} {rest}'"
+        ));
+        assert!(said.status == 0, "{}: {said:?}", self.name);
+    }
+
+    /// From now on every access to its disk fails.
+    pub fn break_disk(&self) {
+        self.change_disk("error");
+    }
+
+    /// The disk works again.
+    pub fn mend_disk(&self) {
+        self.change_disk("linear");
+    }
+
+    fn change_disk(&self, target: &str) {
+        self.stop_disk();
+        self.map("load", target);
+        self.go_on_disk();
+    }
+
+    /// What its disk is asked for is not answered.
+    pub fn stop_disk(&self) {
+        assert_eq!(
+            self.sh(&format!("dmsetup --noudevrules --noudevsync suspend --noflush {MAPPED}")).status,
+            0,
+            "{}",
+            self.name
+        );
+    }
+
+    /// A disk that stood still goes on, and fails.
+    pub fn fail_what_waits(&self) {
+        self.map("load", "error");
+        self.go_on_disk();
+    }
+
+    /// A disk that stood still goes on.
+    pub fn go_on_disk(&self) {
+        assert_eq!(
+            self.sh(&format!("dmsetup --noudevrules --noudevsync resume {MAPPED}")).status,
+            0,
+            "{}",
+            self.name
+        );
+    }
+
     /// For the lines of a scenario.
     pub fn kind_name(&self) -> &'static str {
         if self.is_kernel() { "kernel" } else { "lockstep" }
@@ -131,13 +215,14 @@ impl Node {
         match &mut self.kind {
             Kind::Kernel(machine) => {
                 machine.boot();
-                let id = machine.begin("modprobe drbd && echo 'include \"drbd.d/*.res\";' >/etc/drbd.conf");
+                let id = machine.begin("modprobe dm-mod && modprobe sch_netem && modprobe drbd && echo 'include \"drbd.d/*.res\";' >/etc/drbd.conf");
                 let said = machine.finish(id, COMMAND_MAX).expect("modprobe ends");
                 assert!(said.status == 0, "{name}: {}", said.text);
             }
             Kind::Guest(machine, _) => {
                 machine.boot();
-                let id = machine.begin("modprobe nbd && modprobe dm-mod && mkdir -p /etc/drbd.d");
+                let id = machine
+                    .begin("modprobe nbd && modprobe dm-mod && modprobe sch_netem && mkdir -p /etc/drbd.d");
                 let said = machine.finish(id, COMMAND_MAX).expect("modprobe ends");
                 assert!(said.status == 0, "{name}: {}", said.text);
                 self.configure();

@@ -3,8 +3,10 @@
 
 mod after_split_brain;
 mod connecting;
+mod disk_faults;
 mod disks;
 mod kernel_client;
+mod links;
 mod resync;
 mod roles;
 mod split_brain;
@@ -21,7 +23,15 @@ pub const SHORT: &[&str] =
     &["connect", "bitmap-resync", "sync-target-killed", "primary-crash", "verify-differences", "writes-c"];
 
 /// Those in which lockstep runs in a machine of its own too: they need its kernel.
-pub const IN_MACHINES: &[&str] = &["filesystems", "daemon-restart"];
+pub const IN_MACHINES: &[&str] = &[
+    "filesystems",
+    "daemon-restart",
+    "primary-disk-fails",
+    "secondary-disk-fails",
+    "disk-timeout",
+    "ko-count",
+    "bad-link",
+];
 
 /// All of them, in the order in which they run.
 pub const ALL: &[Scenario] = &[
@@ -66,6 +76,13 @@ pub const ALL: &[Scenario] = &[
     ("writes-c", writes::protocol_c),
     ("writes-b", writes::protocol_b),
     ("writes-a", writes::protocol_a),
+    ("pull-ahead", links::pull_ahead),
+    ("ping-timeout", links::ping_timeout),
+    ("bad-link", links::delay_and_loss),
+    ("primary-disk-fails", disk_faults::of_the_primary),
+    ("secondary-disk-fails", disk_faults::of_the_secondary),
+    ("disk-timeout", disk_faults::disk_timeout),
+    ("ko-count", disk_faults::ko_count),
     ("filesystems", kernel_client::filesystems),
     ("daemon-restart", kernel_client::daemon_restart),
 ];

@@ -1,0 +1,81 @@
+//! Disks that fail or stand still under a client at work.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::lab::{LONG, Lab, Setup};
+
+const LOAD: &str = "--bs=4k --iodepth=8";
+
+fn setup(disk: &str, net: &str) -> Setup {
+    Setup { disk: disk.to_owned(), net: net.to_owned(), mapped: true, ..Setup::default() }
+}
+
+/// The Primary's disk fails: its client notices nothing, and goes on through the peer. Mended and attached again it is brought
+/// up to date.
+pub fn of_the_primary(lab: &mut Lab, p: usize) -> String {
+    lab.pair(&setup("on-io-error detach;", ""), p);
+    let load = lab.nodes[p].load(LOAD, 3);
+    sleep(Duration::from_secs(1));
+    lab.nodes[p].break_disk();
+    lab.nodes[p].wait("Connected Primary/Secondary Diskless/UpToDate", LONG);
+    lab.nodes[1 - p].wait("Connected Secondary/Primary UpToDate/Diskless", LONG);
+    let kib = load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
+    let data = lab.write(p, 2 << 20, 65536);
+    assert!(lab.nodes[p].read(2 << 20, 65536).expect("a read through the peer") == data);
+    lab.nodes[p].mend_disk();
+    lab.nodes[p].ok("attach r0");
+    lab.connected(p);
+    lab.finish();
+    format!("{kib} KiB of load")
+}
+
+/// The Secondary's disk fails: the Primary goes on alone, and brings it up to date when it is attached again.
+pub fn of_the_secondary(lab: &mut Lab, p: usize) -> String {
+    lab.pair(&setup("on-io-error detach;", ""), p);
+    let load = lab.nodes[p].load(LOAD, 3);
+    sleep(Duration::from_secs(1));
+    lab.nodes[1 - p].break_disk();
+    lab.nodes[p].wait("Connected Primary/Secondary UpToDate/Diskless", LONG);
+    lab.nodes[1 - p].wait("Connected Secondary/Primary Diskless/UpToDate", LONG);
+    let kib = load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
+    lab.nodes[1 - p].mend_disk();
+    lab.nodes[1 - p].ok("attach r0");
+    lab.connected(p);
+    lab.finish();
+    format!("{kib} KiB of load")
+}
+
+/// The Primary's disk stands still for longer than disk-timeout: it is given up, and what waited for it is done by the peer.
+pub fn disk_timeout(lab: &mut Lab, p: usize) -> String {
+    lab.pair(&setup("on-io-error detach; disk-timeout 20;", ""), p);
+    lab.nodes[p].mark_log();
+    let load = lab.nodes[p].load(LOAD, 5);
+    sleep(Duration::from_secs(1));
+    lab.nodes[p].stop_disk();
+    lab.nodes[p].wait_log("Local backing device failed to meet the disk-timeout", LONG);
+    // Only now what was held back ends, as failed: of a write that succeeds after all the kernel's DRBD makes a panic.
+    lab.nodes[p].fail_what_waits();
+    lab.nodes[p].wait("Connected Primary/Secondary Diskless/UpToDate", LONG);
+    let kib = load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
+    lab.nodes[p].mend_disk();
+    lab.nodes[p].ok("attach r0");
+    lab.connected(p);
+    lab.finish();
+    format!("{kib} KiB of load")
+}
+
+/// The Secondary answers pings, but its disk stands still: the Primary drops it and goes on; when the disk goes on they meet
+/// again.
+pub fn ko_count(lab: &mut Lab, p: usize) -> String {
+    lab.pair(&setup("", "ko-count 1;"), p);
+    lab.nodes[p].mark_log();
+    lab.nodes[1 - p].stop_disk();
+    let load = lab.nodes[p].load(LOAD, 2);
+    lab.nodes[p].wait_log("Timeout", LONG);
+    let kib = load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
+    lab.nodes[1 - p].go_on_disk();
+    lab.connected(p);
+    lab.finish();
+    format!("{kib} KiB of load")
+}

@@ -1,0 +1,61 @@
+//! Links that are slow, late or lossy.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::lab::{LONG, Lab, Setup};
+
+/// A link that is too slow: the Primary goes Ahead and catches up when it may.
+pub fn pull_ahead(lab: &mut Lab, p: usize) -> String {
+    let net = "protocol A; on-congestion pull-ahead; congestion-fill 256k; sndbuf-size 64k; max-buffers 32;";
+    lab.pair(&Setup { net: net.to_owned(), ..Setup::default() }, p);
+    lab.nodes[p].mark_log();
+    lab.limit(1 - p, 8);
+    let load = lab.nodes[p].load("--bs=64k --iodepth=16", 3);
+    lab.nodes[p].wait_log("Connected -> Ahead", LONG);
+    let kib = load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
+    lab.heal();
+    lab.connected(p);
+    lab.finish();
+    format!("{kib} KiB of load")
+}
+
+/// The cable is out for longer than a ping may take, under load: both notice, and what was missed is brought.
+pub fn ping_timeout(lab: &mut Lab, p: usize) -> String {
+    lab.pair(&Setup::default(), p);
+    for node in &mut lab.nodes {
+        node.mark_log();
+    }
+    let load = lab.nodes[p].load("--bs=4k --iodepth=8", 6);
+    sleep(Duration::from_secs(1));
+    lab.cut(1 - p);
+    for node in &lab.nodes {
+        node.wait_log("PingAck did not arrive in time", LONG);
+    }
+    lab.nodes[p].wait("WFConnection Primary/Unknown UpToDate/DUnknown", LONG);
+    lab.heal();
+    lab.connected(p);
+    let kib = load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
+    lab.connected(p);
+    lab.finish();
+    format!("{kib} KiB of load")
+}
+
+/// Packets are late, and some are lost: slow, but no reason to part.
+pub fn delay_and_loss(lab: &mut Lab, p: usize) -> String {
+    lab.pair(&Setup::default(), p);
+    for node in &mut lab.nodes {
+        let said = node.sh("tc qdisc add dev eth0 root netem delay 20ms 5ms loss 1%");
+        assert!(said.status == 0, "{}: {said:?}", node.name);
+        node.mark_log();
+    }
+    let load = lab.nodes[p].load("--bs=4k --iodepth=16", 4);
+    let kib = load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
+    lab.connected(p);
+    for node in &lab.nodes {
+        assert!(!node.logged("conn( Connected ->"), "{}: {}", node.name, node.log());
+        assert_eq!(node.sh("tc qdisc del dev eth0 root").status, 0);
+    }
+    lab.finish();
+    format!("{kib} KiB of load")
+}
