@@ -119,6 +119,8 @@ impl Resource {
         {
             r.clear(flag::IN_AL);
             disk.al.put(first, last);
+            // One of the other Primary, which has no disk, may wait for a place in the log.
+            self.peer_pump |= !self.peer.waiting.is_empty();
         }
     }
 

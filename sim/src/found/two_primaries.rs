@@ -2,7 +2,8 @@
 
 use core::time::Duration;
 use model::state::DiskState;
-use replicator::{Command, DiskConfig, NetConfig, VolIdx};
+use replicator::wire::Command as Wire;
+use replicator::{ClientResult, Command, DiskConfig, NetConfig, VolIdx};
 
 use crate::scenarios::*;
 use crate::world::{SimOp, World};
@@ -141,4 +142,31 @@ fn writes_of_a_lost_peer_find_room_in_the_activity_log() {
             assert_eq!(wait(&mut w, tag).0, replicator::ClientResult::Ok);
         }
     }
+}
+
+/// A write of the Primary without a disk waits for a place in the activity log of the other one, all of which own writes hold.
+/// When they gave it back nobody looked for what waits: it was never answered (small 210421235).
+#[test]
+fn a_write_for_a_node_without_a_disk_waits_for_own_ones_to_leave_the_log() {
+    const EXTENT: u64 = 8192;
+    let d = DiskConfig { al_extents: 2, ..DiskConfig::default() };
+    let mut w = nodes(12, 3 * EXTENT, [d.clone(), d], 1);
+    w.two_primaries = true;
+    link_up(&mut w, &two_net());
+    skip_initial_sync(&mut w, 0);
+    for n in 0..2 {
+        assert_eq!(primary(&mut w, n), OK);
+    }
+    w.hooks.keep(1, Wire::BarrierAck);
+    for extent in [1, 2] {
+        assert_eq!(write(&mut w, 0, extent * EXTENT, 8), ClientResult::Ok);
+    }
+    assert!(w.run_until(secs(5), |w| w.keeps_from(1)));
+    let tear_off = Command::Detach { vol: VolIdx(0), force: true };
+    assert_eq!(w.command_and_wait(1, tear_off), OK);
+    let tag = w.request(1, SimOp::Write { sector: 16, count: 8, fua: false });
+    w.run_for(ms(100));
+    assert_eq!(answer(&mut w, tag), None);
+    w.pass(1);
+    assert_eq!(wait(&mut w, tag).0, ClientResult::Ok);
 }
