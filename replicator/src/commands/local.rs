@@ -5,6 +5,7 @@ use model::policy::Protocol;
 
 use super::*;
 use crate::digest::DigestAlg;
+use crate::meta::superblock::MetaFlags;
 
 impl Resource {
     pub(super) fn connect_command(
@@ -127,7 +128,16 @@ impl Resource {
         change: StateChange,
         out: &mut Actions,
     ) -> CommandResult {
+        let Some(disk) = self.vols[v].disk.as_mut() else {
+            return CommandResult::Config(ConfigError::NoDisk);
+        };
+        // In the same super block as the state: a crash must not leave a bad copy of which a part is marked, or nothing.
+        let before = disk.sb.flags;
+        disk.sb.flags = before.with(MetaFlags::FULL_SYNC);
         if let Err(e) = self.change_volume(v, change, Kind::Soft, out) {
+            if let Some(disk) = self.vols[v].disk.as_mut() {
+                disk.sb.flags = before;
+            }
             return CommandResult::State(e);
         }
         self.set_all_bits(v, FullSyncStep::Nothing, out);

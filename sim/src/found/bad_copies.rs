@@ -266,3 +266,29 @@ fn a_sync_uuid_that_was_taken_back_on_its_way() {
     }
     assert!(stored > 0, "the situation arises");
 }
+
+/// A copy was called bad while it stood alone, and its node died as it was told: Inconsistent on the disk, but nothing was marked
+/// there, nor was a full sync asked for. It was UpToDate as soon as it met its peer.
+#[test]
+fn a_node_dies_as_its_copy_is_called_bad() {
+    let mut called_bad = 0;
+    for seed in 0..40 {
+        let mut w = pair(seed);
+        assert_eq!(write(&mut w, 0, BLOCK, 8), ClientResult::Ok);
+        w.run_for(secs(6));
+        disconnect(&mut w, 1);
+        w.nodes[1].disk.write(BLOCK, &[7; 8], true);
+        w.crash_after_metadata(1, seed % 4, false);
+        w.command(1, Command::Invalidate(VOL));
+        w.run_for(secs(1));
+        w.crash(1, false);
+        w.start(1);
+        w.run_for(ms(10));
+        if disk(&w, 1) == DiskState::Inconsistent {
+            called_bad += 1;
+            w.connect(1, &net());
+            heals(&mut w);
+        }
+    }
+    assert!(called_bad > 0, "the situation arises");
+}
