@@ -7,7 +7,7 @@ use crate::lab::{LONG, Lab, Setup};
 
 /// A link that is too slow: the Primary goes Ahead and catches up when it may.
 pub fn pull_ahead(lab: &mut Lab, p: usize) -> String {
-    let net = "protocol A; on-congestion pull-ahead; congestion-fill 256k; sndbuf-size 64k; max-buffers 32;";
+    let net = "protocol A; on-congestion pull-ahead; congestion-fill 256k; sndbuf-size 64k;";
     lab.pair(&Setup { net: net.to_owned(), ..Setup::default() }, p);
     lab.nodes[p].mark_log();
     lab.limit(1 - p, 8);
