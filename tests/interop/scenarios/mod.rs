@@ -36,6 +36,7 @@ pub const IN_MACHINES: &[&str] = &[
 /// All of them, in the order in which they run.
 pub const ALL: &[Scenario] = &[
     ("connect", connecting::connect),
+    ("skip-initial-sync", connecting::skip_initial_sync),
     ("wrong-secret", connecting::wrong_secret),
     ("different-protocol", connecting::different_protocol),
     ("different-verify-alg", connecting::different_verify_alg),
@@ -76,6 +77,7 @@ pub const ALL: &[Scenario] = &[
     ("writes-c", writes::protocol_c),
     ("writes-b", writes::protocol_b),
     ("writes-a", writes::protocol_a),
+    ("writes-small-limits", writes::small_limits),
     ("pull-ahead", links::pull_ahead),
     ("ping-timeout", links::ping_timeout),
     ("bad-link", links::delay_and_loss),

@@ -49,3 +49,8 @@ pub fn protocol_a(lab: &mut Lab, p: usize) -> String {
 pub fn integrity(lab: &mut Lab, p: usize) -> String {
     writes(lab, p, "protocol C; data-integrity-alg sha1;")
 }
+
+/// As few writes in an epoch, and as few buffers for the peer, as may be.
+pub fn small_limits(lab: &mut Lab, p: usize) -> String {
+    writes(lab, p, "protocol C; max-epoch-size 1; max-buffers 32;")
+}
