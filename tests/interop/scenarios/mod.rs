@@ -5,6 +5,7 @@ mod after_split_brain;
 mod connecting;
 mod disk_faults;
 mod disks;
+mod handlers;
 mod kernel_client;
 mod links;
 mod resync;
@@ -31,6 +32,7 @@ pub const IN_MACHINES: &[&str] = &[
     "disk-timeout",
     "ko-count",
     "bad-link",
+    "handler-scripts",
 ];
 
 /// All of them, in the order in which they run.
@@ -85,6 +87,7 @@ pub const ALL: &[Scenario] = &[
     ("secondary-disk-fails", disk_faults::of_the_secondary),
     ("disk-timeout", disk_faults::disk_timeout),
     ("ko-count", disk_faults::ko_count),
+    ("handler-scripts", handlers::scripts),
     ("filesystems", kernel_client::filesystems),
     ("daemon-restart", kernel_client::daemon_restart),
 ];
