@@ -29,6 +29,11 @@ use crate::dataplane::WorkerHandle;
 const RETRY: Duration = Duration::from_millis(200);
 /// How long the end of a device may take to be noticed.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
+/// A device is in use if it is open each time: whoever only looks what is on it (udev does, on every occasion) is soon done.
+const LOOKS: u32 = 6;
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+/// A kernel without the driver is asked again so much later, or for the next promotion.
+const DRIVER_AGAIN: Duration = Duration::from_secs(10);
 /// The unit in which clients may read and write.
 const BLOCK_BYTES: u32 = 512;
 
@@ -41,6 +46,8 @@ pub struct Devices {
     turn: Mutex<()>,
     /// From [`release`](Devices::release) on none is made.
     released: Cell<bool>,
+    /// When there was no driver.
+    driver_missed: Cell<Option<Instant>>,
     poke: Rc<Notify>,
 }
 
@@ -76,6 +83,7 @@ impl Devices {
             volumes: config.volumes.iter().map(volume).collect(),
             turn: Mutex::default(),
             released: Cell::new(false),
+            driver_missed: Cell::default(),
             poke: Rc::default(),
         }
     }
@@ -147,6 +155,11 @@ impl Devices {
         self.released.set(false);
     }
 
+    /// The driver may have been loaded since it was missed.
+    pub fn look_again(&self) {
+        self.driver_missed.set(None);
+    }
+
     async fn serve(
         &self,
         volume: &Volume,
@@ -168,7 +181,11 @@ impl Devices {
             }
             return Ok(());
         }
+        if self.driver_missed.get().is_some_and(|at| at.elapsed() < DRIVER_AGAIN) {
+            return Ok(());
+        }
         if blocking(driver).await?.is_none() {
+            self.driver_missed.set(Some(Instant::now()));
             return Ok(());
         }
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
@@ -299,7 +316,13 @@ fn is_used(index: u32) -> bool {
         return true;
     }
     let Ok(number) = fs::metadata(&node).map(|m| m.rdev()) else { return false };
-    is_open_somewhere(number) || backs_a_loop_device(&node)
+    let stays_open = || {
+        (0..LOOKS).all(|look| {
+            std::thread::sleep(LOOK_PAUSE * look.min(1));
+            is_open_somewhere(number)
+        })
+    };
+    stays_open() || backs_a_loop_device(&node)
 }
 
 fn is_open_somewhere(number: u64) -> bool {

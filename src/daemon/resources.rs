@@ -374,6 +374,7 @@ impl Running {
     /// Becomes Primary; the block devices are there then.
     pub async fn primary(&self, force: bool, object: &str) -> Outcome {
         let outcome = self.command(Command::Primary { force }, object, None).await;
+        self.devices.look_again();
         self.update_devices().await;
         outcome
     }
