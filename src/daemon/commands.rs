@@ -339,18 +339,21 @@ impl Commands {
     /// What begins anew begins as the file has it now; as it was, if the file cannot be read.
     // spec: drbd-admin 3.6: connect and attach come with the options of the configuration
     fn follow_file(&self, running: &Running, volume: Option<usize>) {
-        let Ok(read) = self.site.read() else { return };
-        if let Some(wanted) = read.resources.iter().find(|r| r.name == running.config().name) {
-            running.follow(wanted, volume);
+        if let Some(wanted) = self.in_file(running) {
+            running.follow(&wanted, volume);
         }
+    }
+
+    /// A resource as the file has it now, if that can be read and has it.
+    fn in_file(&self, running: &Running) -> Option<ResourceConfig> {
+        let read = self.site.read().ok()?;
+        read.resources.into_iter().find(|r| r.name == running.config().name)
     }
 
     /// The `size` of a volume as the file has it now; as it runs, if the file cannot be read.
     fn configured_limit(&self, running: &Running, volume: &VolumeConfig) -> u64 {
-        let name = &running.config().name;
-        let read = self.site.read().ok();
-        let resource = read.as_ref().and_then(|c| c.resources.iter().find(|r| r.name == *name));
-        let found = resource.and_then(|r| r.volumes.iter().find(|v| v.volume == volume.volume));
+        let resource = self.in_file(running);
+        let found = resource.as_ref().and_then(|r| r.volumes.iter().find(|v| v.volume == volume.volume));
         found.unwrap_or(volume).disk_options.size_sectors
     }
 

@@ -168,33 +168,25 @@ impl Devices {
         handle: &WorkerHandle,
         timeout: Duration,
     ) -> io::Result<()> {
-        let present = volume.made.borrow().as_ref().map(|m| (m.index, m.params.clone(), m.is_served.get()));
-        if let Some((number, mut params, true)) = present {
-            if params.size_bytes != size_bytes {
-                params.size_bytes = size_bytes;
-                let new = params.clone();
-                blocking(move || driver()?.map_or(Ok(()), |mut d| d.resize(number, &new))).await?;
-                info!(device = %volume.link.display(), size_bytes, "block device resized");
-                if let Some(made) = volume.made.borrow_mut().as_mut() {
-                    made.params = params;
-                }
-            }
-            return Ok(());
+        let present = volume.made.borrow().as_ref().map(|m| (m.is_served.get(), m.params.size_bytes));
+        match present {
+            Some((true, present_bytes)) if present_bytes == size_bytes => return Ok(()),
+            Some((true, _)) => return self.resize(volume, size_bytes).await,
+            _ => {}
         }
         if self.driver_missed.get().is_some_and(|at| at.elapsed() < DRIVER_AGAIN) {
             return Ok(());
         }
-        if blocking(driver).await?.is_none() {
+        let Some(mut driver) = blocking(driver).await? else {
             self.driver_missed.set(Some(Instant::now()));
             return Ok(());
-        }
+        };
         let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
         let served = handle.serve_device(vol_idx(index), ours).await.map_err(io::Error::other)?;
         let served = served.map_err(io::Error::other)?;
         let params = params(&served.export, timeout, &volume.backend);
         let (asked, link) = (params.clone(), volume.link.clone());
         let number = blocking(move || {
-            let Some(mut driver) = driver()? else { return Err(ErrorKind::NotFound.into()) };
             let number = match kernel::find(&asked.backend) {
                 Some(number) => driver.reconnect(number, theirs.as_fd(), &asked).map(|()| number),
                 None => driver.connect(theirs.as_fd(), &asked),
@@ -214,6 +206,19 @@ impl Devices {
             poke.notify_one();
         });
         volume.made.replace(Some(Made { index: number, params, is_served }));
+        Ok(())
+    }
+
+    async fn resize(&self, volume: &Volume, size_bytes: u64) -> io::Result<()> {
+        let made = volume.made.borrow().as_ref().map(|m| (m.index, m.params.clone()));
+        let Some((number, params)) = made else { return Ok(()) };
+        let new = DeviceParams { size_bytes, ..params };
+        let asked = new.clone();
+        blocking(move || driver()?.map_or(Ok(()), |mut d| d.resize(number, &asked))).await?;
+        info!(device = %volume.link.display(), size_bytes, "block device resized");
+        if let Some(made) = volume.made.borrow_mut().as_mut() {
+            made.params = new;
+        }
         Ok(())
     }
 
@@ -238,12 +243,9 @@ pub async fn keep(running: Weak<Running>) {
         return;
     };
     loop {
-        let Some(done) = (match running.upgrade() {
-            Some(running) => Some(running.update_devices().await),
-            None => None,
-        }) else {
-            return;
-        };
+        let Some(present) = running.upgrade() else { return };
+        let done = present.update_devices().await;
+        drop(present);
         let again = async {
             if done {
                 std::future::pending().await

@@ -104,7 +104,7 @@ impl Driver {
     pub fn connect(&mut self, socket: BorrowedFd<'_>, params: &DeviceParams) -> io::Result<u32> {
         assert!(params.block_bytes.is_power_of_two() && params.block_bytes >= 512);
         assert!(params.size_bytes.is_multiple_of(u64::from(params.block_bytes)));
-        let mut attributes = vec![
+        let attributes = vec![
             number(ATTR_SIZE_BYTES, params.size_bytes),
             number(ATTR_BLOCK_SIZE_BYTES, u64::from(params.block_bytes)),
             // A request may take as long as it takes: frozen I/O is not a dead server.
@@ -112,8 +112,8 @@ impl Driver {
             number(ATTR_SERVER_FLAGS, u64::from(params.flags.to_wire(ReplyStyle::Simple))),
             number(ATTR_DEAD_CONN_TIMEOUT, params.dead_conn_timeout.as_secs()),
             sockets(socket),
+            text(ATTR_BACKEND_IDENTIFIER, &params.backend),
         ];
-        attributes.push(text(ATTR_BACKEND_IDENTIFIER, &params.backend));
         let answers = self.ask(CMD_CONNECT, attributes)?;
         let index = answers.iter().flat_map(|a| &a.payload.attributes).find_map(index_of);
         index.ok_or_else(|| io::Error::other("netlink: the kernel does not say which nbd device it took"))
