@@ -144,22 +144,20 @@ impl Node {
     /// Takes it away; DRBD is down.
     pub fn unmap_disk(&mut self) {
         if std::mem::take(&mut self.is_mapped) && self.is_on() {
-            assert_eq!(
-                self.sh(&format!("dmsetup --noudevrules --noudevsync remove --retry {MAPPED}")).status,
-                0,
-                "{}",
-                self.name
-            );
+            self.dmsetup(&format!("remove --retry {MAPPED}"));
         }
+    }
+
+    /// Nobody answers for udev in the machine.
+    fn dmsetup(&self, args: &str) {
+        let said = self.sh(&format!("dmsetup --noudevrules --noudevsync {args}"));
+        assert!(said.status == 0, "{}: dmsetup {args}: {said:?}", self.name);
     }
 
     fn map(&self, verb: &str, target: &str) {
         let rest = if target == "linear" { format!("{} 0", self.disk_names[0]) } else { String::new() };
         let sectors = fs::metadata(&self.disks[0]).expect("the disk").len() / 512;
-        let said = self.sh(&format!(
-            "dmsetup --noudevrules --noudevsync {verb} {MAPPED} --table '0 {sectors} {target} {rest}'"
-        ));
-        assert!(said.status == 0, "{}: {said:?}", self.name);
+        self.dmsetup(&format!("{verb} {MAPPED} --table '0 {sectors} {target} {rest}'"));
     }
 
     /// From now on every access to its disk fails.
@@ -180,12 +178,7 @@ impl Node {
 
     /// What its disk is asked for is not answered.
     pub fn stop_disk(&self) {
-        assert_eq!(
-            self.sh(&format!("dmsetup --noudevrules --noudevsync suspend --noflush {MAPPED}")).status,
-            0,
-            "{}",
-            self.name
-        );
+        self.dmsetup(&format!("suspend --noflush {MAPPED}"));
     }
 
     /// A disk that stood still goes on, and fails.
@@ -196,12 +189,7 @@ impl Node {
 
     /// A disk that stood still goes on.
     pub fn go_on_disk(&self) {
-        assert_eq!(
-            self.sh(&format!("dmsetup --noudevrules --noudevsync resume {MAPPED}")).status,
-            0,
-            "{}",
-            self.name
-        );
+        self.dmsetup(&format!("resume {MAPPED}"));
     }
 
     /// For the lines of a scenario.

@@ -22,6 +22,17 @@ fn apart(w: &mut World) {
     w.run_for(Duration::from_secs(20));
 }
 
+/// Node 1 (index 0) is cut off from the node that has what its clients have written: it does not take its disk back before they
+/// meet again.
+fn old_disk_stays_away(mut w: World) {
+    w.attach(0);
+    w.run_for(Duration::from_secs(1));
+    assert_eq!(w.state(0).1, DiskState::Diskless, "the old disk lacks what the peer has");
+    w.block(1, Blocked::No);
+    w.cut(false);
+    both_again(&mut w);
+}
+
 /// Connects both again and makes sure that nothing is synchronized: two pasts.
 fn split_brain_is_seen(w: &mut World) {
     w.cut(false);
@@ -101,12 +112,7 @@ fn a_diskless_primary_is_cut_off_before_it_hears_of_the_new_generation() {
     assert!(!ended(&w, ClientResult::Ok), "the peer has it, and that is all that is known");
     apart(&mut w);
     assert!(ended(&w, ClientResult::IoError));
-    w.attach(0);
-    w.run_for(Duration::from_secs(1));
-    assert_eq!(w.state(0).1, DiskState::Diskless, "the old disk lacks what the peer has");
-    w.block(1, Blocked::No);
-    w.cut(false);
-    both_again(&mut w);
+    old_disk_stays_away(w);
 }
 
 /// A node without its disk was promoted; the name of the generation that its peer began for that did not arrive, what clients
@@ -123,12 +129,7 @@ fn a_node_promoted_without_its_disk_does_not_take_it_back_alone() {
     assert_eq!(w.command_and_wait(0, PROMOTE), CommandResult::Ok);
     write(&mut w, 0, 64);
     apart(&mut w);
-    w.attach(0);
-    w.run_for(Duration::from_secs(1));
-    assert_eq!(w.state(0).1, DiskState::Diskless, "the old disk lacks what the peer has");
-    w.block(1, Blocked::No);
-    w.cut(false);
-    both_again(&mut w);
+    old_disk_stays_away(w);
 }
 
 /// The own disk failed under a write that only a target had: the resync source, attached again, brought it the old

@@ -14,33 +14,34 @@ fn setup(disk: &str, net: &str) -> Setup {
 /// The Primary's disk fails: its client notices nothing, and goes on through the peer. Mended and attached again it is brought
 /// up to date.
 pub fn of_the_primary(lab: &mut Lab, p: usize) -> String {
-    lab.pair(&setup("on-io-error detach;", ""), p);
-    let load = lab.nodes[p].load(LOAD, 3);
-    sleep(Duration::from_secs(1));
-    lab.nodes[p].break_disk();
-    lab.nodes[p].wait("Connected Primary/Secondary Diskless/UpToDate", LONG);
-    lab.nodes[1 - p].wait("Connected Secondary/Primary UpToDate/Diskless", LONG);
-    let kib = load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
+    let kib = under_load(lab, p, p, ["Diskless/UpToDate", "UpToDate/Diskless"]);
     let data = lab.write(p, 2 << 20, 65536);
     assert!(lab.nodes[p].read(2 << 20, 65536).expect("a read through the peer") == data);
-    lab.nodes[p].mend_disk();
-    lab.nodes[p].ok("attach r0");
-    lab.connected(p);
-    lab.finish();
-    format!("{kib} KiB of load")
+    mended(lab, p, p, kib)
 }
 
 /// The Secondary's disk fails: the Primary goes on alone, and brings it up to date when it is attached again.
 pub fn of_the_secondary(lab: &mut Lab, p: usize) -> String {
+    let kib = under_load(lab, p, 1 - p, ["UpToDate/Diskless", "Diskless/UpToDate"]);
+    mended(lab, p, 1 - p, kib)
+}
+
+/// The disk of node `n` fails under a client of Primary `p`, and both nodes (the Primary first) see these disks then. Gives the
+/// KiB that the client wrote.
+fn under_load(lab: &mut Lab, p: usize, n: usize, disks: [&str; 2]) -> u64 {
     lab.pair(&setup("on-io-error detach;", ""), p);
     let load = lab.nodes[p].load(LOAD, 3);
     sleep(Duration::from_secs(1));
-    lab.nodes[1 - p].break_disk();
-    lab.nodes[p].wait("Connected Primary/Secondary UpToDate/Diskless", LONG);
-    lab.nodes[1 - p].wait("Connected Secondary/Primary Diskless/UpToDate", LONG);
-    let kib = load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
-    lab.nodes[1 - p].mend_disk();
-    lab.nodes[1 - p].ok("attach r0");
+    lab.nodes[n].break_disk();
+    lab.nodes[p].wait(&format!("Connected Primary/Secondary {}", disks[0]), LONG);
+    lab.nodes[1 - p].wait(&format!("Connected Secondary/Primary {}", disks[1]), LONG);
+    load.finish().unwrap_or_else(|e| panic!("the load: {e}"))
+}
+
+/// The disk of node `n` works again, is attached, and becomes what the other one is.
+fn mended(lab: &mut Lab, p: usize, n: usize, kib: u64) -> String {
+    lab.nodes[n].mend_disk();
+    lab.nodes[n].ok("attach r0");
     lab.connected(p);
     lab.finish();
     format!("{kib} KiB of load")
@@ -58,11 +59,7 @@ pub fn disk_timeout(lab: &mut Lab, p: usize) -> String {
     lab.nodes[p].fail_what_waits();
     lab.nodes[p].wait("Connected Primary/Secondary Diskless/UpToDate", LONG);
     let kib = load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
-    lab.nodes[p].mend_disk();
-    lab.nodes[p].ok("attach r0");
-    lab.connected(p);
-    lab.finish();
-    format!("{kib} KiB of load")
+    mended(lab, p, p, kib)
 }
 
 /// The Secondary answers pings, but its disk stands still: the Primary drops it and goes on; when the disk goes on they meet
