@@ -11,8 +11,8 @@ use replicator::meta::layout::{Layout, MetaKind};
 use replicator::meta::superblock::{MetaFlags, SuperBlock};
 use replicator::wire::{Features, FrameShape, Header, HeaderForm, Packet, Sock, frame_shape, parse_header};
 use replicator::{
-    Action, Actions, AttachedDisk, ClientOp, ClientRequest, ClientTag, Command, CommandId, Config, DigestAlg,
-    DiskConfig, DownCause, Event, HandlerRun, IoResult, IoTag, Resource, SockId, VolIdx,
+    Action, Actions, AttachedDisk, ClientOp, ClientRequest, ClientTag, Command, CommandId, CommandResult,
+    Config, DigestAlg, DiskConfig, DownCause, Event, HandlerRun, IoResult, IoTag, Resource, SockId, VolIdx,
 };
 
 /// Metadata device: room for a bitmap of 32 GiB.
@@ -69,6 +69,8 @@ pub struct Driver {
     pub stalled: bool,
     pub open_requests: BTreeSet<u64>,
     pub open_commands: BTreeSet<u64>,
+    /// Volumes whose disk is open, and the commands that attached them.
+    open_disks: Vec<(u8, u64)>,
     pub sectors: u64,
     volumes: u8,
     disk_config: DiskConfig,
@@ -96,6 +98,7 @@ impl Driver {
             stalled: false,
             open_requests: BTreeSet::new(),
             open_commands: BTreeSet::new(),
+            open_disks: Vec::new(),
             sectors,
             volumes: config.volumes.len() as u8,
             disk_config: config.volumes[0].disk.clone(),
@@ -131,7 +134,10 @@ impl Driver {
     /// Reads the metadata as a start does, the activity log applied, and gives the disk to the core.
     pub fn attach(&mut self, vol: VolIdx) {
         let (v, layout) = (vol.0, self.layout);
-        // What an earlier attach has under way on this disk is over before the next one reads it.
+        // Nobody else opens a disk that is in use, and what an earlier attach has under way is over before the next one reads it.
+        if self.open_disks.iter().any(|(open, _)| *open == v) {
+            return;
+        }
         self.drain_disk();
         let raw = self.read_metadata(v, layout.superblock_sector());
         let mut sb =
@@ -165,6 +171,7 @@ impl Driver {
             config: self.disk_config.clone(),
             max_bio_bytes: 1 << 20,
         };
+        self.open_disks.push((v, u64::from(self.next_number) + 1));
         self.command(Command::Attach(vol, Box::new(disk)));
     }
 
@@ -426,9 +433,12 @@ impl Driver {
                     self.sockets.iter().position(|s| s.id == sock).expect("the core closes a socket once");
                 self.sockets.remove(i);
             }
-            Action::CommandDone { id, .. } => {
+            Action::CommandDone { id, result } => {
                 assert!(self.open_commands.remove(&id.0), "a command is answered once");
+                // The driver closes a disk whose attach is refused.
+                self.open_disks.retain(|(_, attach)| *attach != id.0 || result == CommandResult::Ok);
             }
+            Action::CloseDisk { vol } => self.open_disks.retain(|(open, _)| *open != vol.0),
             Action::RunHandler { run, .. } => {
                 self.pending.push(Pending { tag: IoTag(0), io: Io::Handler(run) });
             }
@@ -437,7 +447,7 @@ impl Driver {
                 self.core.handle(self.now, Event::DiskMeasured { vol, attach, disk: None }, &mut self.out);
             }
             Action::Log { text, .. } => assert!((text as usize) < batch.texts.len()),
-            Action::Listen | Action::Unlisten | Action::CloseDisk { .. } | Action::ExportChanged { .. } => {}
+            Action::Listen | Action::Unlisten | Action::ExportChanged { .. } => {}
         }
     }
 

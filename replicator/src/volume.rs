@@ -355,15 +355,21 @@ impl Volume {
 
     /// Sets the bits of all touched blocks; returns how many were clear.
     pub(crate) fn set_out_of_sync(&mut self, range: SectorRange) -> u64 {
-        if self.size_sectors == 0 || range.start >= self.size_sectors {
+        let (first, last) = range.bits_touched();
+        let end = bits_of(self.size_sectors).min(self.bitmap.bits());
+        if range.start >= self.size_sectors || first >= end {
             return 0;
         }
-        let (first, last) = range.bits_touched();
-        self.bitmap.set_range(first, last.min(bits_of(self.size_sectors) - 1))
+        self.bitmap.set_range(first, last.min(end - 1))
     }
 
-    /// The bitmap for another size; `mark`: the new part differs.
+    /// The bitmap for another size; `mark`: the new part differs. Without a disk there is none: an attach brings that of its
+    /// disk, and a peer can name a size whose bitmap fits into no memory.
     pub(crate) fn resize_bitmap(&mut self, sectors: u64, mark: bool) {
+        if self.disk.is_none() {
+            self.bitmap = Bitmap::new(0);
+            return;
+        }
         let before = self.size_sectors;
         self.bitmap.resize(bits_of(sectors), mark);
         if mark && sectors > before && !before.is_multiple_of(SECTORS_PER_BIT) {
@@ -376,6 +382,7 @@ impl Volume {
     /// Clears the bits of fully covered blocks; returns how many were set.
     pub(crate) fn set_in_sync(&mut self, range: SectorRange) -> u64 {
         let (first, end) = range.bits_covered(self.size_sectors);
+        let end = end.min(self.bitmap.bits());
         if first >= end {
             return 0;
         }
@@ -419,5 +426,24 @@ impl Volume {
     /// Own data generations; all zero without a disk.
     pub(crate) fn uuids(&self) -> Uuids {
         self.disk.as_ref().map(|d| d.sb.uuids).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::ids::{Minor, VolumeNo};
+    use model::units::MAX_DEVICE_SECTORS;
+
+    #[test]
+    fn a_volume_without_a_disk_keeps_no_bitmap_of_what_a_peer_names() {
+        let cfg = VolumeConfig { vnr: VolumeNo(0), minor: Minor(0), disk: Default::default() };
+        let mut vol = Volume::new(&cfg);
+        vol.resize_bitmap(MAX_DEVICE_SECTORS, true);
+        vol.size_sectors = MAX_DEVICE_SECTORS;
+        assert_eq!(vol.bitmap.bits(), 0);
+        let range = SectorRange::new(8, 4096);
+        assert_eq!((vol.set_out_of_sync(range), vol.set_in_sync(range)), (0, 0));
+        assert!(!vol.any_out_of_sync(range));
     }
 }

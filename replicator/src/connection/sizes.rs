@@ -4,7 +4,7 @@
 use alloc::format;
 
 use model::state::{ConnState, DiskState, Role};
-use model::units::{MAX_BIO_BYTES, MAX_DEVICE_SECTORS};
+use model::units::{MAX_BIO_BYTES, MAX_DEVICE_SECTORS, bits_of};
 
 use crate::action::{Action, Actions, LogLevel};
 use crate::event::VolIdx;
@@ -160,7 +160,7 @@ impl Resource {
                 disk.md.sb_after_pages = !unwritten;
             }
         }
-        let text = format!("size = {} (resync bitmap: bits={})", human_size(sectors), vol.bitmap.bits());
+        let text = format!("size = {} (resync bitmap: bits={})", human_size(sectors), bits_of(sectors));
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
         if self.vols[v].disk.is_some() && !unwritten {
             let text = "Writing the whole bitmap, size changed";
