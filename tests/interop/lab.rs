@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::machine::{Machine, host, host_ok};
-use crate::node::{Daemon, Io, Kind, Node};
+use crate::node::{Daemon, Io, Kind, Node, Program};
 
 /// Of both backing disks.
 pub const DISK_BYTES: u64 = 32 << 20;
@@ -27,6 +27,8 @@ pub struct Setup {
     pub disk_bytes: Option<[u64; 2]>,
     /// The resource has a second volume, on a disk of its own.
     pub two_volumes: bool,
+    /// Disk options of that one alone.
+    pub second_disk: String,
     /// Between DRBD and its disk there is a device mapper, which can fail or stand still. Only in machines.
     pub mapped: bool,
 }
@@ -34,6 +36,8 @@ pub struct Setup {
 /// The laboratory: nodes 0 and 1 are named node1 and node2.
 pub struct Lab {
     pub nodes: [Node; 2],
+    /// What runs in a machine that has ours.
+    pub ours: Program,
     netns: [String; 3],
     configs: [PathBuf; 2],
     random: u64,
@@ -69,7 +73,8 @@ impl Lab {
                 let machine = Machine::new(&own, name, &address, &disks, switch, &port);
                 fs::write(machine.directory.join("lockstep.toml"), "")
                     .expect("settings: none but the defaults");
-                if is_kernel[i] { Kind::Kernel(machine) } else { Kind::Guest(machine, binary.to_owned()) }
+                let program = if is_kernel[i] { Program::Kernel } else { Program::Ours(binary.to_owned()) };
+                Kind::Machine(machine, program)
             } else {
                 let inner = &netns[i + 1];
                 host_ok(&[
@@ -78,13 +83,14 @@ impl Lab {
                 ]);
                 host_ok(&["ip", "-n", inner, "addr", "add", &format!("{address}/24"), "dev", "eth0"]);
                 host_ok(&["ip", "-n", inner, "link", "set", "eth0", "up"]);
-                Kind::Lockstep(Daemon::new(binary, &own, inner))
+                Kind::Namespace(Daemon::new(binary, &own, inner))
             };
             host_ok(&["ip", "-n", switch, "link", "set", &port, "master", BRIDGE, "up"]);
             Node::new(name, kind, disks, configs[i].clone(), port)
         };
         let nodes = [make(0), make(1)];
-        Lab { nodes, netns, configs, random: 1, _directory: directory }
+        let ours = Program::Ours(binary.to_owned());
+        Lab { nodes, ours, netns, configs, random: 1, _directory: directory }
     }
 
     /// Starts both nodes.
@@ -116,7 +122,7 @@ impl Lab {
             if reboots {
                 node.boot();
             } else if node.machine().is_some() {
-                node.sh("blockdev --flushbufs /dev/ubda; blockdev --flushbufs /dev/ubdb; dmesg -C");
+                node.sh("blockdev --flushbufs /dev/ubda; blockdev --flushbufs /dev/ubdb");
             }
         }
         for node in self.nodes.iter_mut().filter(|_| setup.mapped) {
@@ -151,7 +157,10 @@ impl Lab {
             let rate =
                 if setup.disk.contains("resync-rate") { "" } else { "resync-rate 200M; c-plan-ahead 0;" };
             let devices = if setup.two_volumes {
-                [0, 1].map(|v| format!("volume {v} {{ device /dev/drbd{v}; meta-disk internal; }}")).join(" ")
+                let volume = |v, more: &str| {
+                    format!("volume {v} {{ device /dev/drbd{v}; meta-disk internal; disk {{ {more} }} }} ")
+                };
+                volume(0, "") + &volume(1, &setup.second_disk)
             } else {
                 "device /dev/drbd0; meta-disk internal;".to_owned()
             };
@@ -282,7 +291,8 @@ impl Lab {
 
     /// The resource is down on both: what [`finish`](Self::finish) says of disks and metadata.
     pub fn compare(&self) {
-        let dumps = [0, 1].map(|i| self.nodes[i].dump_md());
+        let Program::Ours(binary) = &self.ours else { unreachable!("it is ours") };
+        let dumps = [0, 1].map(|i| self.nodes[i].dump_md(binary));
         let field = |dump: &str, name: &str| {
             let line = dump
                 .lines()

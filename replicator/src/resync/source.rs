@@ -36,7 +36,7 @@ impl Resource {
 
     /// SyncSource was entered: rotate the data generations, tell the target once that is stable.
     pub(crate) fn become_source(&mut self, v: usize, out: &mut Actions) {
-        self.begin_run(v, "SyncSource", out);
+        self.begin_run(v, out);
         self.vols[v].wrote_ahead = false;
         let random = DataUuid(self.rng.uuid());
         let target = self.vols[v].peer_uuids.map_or(DataUuid::ZERO, |p| p.set.current);

@@ -88,7 +88,7 @@ impl Resource {
             self.protocol_error("P_SYNC_UUID in a state that cannot become sync target", out);
             return;
         }
-        self.begin_run(v, "SyncTarget", out);
+        self.begin_run(v, out);
         if was_behind {
             // Where the run before stopped: from the start it would never come further than to what is written all the time.
             let vol = &mut self.vols[v];
@@ -107,14 +107,15 @@ impl Resource {
     }
 
     /// Starts counting a resync, on either side.
-    pub(crate) fn begin_run(&mut self, v: usize, role: &str, out: &mut Actions) {
+    pub(crate) fn begin_run(&mut self, v: usize, out: &mut Actions) {
         let now = self.now;
         let after_crash_only = self.conn.net.as_ref().is_some_and(|n| n.csums_after_crash_only);
         let csums = self.csums_alg().filter(|_| !after_crash_only || self.vols[v].crashed_primary);
         let run_is_source = crate::state::is_source(self.vols[v].state.conn);
         let vol = &mut self.vols[v];
         let bits = vol.bitmap.count();
-        let text = format_args!("Began resync as {role} (will sync {} KB [{bits} bits set]).", bits * 4);
+        let text =
+            format_args!("Began resync as {} (will sync {} KB [{bits} bits set]).", vol.state.conn, bits * 4);
         out.log(LogLevel::Info, Some(VolIdx(v as u8)), text);
         let paused = matches!(vol.state.conn, ConnState::PausedSyncS | ConnState::PausedSyncT);
         let run = &mut vol.resync;

@@ -1,8 +1,37 @@
 //! Meeting: authentication, parameters that agree or do not, sizes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lab::{DISK_BYTES, LONG, Lab, Setup};
+use crate::node::Node;
+
+/// `wait-connect` ends at once on a connection, after the time of the `startup` section without one, and when one comes about.
+pub fn wait_connect(lab: &mut Lab, p: usize) -> String {
+    let startup = |seconds| {
+        let sections = ["wfc-timeout", "degr-wfc-timeout", "outdated-wfc-timeout"];
+        format!("startup {{ {} }}", sections.map(|o| format!("{o} {seconds};")).join(" "))
+    };
+    lab.pair(&Setup { sections: startup(2), ..Setup::default() }, p);
+    lab.nodes[p].ok("wait-connect r0");
+    lab.nodes[1 - p].ok("down r0");
+    lab.nodes[p].wait("WFConnection Primary/Unknown UpToDate/DUnknown", LONG);
+    let begun = Instant::now();
+    let said = lab.nodes[p].adm("wait-connect r0");
+    let waited = begun.elapsed();
+    assert!(said.status == 5 && waited > Duration::from_millis(1900), "{said:?} after {waited:?}");
+    lab.write_config(&Setup { sections: startup(30), ..Setup::default() });
+    lab.nodes.iter_mut().for_each(Node::configure);
+    let [one, other] = [&lab.nodes[p], &lab.nodes[1 - p]];
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| one.adm("wait-connect r0"));
+        other.ok("up r0");
+        let said = waiting.join().expect("it ends");
+        assert!(said.status == 0, "{said:?}");
+    });
+    lab.connected(p);
+    lab.finish();
+    format!("gave up after {:.1} s", waited.as_secs_f64())
+}
 
 /// Both come up with equal data and without a sync; a block written on either side of a role swap is on both.
 pub fn connect(lab: &mut Lab, p: usize) -> String {

@@ -26,6 +26,34 @@ pub fn of_the_secondary(lab: &mut Lab, p: usize) -> String {
     mended(lab, p, 1 - p, kib)
 }
 
+/// `pass_on`: a disk that fails is kept, as Inconsistent. The client notices nothing, and reads what it has written.
+pub fn pass_on(lab: &mut Lab, p: usize) -> String {
+    let mut kib = 0;
+    for n in [p, 1 - p] {
+        lab.pair(&setup("on-io-error pass_on;", ""), p);
+        let load = lab.nodes[p].load(LOAD, 3);
+        sleep(Duration::from_secs(1));
+        lab.nodes[n].break_data();
+        let disks = if n == p {
+            ["Inconsistent/UpToDate", "UpToDate/Inconsistent"]
+        } else {
+            ["UpToDate/Inconsistent", "Inconsistent/UpToDate"]
+        };
+        lab.nodes[p].wait(&format!("Connected Primary/Secondary {}", disks[0]), LONG);
+        lab.nodes[1 - p].wait(&format!("Connected Secondary/Primary {}", disks[1]), LONG);
+        kib += load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
+        let data = lab.write(p, 2 << 20, 65536);
+        assert!(lab.nodes[p].read(2 << 20, 65536).expect("a read") == data);
+        lab.nodes[n].mend_disk();
+        // What failed is brought by a new connection, or when the disk is taken up again.
+        lab.nodes[n].ok("detach --force r0");
+        lab.nodes[n].ok("attach r0");
+        lab.connected(p);
+        lab.finish();
+    }
+    format!("{kib} KiB of load")
+}
+
 /// The disk of node `n` fails under a client of Primary `p`, and both nodes (the Primary first) see these disks then. Gives the
 /// KiB that the client wrote.
 fn under_load(lab: &mut Lab, p: usize, n: usize, disks: [&str; 2]) -> u64 {

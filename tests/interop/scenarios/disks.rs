@@ -1,6 +1,10 @@
 //! A node without its disk, and disks that grow.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use crate::lab::{LONG, Lab, Setup};
+use crate::node::Io;
 
 /// A Primary gives its disk up, reads and writes through the peer, and takes it up again.
 pub fn diskless_primary(lab: &mut Lab, p: usize) -> String {
@@ -18,6 +22,35 @@ pub fn diskless_primary(lab: &mut Lab, p: usize) -> String {
     assert!(lab.nodes[p].read(2 << 20, 65536).expect("a read") == data);
     lab.finish();
     String::new()
+}
+
+/// A Primary without disk loses its peer: requests fail, or wait for data to come back, as `on-no-data-accessible` says.
+pub fn no_data(lab: &mut Lab, p: usize) -> String {
+    for policy in ["io-error", "suspend-io"] {
+        let sections = format!("options {{ on-no-data-accessible {policy}; }}");
+        lab.pair(&Setup { sections, ..Setup::default() }, p);
+        lab.write(p, 1 << 20, 65536);
+        lab.nodes[p].ok("detach r0");
+        lab.nodes[p].wait("Connected Primary/Secondary Diskless/UpToDate", LONG);
+        lab.cut(p);
+        lab.nodes[p].wait("WFConnection Primary/Unknown Diskless/DUnknown", LONG);
+        if policy == "io-error" {
+            let data = lab.noise(4096);
+            lab.nodes[p].io(Io::Write, 1 << 20, &data).expect_err("nobody has the data");
+            lab.heal();
+        } else {
+            let load = lab.nodes[p].load("--bs=4k --iodepth=4", 2);
+            sleep(Duration::from_secs(3));
+            lab.heal();
+            lab.nodes[p].wait("Connected Primary/Secondary Diskless/UpToDate", LONG);
+            load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
+        }
+        lab.nodes[p].wait("Connected Primary/Secondary Diskless/UpToDate", LONG);
+        lab.nodes[p].ok("attach r0");
+        lab.connected(p);
+        lab.finish();
+    }
+    "io-error, suspend-io".to_owned()
 }
 
 /// The device grows while it is used; its new part is copied too.

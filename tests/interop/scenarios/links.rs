@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::lab::{LONG, Lab, Setup};
 
+/// A hundred extents of the activity log.
+const WIDE_BYTES: u64 = 400 << 20;
+
 /// A link that is too slow: the Primary goes Ahead and catches up when it may.
 pub fn pull_ahead(lab: &mut Lab, p: usize) -> String {
     let net = "protocol A; on-congestion pull-ahead; congestion-fill 256k; sndbuf-size 64k;";
@@ -12,6 +15,22 @@ pub fn pull_ahead(lab: &mut Lab, p: usize) -> String {
     lab.nodes[p].mark_log();
     lab.limit(1 - p, 8);
     let load = lab.nodes[p].load("--bs=64k --iodepth=16", 3);
+    lab.nodes[p].wait_log("Connected -> Ahead", LONG);
+    let kib = load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
+    lab.heal();
+    lab.connected(p);
+    lab.finish();
+    format!("{kib} KiB of load")
+}
+
+/// The same when too many extents of the activity log are in use by what is under way.
+pub fn congestion_extents(lab: &mut Lab, p: usize) -> String {
+    let net =
+        "protocol A; on-congestion pull-ahead; congestion-fill 0; congestion-extents 67; sndbuf-size 1M;";
+    lab.pair(&Setup { net: net.to_owned(), disk_bytes: Some([WIDE_BYTES; 2]), ..Setup::default() }, p);
+    lab.nodes[p].mark_log();
+    lab.limit(1 - p, 8);
+    let load = lab.nodes[p].load("--bs=4k --iodepth=64 --size=380M", 3);
     lab.nodes[p].wait_log("Connected -> Ahead", LONG);
     let kib = load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
     lab.heal();

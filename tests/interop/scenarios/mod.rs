@@ -8,6 +8,7 @@ mod disks;
 mod handlers;
 mod kernel_client;
 mod links;
+mod migration;
 mod resync;
 mod roles;
 mod split_brain;
@@ -33,6 +34,10 @@ pub const IN_MACHINES: &[&str] = &[
     "ko-count",
     "bad-link",
     "handler-scripts",
+    "pass-on",
+    "grows-while-mounted",
+    "nbd-client",
+    "migration",
 ];
 
 /// All of them, in the order in which they run.
@@ -42,6 +47,7 @@ pub const ALL: &[Scenario] = &[
     ("wrong-secret", connecting::wrong_secret),
     ("different-protocol", connecting::different_protocol),
     ("different-verify-alg", connecting::different_verify_alg),
+    ("wait-connect", connecting::wait_connect),
     ("unrelated-data", connecting::unrelated_data),
     ("smaller-disk", connecting::smaller_disk),
     ("initial-full-sync", resync::initial_full_sync),
@@ -53,6 +59,7 @@ pub const ALL: &[Scenario] = &[
     ("sync-under-load", resync::under_load),
     ("sync-checksums", resync::checksums),
     ("two-volumes", resync::two_volumes),
+    ("sync-after", resync::after),
     ("sync-fixed-rate", resync::fixed_rate),
     ("sync-controller", resync::controller),
     ("primary-crash", resync::primary_crash),
@@ -74,6 +81,7 @@ pub const ALL: &[Scenario] = &[
     ("after-sb-2pri", after_split_brain::two_primaries),
     ("diskless-primary", disks::diskless_primary),
     ("diskless-secondary", disks::diskless_secondary),
+    ("no-data", disks::no_data),
     ("resize", disks::resize),
     ("writes-integrity", writes::integrity),
     ("writes-c", writes::protocol_c),
@@ -81,13 +89,18 @@ pub const ALL: &[Scenario] = &[
     ("writes-a", writes::protocol_a),
     ("writes-small-limits", writes::small_limits),
     ("pull-ahead", links::pull_ahead),
+    ("congestion-extents", links::congestion_extents),
     ("ping-timeout", links::ping_timeout),
     ("bad-link", links::delay_and_loss),
     ("primary-disk-fails", disk_faults::of_the_primary),
     ("secondary-disk-fails", disk_faults::of_the_secondary),
+    ("pass-on", disk_faults::pass_on),
     ("disk-timeout", disk_faults::disk_timeout),
     ("ko-count", disk_faults::ko_count),
     ("handler-scripts", handlers::scripts),
     ("filesystems", kernel_client::filesystems),
+    ("grows-while-mounted", kernel_client::grows_while_mounted),
+    ("nbd-client", kernel_client::nbd_client),
     ("daemon-restart", kernel_client::daemon_restart),
+    ("migration", migration::there_and_back),
 ];

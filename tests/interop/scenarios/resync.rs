@@ -209,6 +209,39 @@ pub fn two_volumes(lab: &mut Lab, p: usize) -> String {
     "8 and 80 KiB".to_owned()
 }
 
+/// The second volume is synced after the first (`resync-after`); both nodes show why it waits.
+pub fn after(lab: &mut Lab, p: usize) -> String {
+    let s = 1 - p;
+    let second_disk = "resync-after r0/0;".to_owned();
+    lab.pair(&Setup { two_volumes: true, second_disk, ..slow() }, p);
+    lab.nodes[s].ok("disconnect r0");
+    for (volume, pieces) in [(0, 12), (1, 1)] {
+        lab.look_at(volume);
+        lab.nodes[p].wait("WFConnection Primary/Unknown UpToDate/DUnknown", LONG);
+        for i in 0..pieces {
+            lab.write(p, i << 20, 1 << 20);
+        }
+    }
+    lab.nodes[s].ok("connect r0");
+    lab.look_at(1);
+    // A kernel source forgets here that its target is Inconsistent, and shows Consistent.
+    lab.nodes[p].wait_connection("PausedSyncS", LONG);
+    lab.nodes[s].wait("PausedSyncT Secondary/Primary Inconsistent/UpToDate", LONG);
+    lab.look_at(0);
+    for (node, wanted) in [(p, "SyncSource "), (s, "SyncTarget ")] {
+        let state = lab.nodes[node].state();
+        assert!(state.starts_with(wanted), "the first volume is synced meanwhile: {state}");
+    }
+    for volume in [0, 1] {
+        lab.look_at(volume);
+        lab.connected(p);
+    }
+    lab.finish();
+    lab.look_at(0);
+    lab.compare();
+    "12 and 1 MiB".to_owned()
+}
+
 /// A busy Primary dies: the extents of its activity log are copied, from the node that has them newer.
 pub fn primary_crash(lab: &mut Lab, p: usize) -> String {
     lab.pair(&Setup::default(), p);

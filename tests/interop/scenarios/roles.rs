@@ -1,17 +1,23 @@
 //! Who is Primary, and who may not be.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use crate::lab::{LONG, Lab, Setup};
 
-/// Twenty times: the Primary steps down under a client that has just ended, the other takes over and writes.
+/// Twenty times: as soon as a client of the Primary ends, it steps down, the other takes over and writes. While that client is
+/// at work it may not.
 pub fn swap_twenty_times(lab: &mut Lab, p: usize) -> String {
     lab.pair(&Setup::default(), p);
     let mut primary = p;
     let mut kib = 0;
     for round in 0..20u64 {
-        if round % 5 == 0 {
-            let load = lab.nodes[primary].load("--bs=4k --iodepth=8", 1);
-            kib += load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
+        let asks = round % 4 == 0;
+        let load = lab.nodes[primary].load("--bs=4k --iodepth=8", if asks { 4 } else { 1 }).begun();
+        if asks {
+            lab.nodes[primary].refused("secondary r0", "(-12) Device is held open by someone");
         }
+        kib += load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
         let data = lab.write(primary, (round % 7) << 20, 4096);
         lab.nodes[primary].ok("secondary r0");
         primary = 1 - primary;
@@ -54,7 +60,7 @@ pub fn conflicting_writes(lab: &mut Lab, p: usize) -> String {
     let loads = [p, 1 - p].map(|n| lab.nodes[n].load("--bs=4k --iodepth=4 --size=256k --randrepeat=0", 3));
     let kib: u64 = loads.into_iter().map(|l| l.finish().unwrap_or_else(|e| panic!("the load: {e}"))).sum();
     // Until the last word is spoken: the verdict needs a second or two.
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    sleep(Duration::from_secs(3));
     let is_split = lab.nodes.iter().any(|n| !n.state().starts_with("Connected"));
     if is_split {
         for node in &lab.nodes {
