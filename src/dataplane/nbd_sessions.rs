@@ -394,12 +394,18 @@ impl NbdServer {
         }
     }
 
-    /// `Action::ExportChanged`: sessions of a volume that is no longer exported are closed.
+    /// `Action::ExportChanged`: sessions of a volume that is no longer exported are closed. The kernel, which is told of a new
+    /// size, may use it.
     pub(super) fn export_changed(&mut self, ring: &mut Ring<Token>, core: &mut Core, vol: VolIdx) {
-        if core.resource.export_state(vol).primary {
+        let uses = |s: &Session| s.volume == Some(vol) && s.fd.is_some();
+        let state = core.resource.export_state(vol);
+        if state.primary {
+            for (_, session) in self.sessions.iter_mut().filter(|(_, s)| uses(s) && s.device.is_some()) {
+                let negotiated = session.negotiated.as_mut().expect("the kernel's session has no handshake");
+                negotiated.export.size_bytes = state.size_sectors * 512;
+            }
             return;
         }
-        let uses = |s: &Session| s.volume == Some(vol) && s.fd.is_some();
         let slots: Vec<usize> = self.sessions.iter().filter(|(_, s)| uses(s)).map(|(slot, _)| slot).collect();
         for slot in slots {
             tracing::warn!("a client is disconnected: the volume is no longer exported here");

@@ -210,6 +210,8 @@ pub fn missing_packages() -> Vec<&'static str> {
         ("nsenter", "util-linux"),
         ("mkfs.ext4", "e2fsprogs"),
         ("mkfs.xfs", "xfsprogs"),
+        ("nbd-client", "nbd-client"),
+        ("psql", "postgresql-15"),
     ];
     all.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect()
 }

@@ -5,8 +5,8 @@
 //! Without arguments the main path runs; `cargo test --test interop -- all` runs everything, `-- NAME..` the scenarios whose
 //! names contain one of the words. `LOCKSTEP_INTEROP_PAIRS` says
 //! which pairs (default `lk,kl`: first the Primary; `kk` is two kernels, the reference, `ll` two of ours), and
-//! `LOCKSTEP_INTEROP_ROWS` which rows of a table of policies (those whose options contain it). Needs root and
-//! Debian's user-mode-linux, drbd-utils, iproute2, kmod and fio.
+//! `LOCKSTEP_INTEROP_ROWS` which rows of a table of policies (those whose options contain it). Needs root and some
+//! packages of Debian, which it names if they are missing.
 
 #![allow(clippy::unwrap_used, reason = "the whole file is a test")]
 

@@ -60,12 +60,12 @@ pub fn ping_timeout(lab: &mut Lab, p: usize) -> String {
     format!("{kib} KiB of load")
 }
 
-/// Packets are late, and some are lost: slow, but no reason to part.
+/// Packets are late, and some are lost: slow, but no reason to part. Then so late that no ping is answered in time: both give
+/// the connection up, and make it again when the link is as before.
 pub fn delay_and_loss(lab: &mut Lab, p: usize) -> String {
     lab.pair(&Setup::default(), p);
     for node in &mut lab.nodes {
-        let said = node.sh("tc qdisc add dev eth0 root netem delay 20ms 5ms loss 1%");
-        assert!(said.status == 0, "{}: {said:?}", node.name);
+        node.run("tc qdisc add dev eth0 root netem delay 20ms 5ms loss 1%");
         node.mark_log();
     }
     let load = lab.nodes[p].load("--bs=4k --iodepth=16", 4);
@@ -73,8 +73,17 @@ pub fn delay_and_loss(lab: &mut Lab, p: usize) -> String {
     lab.connected(p);
     for node in &lab.nodes {
         assert!(!node.logged("conn( Connected ->"), "{}: {}", node.name, node.log());
-        assert_eq!(node.sh("tc qdisc del dev eth0 root").status, 0);
+        node.run("tc qdisc change dev eth0 root netem delay 1500ms loss 1%");
     }
+    for node in &lab.nodes {
+        node.wait_log("PingAck did not arrive in time", LONG);
+    }
+    lab.nodes[p].wait("WFConnection Primary/Unknown UpToDate/DUnknown", LONG);
+    lab.write(p, 1 << 20, 65536);
+    for node in &lab.nodes {
+        node.run("tc qdisc del dev eth0 root");
+    }
+    lab.connected(p);
     lab.finish();
     format!("{kib} KiB of load")
 }
