@@ -39,12 +39,14 @@ mount -t hostfs -o "$modules" none "/lib/modules/$(uname -r)"
 mount -t hostfs -o "DIRECTORY" none /run/node
 hostname NAME
 ip addr add ADDRESS/24 dev eth0; ip link set eth0 up; ip link set lo up
-stty raw -echo </dev/ttyS0
+# Open from here on: what arrives on a closed line is lost.
+exec 3</dev/ttyS0
+stty raw -echo <&3
 : >/run/node/ready
-while read -r id; do
+while read -r id <&3; do
   c=/run/node/commands/$id
   ( sh "$c" >"$c.out" 2>&1 </dev/null; echo $? >"$c.new"; mv "$c.new" "$c.status" ) &
-done </dev/ttyS0
+done
 "#;
 
 /// What a command said, on both streams.

@@ -5,6 +5,7 @@ mod after_split_brain;
 mod connecting;
 mod disk_faults;
 mod disks;
+mod fencing;
 mod handlers;
 mod kernel_client;
 mod links;
@@ -97,6 +98,7 @@ pub const ALL: &[Scenario] = &[
     ("pass-on", disk_faults::pass_on),
     ("disk-timeout", disk_faults::disk_timeout),
     ("ko-count", disk_faults::ko_count),
+    ("fencing", fencing::exit_codes),
     ("handler-scripts", handlers::scripts),
     ("filesystems", kernel_client::filesystems),
     ("grows-while-mounted", kernel_client::grows_while_mounted),
