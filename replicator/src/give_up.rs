@@ -97,7 +97,7 @@ impl Resource {
         let writes: Vec<u32> =
             run.requests.iter().filter(|(_, r)| r.writing || r.digesting).map(|(slot, _)| slot).collect();
         for slot in writes {
-            run.requests.remove(slot);
+            run.end_write(slot);
         }
         self.vols[v].verify.forget();
         self.vols[v].pump = true;

@@ -228,7 +228,7 @@ impl Resource {
             (Phase::Challenge | Phase::Response, Sock::Data) => Some(hundred),
             // What comes behind the announcement of a new size may be meant for the new part.
             (Phase::Established, Sock::Data) if self.vols.iter().any(|v| v.resizing.is_some()) => None,
-            (Phase::Established, Sock::Data) if self.waits_before_target() => None,
+            (Phase::Established, Sock::Data) if self.waits_before_target() || self.buffers_are_full() => None,
             (Phase::Established, _) => Some(hundred),
             _ => None,
         }
@@ -437,6 +437,7 @@ impl Resource {
         let counted: u32 = self.peer.epochs.iter().map(|e| e.active).sum();
         let held = self.peer.writes.iter().filter(|(_, w)| !w.orphan).count();
         assert_eq!(counted as usize, held, "every received write is counted in its epoch");
+        self.peer.check_invariants();
         for (v, vol) in self.vols.iter().enumerate() {
             let logged = self.reqs.log.iter().map(|slot| &self.reqs.table[*slot]);
             let mirrored: u64 = logged.filter(|r| r.vol as usize == v).map(|r| r.range().len_sectors()).sum();
@@ -449,6 +450,8 @@ impl Resource {
                 .map(|(_, r)| r.range.len_sectors())
                 .sum();
             assert_eq!(flying, vol.resync.in_flight_sectors, "sectors in flight are those requested");
+            let pages: u64 = vol.resync.requests.iter().map(|(_, r)| r.pages).sum();
+            assert_eq!(pages, vol.resync.unwritten_pages, "buffers are those of blocks being written");
             vol.verify.check_invariants();
         }
     }

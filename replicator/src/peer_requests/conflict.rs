@@ -102,7 +102,7 @@ impl Resource {
     }
 
     fn refuse_crossing_write(&mut self, slot: u32, command: Command, out: &mut Actions) {
-        let w = self.peer.writes.remove(slot);
+        let w = self.peer.take_write(slot);
         if let Some(buf) = w.buf {
             out.push(Action::Release { buf });
         }

@@ -10,10 +10,17 @@ use alloc::vec::Vec;
 
 use model::ids::BufId;
 use model::time::Instant;
-use model::units::SectorRange;
+use model::units::{BLOCK_BYTES, SectorRange};
 
 use crate::requests::table::Table;
+use crate::resource::Resource;
+use crate::timers::Timer;
 use crate::wire::{BlockId, DpFlags};
+
+/// Buffers of 4 KiB that block data takes.
+pub(crate) fn pages_of(len_bytes: u32) -> u64 {
+    u64::from(len_bytes.div_ceil(BLOCK_BYTES))
+}
 
 /// What a received write does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +76,11 @@ impl PeerWrite {
     pub(crate) fn is_on_disk(&self) -> bool {
         self.submitted && !self.waits_for_al
     }
+
+    /// Buffers that it holds until it is written.
+    fn pages(&self) -> u64 {
+        self.buf.map_or(0, |_| pages_of(self.len_bytes))
+    }
 }
 
 /// A read of the peer's application.
@@ -109,7 +121,10 @@ pub(crate) struct RecvEpoch {
 
 /// The receiving side of a connection.
 pub(crate) struct PeerSide {
+    /// Changed by [`PeerSide::add_write`] and [`PeerSide::take_write`].
     pub writes: Table<PeerWrite>,
+    /// Buffers that the writes hold.
+    pub unwritten_pages: u64,
     /// Received, not submitted, in the order received.
     pub waiting: Vec<u32>,
     /// Submitted: volume, range, slot.
@@ -133,6 +148,7 @@ impl PeerSide {
     pub(crate) fn new() -> PeerSide {
         PeerSide {
             writes: Table::with_capacity(1024),
+            unwritten_pages: 0,
             waiting: Vec::with_capacity(256),
             active: Vec::with_capacity(256),
             reads: Table::with_capacity(64),
@@ -145,6 +161,27 @@ impl PeerSide {
             flushed_up_to: None,
             flush_generation: 0,
         }
+    }
+
+    /// A write was received.
+    pub(crate) fn add_write(&mut self, w: PeerWrite) -> u32 {
+        self.unwritten_pages += w.pages();
+        self.writes.insert(w)
+    }
+
+    /// It is written, or is not going to be.
+    pub(crate) fn take_write(&mut self, slot: u32) -> PeerWrite {
+        let w = self.writes.remove(slot);
+        assert!(self.unwritten_pages >= w.pages(), "the buffers of every write are counted");
+        self.unwritten_pages -= w.pages();
+        w
+    }
+
+    /// # Panics
+    /// If the buffers are not those of the writes.
+    pub(crate) fn check_invariants(&self) {
+        let pages: u64 = self.writes.iter().map(|(_, w)| w.pages()).sum();
+        assert_eq!(pages, self.unwritten_pages, "buffers are those of the writes");
     }
 
     /// The next place in the order of arrival.
@@ -160,5 +197,19 @@ impl PeerSide {
             self.epochs.push_back(RecvEpoch { number, size: 0, active: 0, wrote: 0, barrier: None });
         }
         self.epochs.back_mut().expect("just made")
+    }
+}
+
+impl Resource {
+    /// The peer has to wait before it sends more data: `max-buffers` is reached, by writes of which some end without it.
+    ///
+    /// The one that reaches it is received whole, however large. What waits for something else (own writes that the peer has
+    /// not answered, if both nodes are Primary) does not hold up the socket: the peer's answer may be on it, behind its data.
+    pub(crate) fn buffers_are_full(&self) -> bool {
+        let Some(net) = self.conn.net.as_ref() else { return false };
+        let resync: u64 = self.vols.iter().map(|v| v.resync.unwritten_pages).sum();
+        let full = self.peer.unwritten_pages + resync >= u64::from(net.max_buffers);
+        let flushes = self.peer.flushing.is_some() || self.timers.is_set(Timer::EpochFlush);
+        full && (!self.peer.active.is_empty() || flushes || resync > 0)
     }
 }

@@ -106,7 +106,7 @@ impl Resource {
         if !undecided {
             self.peer_wrote(v, w.seq);
         }
-        let slot = self.peer.writes.insert(PeerWrite { undecided, only_copy, ..w.counted_in(number, order) });
+        let slot = self.peer.add_write(PeerWrite { undecided, only_copy, ..w.counted_in(number, order) });
         if !(self.peer.waiting.is_empty() && self.try_submit_peer_write(slot, 0, out)) {
             self.peer.waiting.push(slot);
         }
@@ -132,7 +132,7 @@ impl Resource {
         epoch.active += 1;
         let number = epoch.number;
         let w = PeerWrite { buf: None, submitted: true, ..w.counted_in(number, order) };
-        let slot = self.peer.writes.insert(w);
+        let slot = self.peer.add_write(w);
         self.peer.active.push((v as u8, range, slot));
         self.refuse_when_stable(slot, out);
     }
@@ -347,7 +347,7 @@ impl Resource {
     }
 
     pub(crate) fn finish_peer_write(&mut self, slot: u32, ok: bool, out: &mut Actions) {
-        let w = self.peer.writes.remove(slot);
+        let w = self.peer.take_write(slot);
         self.peer.active.retain(|(_, _, s)| *s != slot);
         let v = w.vol as usize;
         if let Some(buf) = w.buf {

@@ -34,6 +34,8 @@ pub(crate) struct RsRequest {
     pub digesting: bool,
     /// The data arrived and is being written.
     pub writing: bool,
+    /// Buffers that it takes until then.
+    pub pages: u64,
     /// A write of the peer to it failed here since: what the peer finds equal is not.
     pub spoiled: bool,
     /// Its run has ended: what comes is dropped.
@@ -79,6 +81,8 @@ pub(crate) struct ResyncRun {
     /// A range the resync wants next; new application writes stay out of it.
     pub wanted: Option<SectorRange>,
     pub in_flight_sectors: u64,
+    /// Target: buffers of data that is being written.
+    pub unwritten_pages: u64,
     /// Sectors that arrived since the controller's last step.
     pub received_sectors: u64,
     /// What the controller still allows in this step.
@@ -142,6 +146,7 @@ impl Default for ResyncRun {
             waiting_reads: Vec::new(),
             wanted: None,
             in_flight_sectors: 0,
+            unwritten_pages: 0,
             received_sectors: 0,
             budget_sectors: 0,
             may_request: false,
@@ -184,6 +189,22 @@ impl ResyncRun {
     /// A resync write to the range is in progress; writes of the peer go behind it.
     pub(crate) fn writing_overlaps(&self, range: SectorRange) -> bool {
         self.requests.iter().any(|(_, r)| r.writing && r.range.overlaps(range))
+    }
+
+    /// The data of a request is here, in so many buffers, and is written from now on.
+    pub(crate) fn begin_write(&mut self, slot: u32, pages: u64) {
+        let r = &mut self.requests[slot];
+        assert!(r.is_asked(), "data comes for requests that were sent");
+        (r.writing, r.pages) = (true, pages);
+        self.unwritten_pages += pages;
+    }
+
+    /// The write has ended, or is waited for no more.
+    pub(crate) fn end_write(&mut self, slot: u32) -> RsRequest {
+        let r = self.requests.remove(slot);
+        assert!(self.unwritten_pages >= r.pages, "the buffers of every write are counted");
+        self.unwritten_pages -= r.pages;
+        r
     }
 
     /// Requests of a run that has ended were not answered.

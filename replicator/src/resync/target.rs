@@ -18,6 +18,7 @@ use crate::event::VolIdx;
 use crate::io_tag::{IoKind, flush_slot, pack};
 use crate::meta::superblock::MetaFlags;
 use crate::meta_io::{Then, uuid_line};
+use crate::peer_requests::pages_of;
 use crate::planted::{self, Planted};
 use crate::resource::Resource;
 use crate::state::{Kind, is_source};
@@ -285,6 +286,7 @@ impl Resource {
                 range,
                 digesting: csums.is_some(),
                 writing: false,
+                pages: 0,
                 spoiled: false,
                 orphan: false,
             });
@@ -384,7 +386,8 @@ impl Resource {
         }
         run.received_sectors += range.len_sectors();
         run.in_flight_sectors -= range.len_sectors();
-        run.requests[slot].writing = true;
+        let len_bytes = (range.len_sectors() * 512) as u32;
+        run.begin_write(slot, buf.map_or(0, |_| pages_of(len_bytes)));
         let generation = run.requests.generation(slot);
         let vol = &mut self.vols[v];
         if planted::on(Planted::BitClearedTooEarly) {
@@ -401,7 +404,7 @@ impl Resource {
         disk.io_begins(self.now);
         vol.counters.written_sectors += range.len_sectors();
         let tag = pack(IoKind::RsWrite, (v as u32) << 24 | slot, generation);
-        let (vol, sector, len_bytes) = (VolIdx(v as u8), range.start, (range.len_sectors() * 512) as u32);
+        let (vol, sector) = (VolIdx(v as u8), range.start);
         match buf {
             Some(buf) => {
                 out.push(Action::DiskWrite { tag, vol, sector, len_bytes, buf, fua: false });
@@ -421,7 +424,7 @@ impl Resource {
     }
 
     fn finish_resync_write(&mut self, v: usize, slot: u32, ok: bool, out: &mut Actions) {
-        let r = self.vols[v].resync.requests.remove(slot);
+        let r = self.vols[v].resync.end_write(slot);
         self.vols[v].pump = true;
         self.peer_pump = true;
         // A kernel that is Ahead waits for an answer to every block it has sent.

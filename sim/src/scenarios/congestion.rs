@@ -22,22 +22,6 @@ fn pull_ahead() -> NetConfig {
     }
 }
 
-/// Both see each other as kernel nodes while this lives.
-struct AsKernels;
-
-impl AsKernels {
-    fn new(on: bool) -> Option<AsKernels> {
-        KERNEL_FEATURES.set(on);
-        on.then_some(AsKernels)
-    }
-}
-
-impl Drop for AsKernels {
-    fn drop(&mut self) {
-        KERNEL_FEATURES.set(false);
-    }
-}
-
 fn pair_over_slow_link(seed: u64, net: &NetConfig) -> World {
     let mut w = pair_with(seed, SECTORS, net, [DiskConfig::default(), DiskConfig::default()]);
     w.weather.link_bytes_per_s = SLOW;

@@ -1,6 +1,7 @@
 //! Named situations, by subject: each promise of the protocol and of the resync once, small enough to read.
 
 mod before_resync;
+mod buffers;
 mod completion;
 mod congestion;
 mod connecting;
@@ -32,6 +33,22 @@ pub(crate) const OK: CommandResult = CommandResult::Ok;
 thread_local! {
     /// Nodes made by [`nodes`] announce only what a kernel 8.4 announces, so that each takes the other for one.
     pub(crate) static KERNEL_FEATURES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Both see each other as kernel nodes while this lives.
+pub(crate) struct AsKernels;
+
+impl AsKernels {
+    pub(crate) fn new(on: bool) -> Option<AsKernels> {
+        KERNEL_FEATURES.set(on);
+        on.then_some(AsKernels)
+    }
+}
+
+impl Drop for AsKernels {
+    fn drop(&mut self) {
+        KERNEL_FEATURES.set(false);
+    }
 }
 
 /// Leaves the four features that a kernel knows.
