@@ -161,7 +161,7 @@ impl Resource {
         // Each round may free what another volume or request waits for, and takes a command on all volumes one further; what
         // is left then waits for an event.
         for _ in 0..8 + self.vols.len() {
-            let mut again = false;
+            let mut again = self.answer_goodbye_if_due(out);
             if core::mem::take(&mut self.peer_pump) {
                 self.pump_peer_al(out);
                 self.pump_peer_writes(out);
@@ -402,6 +402,7 @@ impl Resource {
                 Timer::Throttle => self.pump_all = true,
                 Timer::Resize => self.resize_timer(out),
                 Timer::Ahead => self.ahead_timer(out),
+                Timer::Goodbye => self.goodbye_timer(out),
             }
         }
     }
@@ -438,6 +439,8 @@ impl Resource {
         let held = self.peer.writes.iter().filter(|(_, w)| !w.orphan).count();
         assert_eq!(counted as usize, held, "every received write is counted in its epoch");
         self.peer.check_invariants();
+        let leaves = self.conn.state == ConnState::TearDown;
+        assert!(leaves || self.conn.goodbye.is_none(), "a goodbye is answered in TearDown");
         for (v, vol) in self.vols.iter().enumerate() {
             let logged = self.reqs.log.iter().map(|slot| &self.reqs.table[*slot]);
             let mirrored: u64 = logged.filter(|r| r.vol as usize == v).map(|r| r.range().len_sectors()).sum();

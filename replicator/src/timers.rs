@@ -46,9 +46,11 @@ pub(crate) enum Timer {
     Resize,
     /// A node that is Ahead looks whether it may return.
     Ahead,
+    /// The peer's goodbye is answered, whatever is left to do.
+    Goodbye,
 }
 
-const COUNT: usize = Timer::Ahead as usize + 1;
+const COUNT: usize = Timer::Goodbye as usize + 1;
 
 const ALL: [Timer; COUNT] = [
     Timer::Connect,
@@ -71,6 +73,7 @@ const ALL: [Timer; COUNT] = [
     Timer::Throttle,
     Timer::Resize,
     Timer::Ahead,
+    Timer::Goodbye,
 ];
 
 /// The deadline of a timer that is not armed.

@@ -4,6 +4,7 @@
 use model::policy::Fencing;
 
 use super::*;
+use crate::action::Closing;
 
 impl Resource {
     // spec: drbd-wire 9.7, drbd-states 15
@@ -45,6 +46,9 @@ impl Resource {
                 Err(e) => return Attempt::Done(CommandResult::State(e)),
             }
         }
+        // Otherwise the last epoch would be left open, and its blocks marked.
+        self.close_epoch();
+        self.send_closed_barrier(out);
         self.send_change_request(None, change, out);
         active.asked = Some(Asked::now(None, change));
         Attempt::Asked
@@ -52,10 +56,20 @@ impl Resource {
 
     /// Lets go of the connection: nobody has to agree any more.
     pub(super) fn finish_disconnect(&mut self, change: StateChange, out: &mut Actions) {
+        self.leave_connection(change, out);
+        self.clean_up(out);
+    }
+
+    /// The peer agrees. It keeps its sockets open until these are closed.
+    fn goodbye_answered(&mut self, change: StateChange, out: &mut Actions) {
+        self.leave_connection(change, out);
+        self.clean_up_closing([Closing::WhenSent; 2], out);
+    }
+
+    fn leave_connection(&mut self, change: StateChange, out: &mut Actions) {
         self.conn.standalone_reason = None;
         let _ = self.change_connection(change, Kind::Hard, out);
         self.log_attempt_given_up(out);
-        self.clean_up(out);
     }
 
     /// P_STATE_CHG_REPLY or P_CONN_ST_CHG_REPLY.
@@ -96,7 +110,7 @@ impl Resource {
         match asked.vol {
             None => {
                 self.cmds.active = None;
-                self.finish_disconnect(asked.change, out);
+                self.goodbye_answered(asked.change, out);
                 out.push(Action::CommandDone { id, result: CommandResult::Ok });
             }
             Some(v) if asked.is_void() => {
@@ -266,28 +280,9 @@ impl Resource {
             }
             None => match self.change_connection(change, Kind::Soft, out) {
                 Err(e) => self.send_change_reply(None, e.number(), out),
-                Ok(_) => self.reply_tear_down_when_stable(0, out),
+                Ok(_) => self.peer_said_goodbye(change, out),
             },
         }
-    }
-
-    /// Confirms the peer's disconnect once the super blocks of this volume and all behind it are stable: outdated disks have to
-    /// be so on the medium before the peer relies on it.
-    pub(crate) fn reply_tear_down_when_stable(&mut self, first: usize, out: &mut Actions) {
-        if first < self.vols.len() {
-            self.when_super_block_stable(first, Then::ReplyTearDown, out);
-        } else {
-            self.reply_tear_down(out);
-        }
-    }
-
-    /// Confirms the peer's disconnect, then lets go of the connection.
-    fn reply_tear_down(&mut self, out: &mut Actions) {
-        if self.conn.state != ConnState::TearDown {
-            return;
-        }
-        self.send_change_reply(None, StateResult::Success.number(), out);
-        self.clean_up(out);
     }
 
     /// The peer was asked to become source of a full sync, and has not answered.
@@ -314,6 +309,11 @@ impl Resource {
         if self.may_both_be_primary() {
             self.vols.iter_mut().for_each(|vol| vol.pump = true);
         }
+    }
+
+    /// The peer was asked to let go, and has not answered.
+    pub(crate) fn says_goodbye(&self) -> bool {
+        self.asked().is_some_and(|a| a.vol.is_none()) && self.conn.state != ConnState::TearDown
     }
 
     /// A disconnect was asked for: the peer may close before its reply is seen.

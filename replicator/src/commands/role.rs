@@ -16,6 +16,10 @@ impl Resource {
         if *fence == Fence::Waiting {
             return Attempt::Later;
         }
+        if self.conn.goodbye.is_some() {
+            // A Primary that has said it writes on until the answer.
+            return Attempt::Later;
+        }
         let s = self.vols[v].state;
         if *forced && s.disk == DiskState::UpToDate {
             // A handshake that was waited for has made it so.

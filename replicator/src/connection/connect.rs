@@ -218,6 +218,10 @@ impl Resource {
 
     /// The peer was silent in the handshake: try again.
     pub(crate) fn handshake_timer(&mut self, out: &mut Actions) {
+        if self.says_goodbye() && !self.asks_peer_to_outdate_itself() {
+            self.peer_closed_after_request(out);
+            return;
+        }
         self.handshake_retry("no answer in the handshake", out);
     }
 

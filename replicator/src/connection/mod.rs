@@ -2,6 +2,7 @@
 
 pub(crate) mod auth;
 pub(crate) mod connect;
+pub(crate) mod goodbye;
 pub(crate) mod params;
 pub(crate) mod peer_state;
 pub(crate) mod ping;
@@ -19,6 +20,8 @@ use crate::config::NetConfig;
 use crate::digest::DigestAlg;
 use crate::event::SockId;
 use crate::wire::{Features, Sock};
+
+use goodbye::Goodbye;
 
 /// Feature bit by which two lockstep nodes know each other; it disappears in the AND with any other peer. The
 /// receiver may then start writes of the next epoch before the flush of the one before is done: a flush of the
@@ -100,6 +103,8 @@ pub(crate) struct Connection {
     pub peer_tentative: bool,
     /// Why the connection ended in StandAlone, for people.
     pub standalone_reason: Option<String>,
+    /// The peer's, until it is answered.
+    pub goodbye: Option<Goodbye>,
     /// Own part of the current attempt asked to discard own data.
     pub discard_my_data: bool,
     /// Number of connections made so far.
@@ -134,6 +139,7 @@ impl Connection {
             handshake_in_progress: false,
             peer_tentative: false,
             standalone_reason: None,
+            goodbye: None,
             discard_my_data: false,
             generation: 0,
             retry_slowly: false,

@@ -12,7 +12,7 @@ use crate::state::Kind;
 use crate::timers::Timer;
 use crate::volume::{LocalDisk, Volume};
 
-const CONNECTION_TIMERS: [Timer; 13] = [
+const CONNECTION_TIMERS: [Timer; 14] = [
     Timer::Connect,
     Timer::Settle,
     Timer::Handshake,
@@ -26,6 +26,7 @@ const CONNECTION_TIMERS: [Timer; 13] = [
     Timer::Barrier,
     Timer::EpochFlush,
     Timer::Ahead,
+    Timer::Goodbye,
 ];
 
 impl Resource {
@@ -77,6 +78,7 @@ impl Resource {
         self.conn.pings_sent = 0;
         self.conn.pings_acked = 0;
         self.conn.handshake_in_progress = false;
+        self.conn.goodbye = None;
         self.conn.integrity_in = None;
         self.conn.integrity_out = None;
     }
@@ -84,10 +86,15 @@ impl Resource {
     /// Everything that ends with the connection; then Unconnected, or StandAlone if that was asked for.
     pub(crate) fn clean_up(&mut self, out: &mut Actions) {
         let graceful = matches!(self.conn.state, ConnState::TearDown | ConnState::Disconnecting);
-        let was_established = self.conn.phase == Phase::Established;
         // A kernel peer reads its meta socket beside the data socket: it would see the end there before our last packets,
         // reconnect, and never come to the verdict that keeps it StandAlone too.
         let closing = if graceful { [Closing::WhenSent, Closing::AfterPeer] } else { [Closing::AtOnce; 2] };
+        self.clean_up_closing(closing, out);
+    }
+
+    /// The same, with a say in how the data and the meta socket are closed.
+    pub(crate) fn clean_up_closing(&mut self, closing: [Closing; 2], out: &mut Actions) {
+        let was_established = self.conn.phase == Phase::Established;
         self.close_sockets(closing, out);
         self.peer_requests_orphaned(out);
         for v in 0..self.vols.len() {
@@ -182,14 +189,13 @@ impl Resource {
         }
         match self.conn.phase {
             Phase::Established => {
-                let outdates = self.asks_peer_to_outdate_itself();
-                if outdates && was_data && self.conn.meta.is_some() {
-                    // Its answer is still in the meta socket, or it has died without one.
+                if self.says_goodbye() && was_data && self.conn.meta.is_some() {
+                    // What it has acknowledged, and its answer, is still in the meta socket; or it has died without one.
                     let at = self.now + self.net().ping_timeout;
                     self.timers.set(Timer::Handshake, at);
                     return;
                 }
-                if self.graceful_close_expected() && !outdates {
+                if self.graceful_close_expected() && !self.asks_peer_to_outdate_itself() {
                     self.peer_closed_after_request(out);
                     return;
                 }

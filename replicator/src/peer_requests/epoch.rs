@@ -57,7 +57,7 @@ impl Resource {
         }
         let waits = self.peer.epochs.front().is_some_and(|e| e.barrier.is_some() && e.active == 0);
         if waits && self.peer.flushing.is_none() {
-            if self.flush_now || !self.conn.peer_is_lockstep() {
+            if self.flush_now || !self.conn.peer_is_lockstep() || self.conn.goodbye.is_some() {
                 self.start_epoch_flush(out);
             } else {
                 let at = self.now + LAZY_FLUSH;

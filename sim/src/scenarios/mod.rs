@@ -7,6 +7,7 @@ mod congestion;
 mod connecting;
 mod damage;
 mod diskless;
+mod goodbye;
 mod multi_volume;
 mod resync;
 mod split_brain;

@@ -50,7 +50,15 @@ pub fn integrity(lab: &mut Lab, p: usize) -> String {
     writes(lab, p, "protocol C; data-integrity-alg sha1;")
 }
 
-/// As few writes in an epoch, and as few buffers for the peer, as may be.
+/// As few writes in an epoch, and as few buffers for the peer, as may be. In protocol B a clean disconnect, too, while the peer
+/// still has much to write: all of it is acknowledged before the goodbye is.
 pub fn small_limits(lab: &mut Lab, p: usize) -> String {
-    writes(lab, p, "protocol C; max-epoch-size 1; max-buffers 32;")
+    let one_by_one = writes(lab, p, "protocol C; max-epoch-size 1; max-buffers 32;");
+    let net = "protocol B; max-epoch-size 3; max-buffers 32;".to_owned();
+    lab.pair(&Setup { net, ..Setup::default() }, p);
+    let load = lab.nodes[p].load("--bs=16k --iodepth=32", 2);
+    let written = load.finish();
+    lab.connected(p);
+    lab.finish();
+    format!("{one_by_one}; then {} KiB in 2 s", written.expect("the load is not disturbed"))
 }
