@@ -13,7 +13,7 @@ use crate::meta_io::Then;
 use crate::resource::Resource;
 use crate::timers::Timer;
 
-/// A disk that needs longer holds up nobody who wants to leave.
+/// A disk that ends nothing for so long holds up nobody who wants to leave.
 const PATIENCE_MAX: Duration = Duration::from_secs(5);
 
 /// A goodbye that is not answered yet.
@@ -39,7 +39,7 @@ impl Resource {
             let outdates = change.mask & mask::DISK != 0;
             let epochs_end = self.peer.next_epoch;
             self.conn.goodbye = Some(Goodbye { epochs_end, outdates, stable: false, overdue: false });
-            self.timers.set(Timer::Goodbye, self.now + self.net().timeout.min(PATIENCE_MAX));
+            self.arm_goodbye();
             self.epochs_advance(out);
         }
         self.reply_tear_down_when_stable(0, out);
@@ -56,6 +56,18 @@ impl Resource {
             goodbye.stable = true;
             self.answer_goodbye_if_due(out);
         }
+    }
+
+    /// The disk has done something of this epoch: it does not stand still.
+    pub(crate) fn goodbye_goes_on(&mut self, epoch: u64) {
+        if self.conn.goodbye.is_some_and(|g| !g.overdue && epoch < g.epochs_end) {
+            self.arm_goodbye();
+        }
+    }
+
+    fn arm_goodbye(&mut self) {
+        let at = self.now + self.net().timeout.min(PATIENCE_MAX);
+        self.timers.set(Timer::Goodbye, at);
     }
 
     /// What the peer has said before its goodbye is not all done.

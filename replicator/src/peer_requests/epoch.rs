@@ -142,6 +142,7 @@ impl Resource {
             return;
         }
         self.peer.flushed_up_to = Some(newest);
+        self.goodbye_goes_on(newest);
         self.epochs_advance(out);
         self.peer_pump = true;
     }

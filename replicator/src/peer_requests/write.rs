@@ -371,6 +371,7 @@ impl Resource {
             assert!(epoch.active > 0, "every active write is counted");
             epoch.active -= 1;
             epoch.wrote |= u64::from(ok) << v;
+            self.goodbye_goes_on(w.epoch);
         }
         if w.in_al
             && let Some(disk) = self.vols[v].disk.as_mut()
