@@ -728,6 +728,18 @@ fn promotions_that_wait_for_a_handler_keep_no_place_from_commands() {
     assert_eq!(node.good(&["dstate", "r0"]), "Outdated/DUnknown\n");
 }
 
+#[test]
+fn a_wait_has_the_limits_that_the_file_names_now() {
+    let node = Node::start("");
+    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
+    node.good(&["up", "r0"]);
+    let file = node.dir.path().join("drbd.conf");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen("net {  }", "net {  } startup { wfc-timeout 1; }", 1)).unwrap();
+    let (exit, _, err) = node.run(&["wait-connect", "r0"]);
+    assert_eq!(exit, 5, "{err}");
+}
+
 /// The resource that it waited for is taken down by somebody else.
 #[test]
 fn a_wait_ends_with_the_resource() {

@@ -299,7 +299,10 @@ impl Commands {
                 return print(action, &running.volume_snapshot(volume));
             }
             Action::Wait { sync, limits } => {
-                return wait(&self.resources, running, volume, sync, limits).await;
+                // The section has no meaning but here: it counts as the file has it now.
+                let startup =
+                    self.in_file(running).map_or_else(|| running.config().startup.clone(), |r| r.startup);
+                return wait(&self.resources, running, volume, sync, limits, startup).await;
             }
             Action::Resize { limit_sectors, assume_clean, assume_peer_has_space } => {
                 let limit_sectors = limit_sectors.unwrap_or_else(|| self.configured_limit(running, volume));
@@ -460,9 +463,9 @@ async fn wait(
     volume: &VolumeConfig,
     sync: bool,
     given: WaitLimits,
+    startup: StartupOptions,
 ) -> Outcome {
     let mut outcome = Outcome::default();
-    let startup = running.config().startup.clone();
     let limits = Limits::new(given, &startup, &mut outcome);
     let wait_after_sb = given.wait_after_sb || startup.wait_after_sb;
     let started = Instant::now();

@@ -119,6 +119,7 @@ impl Lab {
             }
             node.volume = 0;
             node.unmap_disk();
+            node.heal_link();
             if reboots {
                 node.boot();
             } else if node.machine().is_some() {

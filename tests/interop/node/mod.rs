@@ -195,6 +195,14 @@ impl Node {
         self.start_program();
     }
 
+    /// Delays of its own network card are gone.
+    pub fn heal_link(&self) {
+        if self.machine().is_some() && self.is_on() {
+            // There may be none.
+            self.sh("tc qdisc del dev eth0 root");
+        }
+    }
+
     /// Starts the daemon in the machine.
     pub fn start_guest(&self) {
         let Kind::Machine(_, Program::Ours(binary)) = &self.kind else {
