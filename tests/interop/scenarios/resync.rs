@@ -215,7 +215,7 @@ pub fn after(lab: &mut Lab, p: usize) -> String {
     let second_disk = "resync-after r0/0;".to_owned();
     lab.pair(&Setup { two_volumes: true, second_disk, ..slow() }, p);
     lab.nodes[s].ok("disconnect r0");
-    for (volume, pieces) in [(0, 12), (1, 1)] {
+    for (volume, pieces) in [(0, 12), (1, 4)] {
         lab.look_at(volume);
         lab.nodes[p].wait("WFConnection Primary/Unknown UpToDate/DUnknown", LONG);
         for i in 0..pieces {
@@ -239,7 +239,7 @@ pub fn after(lab: &mut Lab, p: usize) -> String {
     lab.finish();
     lab.look_at(0);
     lab.compare();
-    "12 and 1 MiB".to_owned()
+    "12 and 4 MiB".to_owned()
 }
 
 /// A busy Primary dies: the extents of its activity log are copied, from the node that has them newer.
