@@ -10,27 +10,22 @@ const WIDE_BYTES: u64 = 400 << 20;
 
 /// A link that is too slow: the Primary goes Ahead and catches up when it may.
 pub fn pull_ahead(lab: &mut Lab, p: usize) -> String {
-    let net = "protocol A; on-congestion pull-ahead; congestion-fill 256k; sndbuf-size 64k;";
-    lab.pair(&Setup { net: net.to_owned(), ..Setup::default() }, p);
-    lab.nodes[p].mark_log();
-    lab.limit(1 - p, 8);
-    let load = lab.nodes[p].load("--bs=64k --iodepth=16", 3);
-    lab.nodes[p].wait_log("Connected -> Ahead", LONG);
-    let kib = load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
-    lab.heal();
-    lab.connected(p);
-    lab.finish();
-    format!("{kib} KiB of load")
+    let net = "congestion-fill 256k; sndbuf-size 64k;";
+    goes_ahead(lab, p, net, None, "--bs=64k --iodepth=16")
 }
 
 /// The same when too many extents of the activity log are in use by what is under way.
 pub fn congestion_extents(lab: &mut Lab, p: usize) -> String {
-    let net =
-        "protocol A; on-congestion pull-ahead; congestion-fill 0; congestion-extents 67; sndbuf-size 1M;";
-    lab.pair(&Setup { net: net.to_owned(), disk_bytes: Some([WIDE_BYTES; 2]), ..Setup::default() }, p);
+    let net = "congestion-fill 0; congestion-extents 67; sndbuf-size 1M;";
+    goes_ahead(lab, p, net, Some([WIDE_BYTES; 2]), "--bs=4k --iodepth=64 --size=380M")
+}
+
+fn goes_ahead(lab: &mut Lab, p: usize, net: &str, disk_bytes: Option<[u64; 2]>, load: &str) -> String {
+    let net = format!("protocol A; on-congestion pull-ahead; {net}");
+    lab.pair(&Setup { net, disk_bytes, ..Setup::default() }, p);
     lab.nodes[p].mark_log();
     lab.limit(1 - p, 8);
-    let load = lab.nodes[p].load("--bs=4k --iodepth=64 --size=380M", 3);
+    let load = lab.nodes[p].load(load, 3);
     lab.nodes[p].wait_log("Connected -> Ahead", LONG);
     let kib = load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
     lab.heal();
