@@ -11,8 +11,9 @@ const DISK_BYTES: u64 = 256 << 20;
 const PG: &str = "/usr/lib/postgresql/15/bin";
 /// A server on the mounted device.
 const SERVER: &str = "mkdir -p /mnt/r0 && mount /dev/drbd0 /mnt/r0 && su postgres -c 'PG/pg_ctl -w -t 60 -D /mnt/r0/pg -l /tmp/pg.log start' >/dev/null || { cat /tmp/pg.log; exit 1; }";
-const STOP_SERVER: &str =
-    "su postgres -c 'PG/pg_ctl -w -m fast -D /mnt/r0/pg stop' >/dev/null && umount /mnt/r0";
+/// Its last process may still be leaving.
+const STOP_SERVER: &str = "su postgres -c 'PG/pg_ctl -w -m fast -D /mnt/r0/pg stop' >/dev/null || exit 1
+for i in $(seq 50); do umount /mnt/r0 && exit; sleep 0.1; done; exit 1";
 /// A client: commits numbers one by one, and notes the last one whose commit was answered.
 const CLIENT: &str = "i=$(psql -h /tmp -U postgres -Atc 'select coalesce(max(i), 0) from t') || exit 1
 while ! test -e /tmp/stop; do
