@@ -84,6 +84,9 @@ fn clients_wait_until_the_peer_is_fenced() {
     pair.wait_for(0, &["cstate", "r0"], "Connected", LIMIT);
     pair.ok(0, &["primary", "--force", "r0"]);
     pair.wait_in_sync(0, LIMIT);
+    // Handlers run beside everything else.
+    wait_for_file(&scripts.join("unfenced"));
+    wait_for_file(&scripts.join("resynced"));
     fs::remove_file(scripts.join("unfenced")).unwrap();
 
     pair.kill(1);

@@ -30,8 +30,11 @@ pub fn no_data(lab: &mut Lab, p: usize) -> String {
         let sections = format!("options {{ on-no-data-accessible {policy}; }}");
         lab.pair(&Setup { sections, ..Setup::default() }, p);
         lab.write(p, 1 << 20, 65536);
+        lab.nodes[p].mark_log();
         lab.nodes[p].ok("detach r0");
         lab.nodes[p].wait("Connected Primary/Secondary Diskless/UpToDate", LONG);
+        // The generation that the peer begins for this Primary; without its name neither kernel would connect again.
+        lab.nodes[p].wait_log("effective data uuid", LONG);
         lab.cut(p);
         lab.nodes[p].wait("WFConnection Primary/Unknown Diskless/DUnknown", LONG);
         if policy == "io-error" {
