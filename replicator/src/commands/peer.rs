@@ -254,7 +254,7 @@ impl Resource {
 
     fn answer_change_request(&mut self, v: Option<usize>, change: StateChange, out: &mut Actions) {
         let change = translate(change);
-        if !translate::is_customary(change) {
+        if !translate::is_customary(change, v.is_none()) {
             self.send_change_reply(v, StateResult::NotSupported.number(), out);
             return;
         }

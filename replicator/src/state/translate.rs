@@ -31,13 +31,28 @@ pub fn for_volume(change: StateChange, old: &VolumeState) -> StateChange {
 
 /// Whether a translated request asks only for what peers ask for: their role, either pdsk, the connection, and
 /// of this node's own disk nothing but to become Outdated. Anything else would let a peer declare our data
-/// good, and is to be refused.
-pub fn is_customary(change: StateChange) -> bool {
+/// good, and is to be refused. The connection of all volumes (`is_of_all`) can only be torn down, that of one volume
+/// cannot, and neither ends in a state in which nobody closes the sockets.
+pub fn is_customary(change: StateChange, is_of_all: bool) -> bool {
     const ASKED: u32 = mask::PEER | mask::CONN | mask::DISK | mask::PDSK;
+    const OF_ONE: [ConnState; 5] = [
+        ConnState::WFReportParams,
+        ConnState::Connected,
+        ConnState::StartingSyncS,
+        ConnState::StartingSyncT,
+        ConnState::VerifyT,
+    ];
+    let asks_for = |c: ConnState| change.value & mask::CONN == (c as u32) << CONN_SHIFT;
+    let connection = match change.mask & mask::CONN {
+        0 => !is_of_all,
+        mask::CONN if is_of_all => asks_for(ConnState::TearDown),
+        mask::CONN => OF_ONE.into_iter().any(asks_for),
+        _ => false,
+    };
     let disk_untouched = change.mask & mask::DISK == 0;
     let outdates_disk = change.mask & mask::DISK == mask::DISK
         && change.value & mask::DISK == (DiskState::Outdated as u32) << DISK_POSITION;
-    change.mask & !ASKED == 0 && (disk_untouched || outdates_disk)
+    change.mask & !ASKED == 0 && (disk_untouched || outdates_disk) && connection
 }
 
 fn swap_sides(word: u32) -> u32 {
@@ -105,7 +120,9 @@ mod tests {
         ];
         for (sent, arrives) in cases {
             assert_eq!(translate(sent), arrives);
-            assert!(is_customary(translate(sent)), "{sent:?}");
+            let is_of_all = arrives.value & mask::CONN == (C::TearDown as u32) << CONN_SHIFT;
+            assert!(is_customary(translate(sent), is_of_all), "{sent:?}");
+            assert!(!is_customary(translate(sent), !is_of_all), "{sent:?}");
         }
     }
 
@@ -117,6 +134,9 @@ mod tests {
             let kept = [C::WFReportParams, C::Connected, C::StartingSyncS, C::StartingSyncT, C::VerifyS];
             if !kept.contains(c) && *c != C::Disconnecting {
                 assert_eq!(got, C::StandAlone as u32, "{c}");
+                // Its sockets would stay open, and the next `connect` find them.
+                let asked = translate(NONE.conn(*c));
+                assert!(!is_customary(asked, true) && !is_customary(asked, false), "{c}");
             }
         }
         for n in 24..31 {
@@ -144,10 +164,10 @@ mod tests {
     #[test]
     fn a_peer_may_outdate_this_disk_and_nothing_else() {
         for d in DiskState::ALL {
-            assert_eq!(is_customary(translate(NONE.pdsk(*d))), *d == DiskState::Outdated, "{d}");
+            assert_eq!(is_customary(translate(NONE.pdsk(*d)), false), *d == DiskState::Outdated, "{d}");
         }
-        assert!(!is_customary(translate(NONE.peer(Role::Primary))));
-        assert!(!is_customary(translate(NONE.flag(mask::SUSP, false))));
+        assert!(!is_customary(translate(NONE.peer(Role::Primary)), false));
+        assert!(!is_customary(translate(NONE.flag(mask::SUSP, false)), false));
     }
 
     #[test]

@@ -259,9 +259,13 @@ impl Node {
 
     /// Runs a command of a shell in its machine.
     pub fn sh(&self, command: &str) -> Said {
+        self.try_sh(command).unwrap_or_else(|| panic!("{}: no end of {command:?}", self.name))
+    }
+
+    /// The same; None if it does not end.
+    fn try_sh(&self, command: &str) -> Option<Said> {
         let machine = self.machine().unwrap_or_else(|| panic!("{}: not a machine", self.name));
-        let id = machine.begin(command);
-        machine.finish(id, COMMAND_MAX).unwrap_or_else(|| panic!("{}: no end of {command:?}", self.name))
+        machine.finish(machine.begin(command), COMMAND_MAX)
     }
 
     /// The same for one that has to succeed.
@@ -273,10 +277,15 @@ impl Node {
 
     /// Runs an administrator's command: `drbdadm ARGS` or `lockstep ARGS`.
     pub fn adm(&self, args: &str) -> Said {
+        self.try_adm(args).unwrap_or_else(|| panic!("{}: no end of {args:?}", self.name))
+    }
+
+    /// The same; None if it does not end.
+    pub fn try_adm(&self, args: &str) -> Option<Said> {
         match &self.kind {
-            Kind::Machine(_, Program::Kernel) => self.sh(&format!("drbdadm {args}")),
+            Kind::Machine(_, Program::Kernel) => self.try_sh(&format!("drbdadm {args}")),
             Kind::Machine(_, Program::Ours(binary)) => {
-                self.sh(&format!("{} {} {args}", GUEST.replace("NAME", self.name), binary.display()))
+                self.try_sh(&format!("{} {} {args}", GUEST.replace("NAME", self.name), binary.display()))
             }
             Kind::Namespace(daemon) => {
                 let out = daemon
@@ -286,7 +295,7 @@ impl Node {
                     .expect("lockstep runs");
                 let text = [out.stdout, out.stderr].concat();
                 let text = String::from_utf8_lossy(&text).trim_end().to_owned();
-                Said { status: out.status.code().unwrap_or(-1), text }
+                Some(Said { status: out.status.code().unwrap_or(-1), text })
             }
         }
     }

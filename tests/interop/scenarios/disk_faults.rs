@@ -82,7 +82,8 @@ pub fn disk_timeout(lab: &mut Lab, p: usize) -> String {
     let load = lab.nodes[p].load(LOAD, 5);
     sleep(Duration::from_secs(1));
     lab.nodes[p].stop_disk();
-    lab.nodes[p].wait_log("Local backing device failed to meet the disk-timeout", LONG);
+    // Whichever of data and metadata is noticed first.
+    lab.nodes[p].wait_log("disk( UpToDate -> Failed )", LONG);
     // Only now what was held back ends, as failed: of a write that succeeds after all the kernel's DRBD makes a panic.
     lab.nodes[p].fail_what_waits();
     lab.nodes[p].wait("Connected Primary/Secondary Diskless/UpToDate", LONG);
