@@ -7,32 +7,26 @@ use super::node::Node;
 #[test]
 fn adjust_follows_the_file() {
     let node = Node::start("");
-    let file = node.dir.path().join("drbd.conf");
-    let change = |from: &str, to: &str| {
-        let text = fs::read_to_string(&file).unwrap();
-        assert!(text.contains(from), "{text}");
-        fs::write(&file, text.replace(from, to)).unwrap();
-    };
     assert_eq!(node.run(&["up", "r0"]).0, 1, "no metadata");
-    change("/dev/drbd0;", "/dev/drbd7;");
+    node.configure("/dev/drbd0;", "/dev/drbd7;");
     assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
     assert_eq!(node.good(&["adjust", "r0"]), "");
     assert_eq!(node.good(&["cstate", "minor-7"]), "WFConnection\n", "brought up with the file as it is now");
     node.good(&["primary", "--force", "r0"]);
 
     node.good(&["disconnect", "r0"]);
-    change("net {  }", "net { ping-int 20; } disk { resync-rate 9M; }");
+    node.configure("net {  }", "net { ping-int 20; } disk { resync-rate 9M; }");
     assert_eq!(node.good(&["adjust", "r0"]), "");
     assert_eq!(node.good(&["cstate", "r0"]), "WFConnection\n");
 
-    change("/dev/drbd7;", "/dev/drbd8;");
+    node.configure("/dev/drbd7;", "/dev/drbd8;");
     let (exit, _, err) = node.run(&["adjust", "r0"]);
     assert!(exit == 1 && err.contains("the volumes changed"), "a Primary is not restarted: {err}");
     node.good(&["secondary", "r0"]);
     assert_eq!(node.good(&["adjust", "r0"]), "");
     assert_eq!(node.good(&["dstate", "minor-8"]), "UpToDate/DUnknown\n");
 
-    change("resource r0 {", "resource r0 { protocol X;");
+    node.configure("resource r0 {", "resource r0 { protocol X;");
     let (exit, _, err) = node.run(&["adjust", "r0"]);
     assert!(exit != 0 && !err.is_empty(), "{exit} {err}");
     assert_eq!(node.good(&["dstate", "r0"]), "UpToDate/DUnknown\n", "what runs is not touched");
@@ -43,18 +37,13 @@ fn adjust_follows_the_file() {
 fn what_begins_anew_begins_as_the_file_has_it() {
     let node = Node::start("");
     let path = |name: &str| node.dir.path().join(name);
-    let change = |from: &str, to: &str| {
-        let text = fs::read_to_string(path("drbd.conf")).unwrap();
-        assert!(text.contains(from), "{text}");
-        fs::write(path("drbd.conf"), text.replacen(from, to, 1)).unwrap();
-    };
     assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
     fs::copy(path("disk.img"), path("copy.img")).unwrap();
     node.good(&["up", "r0"]);
     node.good(&["disconnect", "r0"]);
     node.good(&["detach", "r0"]);
-    change("net {  }", "net { protocol B; }");
-    change("/disk.img;", "/copy.img;");
+    node.configure("net {  }", "net { protocol B; }");
+    node.configure("/disk.img;", "/copy.img;");
     node.good(&["attach", "r0"]);
     assert!(File::open(path("copy.img")).unwrap().try_lock().is_err(), "the disk that the file names");
     node.good(&["connect", "r0"]);
@@ -62,7 +51,7 @@ fn what_begins_anew_begins_as_the_file_has_it() {
     assert!(proc.contains(" 0: cs:WFConnection ro:Secondary/Unknown ds:Inconsistent/DUnknown B "), "{proc}");
 
     node.good(&["detach", "r0"]);
-    change("/copy.img;", "/disk.img;");
+    node.configure("/copy.img;", "/disk.img;");
     let (exit, _, err) = node.run(&["up", "r0"]);
     let connected = "r0: Failure: (102) Local address(port) already in use.\n";
     assert_eq!((exit, err.as_str()), (1, connected), "its connection was there");
@@ -70,7 +59,7 @@ fn what_begins_anew_begins_as_the_file_has_it() {
 
     node.good(&["disconnect", "r0"]);
     node.good(&["detach", "r0"]);
-    change("protocol B;", "frobnicate;");
+    node.configure("protocol B;", "frobnicate;");
     node.good(&["attach", "r0"]);
     node.good(&["connect", "r0"]);
     assert_eq!(node.good(&["cstate", "r0"]), "WFConnection\n");

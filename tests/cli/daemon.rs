@@ -55,15 +55,12 @@ fn what_a_handler_says_does_not_end_it() {
     let node = Node::start_with("", dir, |_, daemon| {
         daemon.stderr(broken);
     });
-    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
-    node.good(&["up", "r0"]);
+    node.create_and_up();
     node.good(&["primary", "--force", "r0"]);
     node.good(&["down", "r0"]);
-    let file = node.dir.path().join("drbd.conf");
     let script = "sleep 9 >&2 & echo asking >&2; head -c 9000000 /dev/zero >&2; exit 4";
     let sections = format!("disk {{ fencing resource-only; }} handlers {{ fence-peer \"{script}\"; }}");
-    let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replacen("net {  }", &sections, 1)).unwrap();
+    node.configure("net {  }", &sections);
     node.good(&["up", "r0"]);
     assert_eq!(node.good(&["dstate", "r0"]), "Consistent/DUnknown\n");
     node.good(&["primary", "r0"]);
@@ -73,8 +70,7 @@ fn what_a_handler_says_does_not_end_it() {
 #[test]
 fn signals_stop_the_daemon_cleanly() {
     let mut node = Node::start("");
-    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
-    node.good(&["up", "r0"]);
+    node.create_and_up();
     node.good(&["primary", "--force", "r0"]);
     let pid = nix::unistd::Pid::from_raw(i32::try_from(node.daemon.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
@@ -96,8 +92,7 @@ fn signals_stop_the_daemon_cleanly() {
 #[test]
 fn a_hangup_does_not_end_the_daemon() {
     let node = Node::start("");
-    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
-    node.good(&["up", "r0"]);
+    node.create_and_up();
     node.good(&["primary", "--force", "r0"]);
     let pid = nix::unistd::Pid::from_raw(i32::try_from(node.daemon.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).unwrap();
@@ -118,8 +113,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
         daemon.arg("--settings").arg(settings).stderr(log);
     });
     for _ in 0..3 {
-        assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
-        node.good(&["up", "r0"]);
+        node.create_and_up();
         node.good(&["primary", "--force", "r0"]);
         node.good(&["down", "r0"]);
     }
@@ -135,8 +129,7 @@ fn a_log_that_cannot_be_written_stops_nothing() {
         let node = Node::start_with("", dir, |_, daemon| {
             daemon.stderr(log);
         });
-        assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
-        node.good(&["up", "r0"]);
+        node.create_and_up();
         node.good(&["primary", "--force", "r0"]);
         assert_eq!(node.good(&["role", "r0"]), "Primary/Unknown\n");
     }
@@ -145,8 +138,7 @@ fn a_log_that_cannot_be_written_stops_nothing() {
 #[test]
 fn watching_without_a_terminal_prints_plain_pictures() {
     let node = Node::start("");
-    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
-    node.good(&["up", "r0"]);
+    node.create_and_up();
     let mut watcher = Node::command_in(node.dir.path())
         .args(["status", "--watch", "r0"])
         .stdout(Stdio::piped())

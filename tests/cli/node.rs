@@ -56,6 +56,20 @@ impl Node {
         node
     }
 
+    /// Changes one place of the configuration.
+    pub fn configure(&self, from: &str, to: &str) {
+        let file = self.dir.path().join("drbd.conf");
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&file, text.replacen(from, to, 1)).unwrap();
+    }
+
+    /// New metadata, and the resource is up.
+    pub fn create_and_up(&self) {
+        assert_eq!(self.run(&["create-md", "--force", "r0"]).0, 0);
+        self.good(&["up", "r0"]);
+    }
+
     pub fn command_in(dir: &Path) -> Command {
         let mut command = program();
         command

@@ -75,8 +75,7 @@ fn the_life_of_a_resource_without_a_peer() {
 #[test]
 fn a_copy_that_is_not_attached_is_outdated_on_its_disk() {
     let node = Node::start("");
-    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
-    node.good(&["up", "r0"]);
+    node.create_and_up();
     node.good(&["primary", "--force", "r0"]);
     node.good(&["secondary", "r0"]);
     node.good(&["detach", "r0"]);
@@ -134,8 +133,7 @@ fn a_slot_on_a_device_that_is_in_use_as_a_whole_is_refused() {
 #[test]
 fn what_comes_behind_a_down_finds_the_resource_gone() {
     let node = Node::start("");
-    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
-    node.good(&["up", "r0"]);
+    node.create_and_up();
     let behind_a_down = |action| {
         let run = |action| Request::Run { action, targets: vec!["r0".into()] };
         let (mut down, mut next) = (node.ask(&run(Action::Down)), node.ask(&run(action)));

@@ -1,6 +1,5 @@
 //! Commands that wait, and who does not wait for them.
 
-use std::fs;
 use std::os::unix::net::UnixStream;
 use std::thread::sleep;
 use std::time::Duration;
@@ -13,8 +12,7 @@ use lockstep::daemon::control::{Action, Request, WaitLimits};
 #[test]
 fn who_waits_or_watches_keeps_no_place_from_commands() {
     let node = Node::start("");
-    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
-    node.good(&["up", "r0"]);
+    node.create_and_up();
     let action = Action::Wait { sync: false, limits: WaitLimits::default() };
     let wait = Request::Run { action, targets: vec!["r0".into()] };
     let watch = Request::Watch { targets: Vec::new() };
@@ -26,15 +24,12 @@ fn who_waits_or_watches_keeps_no_place_from_commands() {
 #[test]
 fn promotions_that_wait_for_a_handler_keep_no_place_from_commands() {
     let node = Node::start("");
-    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
-    node.good(&["up", "r0"]);
+    node.create_and_up();
     node.good(&["primary", "--force", "r0"]);
     node.good(&["down", "r0"]);
-    let file = node.dir.path().join("drbd.conf");
     // It ends behind the limit of the test.
     let sections = "disk { fencing resource-only; } handlers { fence-peer \"exec sleep 45\"; }";
-    let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replacen("net {  }", sections, 1)).unwrap();
+    node.configure("net {  }", sections);
     node.good(&["up", "r0"]);
     let primary = Request::Run { action: Action::Primary { force: false }, targets: vec!["r0".into()] };
     let mut tries: Vec<UnixStream> = (0..140).map(|_| node.ask(&primary)).collect();
@@ -48,11 +43,8 @@ fn promotions_that_wait_for_a_handler_keep_no_place_from_commands() {
 #[test]
 fn a_wait_has_the_limits_that_the_file_names_now() {
     let node = Node::start("");
-    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
-    node.good(&["up", "r0"]);
-    let file = node.dir.path().join("drbd.conf");
-    let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replacen("net {  }", "net {  } startup { wfc-timeout 1; }", 1)).unwrap();
+    node.create_and_up();
+    node.configure("net {  }", "net {  } startup { wfc-timeout 1; }");
     let (exit, _, err) = node.run(&["wait-connect", "r0"]);
     assert_eq!(exit, 5, "{err}");
 }
@@ -61,8 +53,7 @@ fn a_wait_has_the_limits_that_the_file_names_now() {
 #[test]
 fn a_wait_ends_with_the_resource() {
     let node = Node::start("");
-    assert_eq!(node.run(&["create-md", "--force", "r0"]).0, 0);
-    node.good(&["up", "r0"]);
+    node.create_and_up();
     node.good(&["disconnect", "r0"]);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| node.run(&["wait-connect", "--wait-after-sb", "r0"]));

@@ -36,8 +36,8 @@ pub struct Setup {
 /// The laboratory: nodes 0 and 1 are named node1 and node2.
 pub struct Lab {
     pub nodes: [Node; 2],
-    /// What runs in a machine that has ours.
-    pub ours: Program,
+    /// Ours.
+    pub binary: PathBuf,
     netns: [String; 3],
     configs: [PathBuf; 2],
     random: u64,
@@ -89,8 +89,7 @@ impl Lab {
             Node::new(name, kind, disks, configs[i].clone(), port)
         };
         let nodes = [make(0), make(1)];
-        let ours = Program::Ours(binary.to_owned());
-        Lab { nodes, ours, netns, configs, random: 1, _directory: directory }
+        Lab { nodes, binary: binary.to_owned(), netns, configs, random: 1, _directory: directory }
     }
 
     /// Starts both nodes.
@@ -129,16 +128,20 @@ impl Lab {
         for node in self.nodes.iter_mut().filter(|_| setup.mapped) {
             node.map_disk();
         }
-        self.write_config(setup);
+        self.reconfigure(setup);
         for node in &mut self.nodes {
-            node.configure();
             node.ok("create-md --force r0");
             node.mark_log();
         }
     }
 
-    /// Writes the configuration of both nodes; `configure` hands it to a running node.
-    pub fn write_config(&self, setup: &Setup) {
+    /// Both nodes have this configuration.
+    pub fn reconfigure(&mut self, setup: &Setup) {
+        self.write_config(setup);
+        self.nodes.iter_mut().for_each(Node::configure);
+    }
+
+    fn write_config(&self, setup: &Setup) {
         for (i, path) in self.configs.iter().enumerate() {
             let on = |n: usize| {
                 let [first, second] = &self.nodes[n].disk_names();
@@ -292,8 +295,7 @@ impl Lab {
 
     /// The resource is down on both: what [`finish`](Self::finish) says of disks and metadata.
     pub fn compare(&self) {
-        let Program::Ours(binary) = &self.ours else { unreachable!("it is ours") };
-        let dumps = [0, 1].map(|i| self.nodes[i].dump_md(binary));
+        let dumps = [0, 1].map(|i| self.nodes[i].dump_md(&self.binary));
         let field = |dump: &str, name: &str| {
             let line = dump
                 .lines()

@@ -146,16 +146,9 @@ enum Run {
 impl Load<'_> {
     /// Waits until it is at work.
     pub fn begun(self) -> Self {
-        let until = Instant::now() + COMMAND_MAX;
-        while self.node.figure("dw") == self.written_kib {
-            assert!(
-                Instant::now() < until,
-                "{}: the load does not begin: {}",
-                self.node.name,
-                self.node.proc()
-            );
-            sleep(STEP);
-        }
+        let node = self.node;
+        let instead = || format!("the load does not begin: {}", node.proc());
+        node.until(COMMAND_MAX, || node.figure("dw") != self.written_kib, instead);
         self
     }
 

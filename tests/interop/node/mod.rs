@@ -162,11 +162,7 @@ impl Node {
                     .spawn()
                     .expect("the daemon starts");
                 daemon.child = Some(child);
-                let until = Instant::now() + Duration::from_secs(10);
-                while self.adm("status").status != 0 {
-                    assert!(Instant::now() < until, "{name}: no daemon: {}", self.log());
-                    sleep(STEP);
-                }
+                self.wait_daemon();
             }
         }
         self.configure();
@@ -211,12 +207,13 @@ impl Node {
         let env = GUEST.replace("NAME", self.name);
         let daemon =
             format!("{env} setsid {} daemon >>/run/node/log 2>&1 & echo $! >/run/daemon", binary.display());
-        assert_eq!(self.sh(&daemon).status, 0);
-        let until = Instant::now() + Duration::from_secs(10);
-        while self.adm("status").status != 0 {
-            assert!(Instant::now() < until, "{}: no daemon: {}", self.name, self.log());
-            sleep(STEP);
-        }
+        self.run(&daemon);
+        self.wait_daemon();
+    }
+
+    fn wait_daemon(&self) {
+        let answers = || self.adm("status").status == 0;
+        self.until(Duration::from_secs(10), answers, || format!("no daemon: {}", self.log()));
     }
 
     /// Scripts that call drbdadm reach what runs here.
@@ -231,14 +228,14 @@ impl Node {
 
     /// Kills the daemon in the machine, which goes on.
     pub fn kill_guest(&self) {
-        assert_eq!(self.sh("kill -9 $(cat /run/daemon)").status, 0);
+        self.run("kill -9 $(cat /run/daemon)");
     }
 
     /// Hands a changed configuration to it; `adjust` or `up` have to follow.
     pub fn configure(&mut self) {
         let Some(machine) = self.machine() else { return };
         fs::copy(&self.config, machine.directory.join("r0.res")).expect("the configuration is shared");
-        assert_eq!(self.sh("cp /run/node/r0.res /etc/drbd.d/r0.res").status, 0);
+        self.run("cp /run/node/r0.res /etc/drbd.d/r0.res");
     }
 
     /// It was started and not killed.
@@ -323,38 +320,25 @@ impl Node {
         words.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 
-    /// Waits for a state.
-    pub fn wait(&self, wanted: &str, limit: Duration) {
+    /// Waits until it is so; otherwise `instead` says what there is.
+    pub fn until(&self, limit: Duration, is_so: impl Fn() -> bool, instead: impl Fn() -> String) {
         let until = Instant::now() + limit;
-        loop {
-            let state = self.state();
-            if state == wanted {
-                return;
-            }
-            assert!(
-                Instant::now() < until,
-                "{} ({}): {state:?} instead of {wanted:?}\n{}",
-                self.name,
-                self.kind_name(),
-                self.proc()
-            );
+        while !is_so() {
+            assert!(Instant::now() < until, "{} ({}): {}", self.name, self.kind_name(), instead());
             sleep(STEP);
         }
     }
 
+    /// Waits for a state.
+    pub fn wait(&self, wanted: &str, limit: Duration) {
+        let instead = || format!("{:?} instead of {wanted:?}\n{}", self.state(), self.proc());
+        self.until(limit, || self.state() == wanted, instead);
+    }
+
     /// Waits for a state of the connection alone.
     pub fn wait_connection(&self, wanted: &str, limit: Duration) {
-        let until = Instant::now() + limit;
-        while self.state().split(' ').next() != Some(wanted) {
-            assert!(
-                Instant::now() < until,
-                "{} ({}): not {wanted}: {}",
-                self.name,
-                self.kind_name(),
-                self.proc()
-            );
-            sleep(STEP);
-        }
+        let is_so = || self.state().split(' ').next() == Some(wanted);
+        self.until(limit, is_so, || format!("not {wanted}: {}", self.proc()));
     }
 
     /// Text of /proc/drbd.
@@ -371,11 +355,8 @@ impl Node {
 
     /// Waits until a figure of /proc/drbd is this.
     pub fn wait_figure(&self, name: &str, wanted: u64, limit: Duration) {
-        let until = Instant::now() + limit;
-        while self.figure(name) != wanted {
-            assert!(Instant::now() < until, "{}: {name} is not {wanted}: {}", self.name, self.proc());
-            sleep(STEP);
-        }
+        let is_so = || self.figure(name) == wanted;
+        self.until(limit, is_so, || format!("{name} is not {wanted}: {}", self.proc()));
     }
 
     /// All that it logged.
@@ -406,17 +387,7 @@ impl Node {
 
     /// Waits until it has logged a text since the mark.
     pub fn wait_log(&self, text: &str, limit: Duration) {
-        let until = Instant::now() + limit;
-        while !self.logged(text) {
-            let log = self.log();
-            let new = log.get(self.log_mark..).unwrap_or_default();
-            assert!(
-                Instant::now() < until,
-                "{} ({}): not logged: {text:?}\n{new}",
-                self.name,
-                self.kind_name()
-            );
-            sleep(STEP);
-        }
+        let new = || self.log().get(self.log_mark..).unwrap_or_default().to_owned();
+        self.until(limit, || self.logged(text), || format!("not logged: {text:?}\n{}", new()));
     }
 }

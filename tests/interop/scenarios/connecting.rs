@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use crate::lab::{DISK_BYTES, LONG, Lab, Setup};
-use crate::node::Node;
 
 /// `wait-connect` ends at once on a connection, after the time of the `startup` section without one, and when one comes about.
 pub fn wait_connect(lab: &mut Lab, p: usize) -> String {
@@ -19,8 +18,7 @@ pub fn wait_connect(lab: &mut Lab, p: usize) -> String {
     let said = lab.nodes[p].adm("wait-connect r0");
     let waited = begun.elapsed();
     assert!(said.status == 5 && waited > Duration::from_millis(1900), "{said:?} after {waited:?}");
-    lab.write_config(&Setup { sections: startup(30), ..Setup::default() });
-    lab.nodes.iter_mut().for_each(Node::configure);
+    lab.reconfigure(&Setup { sections: startup(30), ..Setup::default() });
     let [one, other] = [&lab.nodes[p], &lab.nodes[1 - p]];
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| one.adm("wait-connect r0"));
@@ -73,11 +71,10 @@ pub fn wrong_secret(lab: &mut Lab, p: usize) -> String {
     for node in &lab.nodes {
         node.wait("StandAlone Secondary/Unknown Inconsistent/DUnknown", LONG);
     }
-    lab.write_config(&Setup::default());
-    for i in 0..2 {
-        lab.nodes[i].configure();
-        lab.nodes[i].ok("down r0");
-        lab.nodes[i].ok("up r0");
+    lab.reconfigure(&Setup::default());
+    for node in &lab.nodes {
+        node.ok("down r0");
+        node.ok("up r0");
     }
     for node in &lab.nodes {
         node.wait("Connected Secondary/Secondary Inconsistent/Inconsistent", LONG);

@@ -4,6 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::lab::{LONG, Lab, Setup};
+use crate::node::Node;
 
 const LOAD: &str = "--bs=4k --iodepth=8";
 
@@ -14,7 +15,7 @@ fn setup(disk: &str, net: &str) -> Setup {
 /// The Primary's disk fails: its client notices nothing, and goes on through the peer. Mended and attached again it is brought
 /// up to date.
 pub fn of_the_primary(lab: &mut Lab, p: usize) -> String {
-    let kib = under_load(lab, p, p, ["Diskless/UpToDate", "UpToDate/Diskless"]);
+    let kib = under_load(lab, p, p, "detach", Node::break_disk, "Diskless");
     let data = lab.write(p, 2 << 20, 65536);
     assert!(lab.nodes[p].read(2 << 20, 65536).expect("a read through the peer") == data);
     mended(lab, p, p, kib)
@@ -22,7 +23,7 @@ pub fn of_the_primary(lab: &mut Lab, p: usize) -> String {
 
 /// The Secondary's disk fails: the Primary goes on alone, and brings it up to date when it is attached again.
 pub fn of_the_secondary(lab: &mut Lab, p: usize) -> String {
-    let kib = under_load(lab, p, 1 - p, ["UpToDate/Diskless", "Diskless/UpToDate"]);
+    let kib = under_load(lab, p, 1 - p, "detach", Node::break_disk, "Diskless");
     mended(lab, p, 1 - p, kib)
 }
 
@@ -30,48 +31,41 @@ pub fn of_the_secondary(lab: &mut Lab, p: usize) -> String {
 pub fn pass_on(lab: &mut Lab, p: usize) -> String {
     let mut kib = 0;
     for n in [p, 1 - p] {
-        lab.pair(&setup("on-io-error pass_on;", ""), p);
-        let load = lab.nodes[p].load(LOAD, 3);
-        sleep(Duration::from_secs(1));
-        lab.nodes[n].break_data();
-        let disks = if n == p {
-            ["Inconsistent/UpToDate", "UpToDate/Inconsistent"]
-        } else {
-            ["UpToDate/Inconsistent", "Inconsistent/UpToDate"]
-        };
-        lab.nodes[p].wait(&format!("Connected Primary/Secondary {}", disks[0]), LONG);
-        lab.nodes[1 - p].wait(&format!("Connected Secondary/Primary {}", disks[1]), LONG);
-        kib += load.finish().unwrap_or_else(|e| panic!("the load: {e}"));
+        kib += under_load(lab, p, n, "pass_on", Node::break_data, "Inconsistent");
         let data = lab.write(p, 2 << 20, 65536);
         assert!(lab.nodes[p].read(2 << 20, 65536).expect("a read") == data);
         lab.nodes[n].mend_disk();
         // What failed is brought by a new connection, or when the disk is taken up again.
         lab.nodes[n].ok("detach --force r0");
-        lab.nodes[n].ok("attach r0");
-        lab.connected(p);
-        lab.finish();
+        taken_up_again(lab, p, n);
     }
     format!("{kib} KiB of load")
 }
 
-/// The disk of node `n` fails under a client of Primary `p`, and both nodes (the Primary first) see these disks then. Gives the
-/// KiB that the client wrote.
-fn under_load(lab: &mut Lab, p: usize, n: usize, disks: [&str; 2]) -> u64 {
-    lab.pair(&setup("on-io-error detach;", ""), p);
+/// The disk of node `n`, with this policy, fails in this way under a client of Primary `p`, and both nodes see its disk in this
+/// state then. Gives the KiB that the client wrote.
+fn under_load(lab: &mut Lab, p: usize, n: usize, policy: &str, breaks: fn(&Node), disk: &str) -> u64 {
+    lab.pair(&setup(&format!("on-io-error {policy};"), ""), p);
     let load = lab.nodes[p].load(LOAD, 3);
     sleep(Duration::from_secs(1));
-    lab.nodes[n].break_disk();
-    lab.nodes[p].wait(&format!("Connected Primary/Secondary {}", disks[0]), LONG);
-    lab.nodes[1 - p].wait(&format!("Connected Secondary/Primary {}", disks[1]), LONG);
+    breaks(&lab.nodes[n]);
+    for (i, roles) in [(p, "Primary/Secondary"), (1 - p, "Secondary/Primary")] {
+        let disks = if i == n { format!("{disk}/UpToDate") } else { format!("UpToDate/{disk}") };
+        lab.nodes[i].wait(&format!("Connected {roles} {disks}"), LONG);
+    }
     load.finish().unwrap_or_else(|e| panic!("the load: {e}"))
+}
+
+fn taken_up_again(lab: &mut Lab, p: usize, n: usize) {
+    lab.nodes[n].ok("attach r0");
+    lab.connected(p);
+    lab.finish();
 }
 
 /// The disk of node `n` works again, is attached, and becomes what the other one is.
 fn mended(lab: &mut Lab, p: usize, n: usize, kib: u64) -> String {
     lab.nodes[n].mend_disk();
-    lab.nodes[n].ok("attach r0");
-    lab.connected(p);
-    lab.finish();
+    taken_up_again(lab, p, n);
     format!("{kib} KiB of load")
 }
 

@@ -61,10 +61,7 @@ pub fn resize(lab: &mut Lab, p: usize) -> String {
     let small = Setup { disk: "size 16M;".to_owned(), ..Setup::default() };
     lab.pair(&small, p);
     lab.write(p, 15 << 20, 65536);
-    lab.write_config(&Setup { disk: "size 24M;".to_owned(), ..Setup::default() });
-    for i in 0..2 {
-        lab.nodes[i].configure();
-    }
+    lab.reconfigure(&Setup { disk: "size 24M;".to_owned(), ..Setup::default() });
     // What lies there differs until it is copied.
     let noise = lab.noise(65536);
     lab.nodes[1 - p].spoil_disk(20 << 20, &noise);

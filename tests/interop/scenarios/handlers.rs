@@ -1,8 +1,6 @@
 //! The handler scripts that come with drbd-utils, as they are, on both nodes. What they call is there in a form that writes down
 //! how it was called: `mail`, `ssh`, the commands of LVM. `drbdadm` is the node's own.
 
-use std::time::{Duration, Instant};
-
 use crate::lab::{LONG, Lab, Setup};
 use crate::node::Node;
 
@@ -33,18 +31,8 @@ fn said(node: &Node) -> String {
 
 /// Waits until a tool was called with this.
 fn wait_said(node: &Node, text: &str) {
-    let until = Instant::now() + LONG;
-    while !said(node).contains(text) {
-        assert!(
-            Instant::now() < until,
-            "{} ({}): {text:?} is not in {}\n{}",
-            node.name,
-            node.kind_name(),
-            said(node),
-            node.log()
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let instead = || format!("{text:?} is not in {}\n{}", said(node), node.log());
+    node.until(LONG, || said(node).contains(text), instead);
 }
 
 /// A resync with a snapshot, differences that a verify finds, a peer that is fenced, a disk that fails, a split brain.

@@ -1,7 +1,7 @@
 //! The device as programs of the node see it: filesystems on it, and what becomes of them when the daemon goes.
 
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::lab::{LONG, Lab, Setup};
 use crate::node::Node;
@@ -11,25 +11,35 @@ const XFS_BYTES: u64 = 320 << 20;
 const FIO: &str =
     "fio --name=v --directory=/mnt/r0 --size=4M --rw=randwrite --bs=4k --verify=crc32c --minimal";
 
+const DEVICE: &str = "/dev/drbd0";
+const EXT4: &str = "mkfs.ext4 -q -F -E nodiscard";
+
+/// Makes a filesystem and mounts it.
+fn mounted(make: &str, device: &str) -> String {
+    format!("mkdir -p /mnt/r0 && {make} {device} && mount {device} /mnt/r0")
+}
+
+/// What another node wrote is there.
+fn finds_it(node: &Node) {
+    let check = format!("mount {DEVICE} /mnt/r0 && {FIO} --verify_only && umount /mnt/r0");
+    node.run(&format!("mkdir -p /mnt/r0 && {check}"));
+}
+
 /// Filesystems are made and used on the device of one node and checked on that of the other, by turns. While one is mounted
 /// nobody steps down.
 pub fn filesystems(lab: &mut Lab, p: usize) -> String {
     lab.pair(&Setup { disk_bytes: Some([XFS_BYTES; 2]), ..Setup::default() }, p);
     let mut n = p;
-    for make in ["mkfs.ext4 -q -F -E nodiscard", "mkfs.xfs -q -f -K"] {
+    for make in [EXT4, "mkfs.xfs -q -f -K"] {
         let node = &lab.nodes[n];
-        node.run(&format!(
-            "mkdir -p /mnt/r0; {make} /dev/drbd0 && mount /dev/drbd0 /mnt/r0 && {FIO} --fsync=64"
-        ));
+        node.run(&format!("{} && {FIO} --fsync=64", mounted(make, DEVICE)));
         node.refused("secondary r0", "(-12) Device is held open by someone");
         node.run("umount /mnt/r0");
         node.ok("secondary r0");
         n = 1 - n;
         let other = &lab.nodes[n];
         other.ok("primary r0");
-        other.run(&format!(
-            "mkdir -p /mnt/r0; mount /dev/drbd0 /mnt/r0 && {FIO} --verify_only && umount /mnt/r0"
-        ));
+        finds_it(other);
     }
     lab.connected(n);
     lab.finish();
@@ -40,23 +50,13 @@ pub fn filesystems(lab: &mut Lab, p: usize) -> String {
 pub fn grows_while_mounted(lab: &mut Lab, p: usize) -> String {
     let size = |mib| Setup { disk: format!("size {mib}M;"), ..Setup::default() };
     lab.pair(&size(16), p);
-    lab.nodes[p].run("mkdir -p /mnt/r0; mkfs.ext4 -q -F -E nodiscard /dev/drbd0 && mount /dev/drbd0 /mnt/r0");
-    lab.write_config(&size(28));
-    lab.nodes.iter_mut().for_each(Node::configure);
+    lab.nodes[p].run(&mounted(EXT4, DEVICE));
+    lab.reconfigure(&size(28));
     lab.nodes[p].ok("resize r0");
     lab.connected(p);
     let primary = &lab.nodes[p];
-    let until = Instant::now() + LONG;
-    let bytes = (28 << 20).to_string();
-    while primary.run("blockdev --getsize64 /dev/drbd0") != bytes {
-        assert!(
-            Instant::now() < until,
-            "{}: {}",
-            primary.name,
-            primary.run("blockdev --getsize64 /dev/drbd0")
-        );
-        sleep(Duration::from_millis(50));
-    }
+    let bytes = || primary.run("blockdev --getsize64 /dev/drbd0");
+    primary.until(LONG, || bytes() == (28 << 20).to_string(), bytes);
     primary.run(&format!(
         "resize2fs /dev/drbd0 && {} && umount /mnt/r0 && fsck.ext4 -f -n /dev/drbd0",
         FIO.replace("4M", "18M")
@@ -76,13 +76,13 @@ pub fn nbd_client(lab: &mut Lab, p: usize) -> String {
     }
     let device = "/dev/nbd9";
     lab.nodes[ours].run(&format!(
-        "nbd-client -unix /run/lockstep/r0.nbd -N r0/0 -b 512 {device} && mkdir -p /mnt/r0 && mkfs.ext4 -q -F {device} && mount {device} /mnt/r0 && {FIO} --fsync=64 && umount /mnt/r0 && nbd-client -d {device}"
+        "nbd-client -unix /run/lockstep/r0.nbd -N r0/0 -b 512 {device} && {} && {FIO} --fsync=64 && umount /mnt/r0 && nbd-client -d {device}",
+        mounted("mkfs.ext4 -q -F", device)
     ));
     lab.nodes[ours].ok("secondary r0");
     let other = &lab.nodes[1 - ours];
     other.ok("primary r0");
-    other
-        .run(&format!("mkdir -p /mnt/r0; mount /dev/drbd0 /mnt/r0 && {FIO} --verify_only && umount /mnt/r0"));
+    finds_it(other);
     lab.connected(1 - ours);
     lab.finish();
     String::new()
@@ -93,7 +93,7 @@ pub fn nbd_client(lab: &mut Lab, p: usize) -> String {
 pub fn daemon_restart(lab: &mut Lab, p: usize) -> String {
     lab.pair(&Setup::default(), p);
     let primary = &lab.nodes[p];
-    primary.run("mkdir -p /mnt/r0; mkfs.ext4 -q -F -E nodiscard /dev/drbd0 && mount /dev/drbd0 /mnt/r0");
+    primary.run(&mounted(EXT4, DEVICE));
     let machine = primary.machine().expect("in machines");
     let load = machine.begin(&format!("{FIO} --time_based --runtime=6 --fsync=16"));
     let ours = if primary.is_kernel() { &lab.nodes[1 - p] } else { primary };

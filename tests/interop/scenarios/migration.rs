@@ -1,9 +1,6 @@
 //! A cluster moves from the kernel's DRBD to lockstep and back, one node at a time, as docs/migrate-from-drbd.md says. A
 //! database runs on it; it is moved between the nodes as any cluster manager would, and between those moves never stops.
 
-use std::thread::sleep;
-use std::time::{Duration, Instant};
-
 use crate::lab::{LONG, Lab, Setup};
 use crate::node::{Node, Program};
 
@@ -50,12 +47,9 @@ impl Database {
 
     /// Waits for two more commits.
     fn goes_on(&self, lab: &Lab) {
-        let (before, until) = (self.committed(lab), Instant::now() + LONG);
-        while self.committed(lab) < before + 2 {
-            let node = &lab.nodes[self.node];
-            assert!(Instant::now() < until, "{}: no commits after {before}: {}", node.name, node.proc());
-            sleep(Duration::from_millis(50));
-        }
+        let (before, node) = (self.committed(lab), &lab.nodes[self.node]);
+        let instead = || format!("no commits after {before}: {}", node.proc());
+        node.until(LONG, || self.committed(lab) >= before + 2, instead);
     }
 
     /// Gives the number of commits that were answered; all of them are there.
@@ -104,7 +98,7 @@ fn replace(lab: &mut Lab, database: &Database, next: &Program) {
 
 /// There and back again. Node `p` has the database first and last.
 pub fn there_and_back(lab: &mut Lab, p: usize) -> String {
-    let ours = lab.ours.clone();
+    let ours = Program::Ours(lab.binary.clone());
     let had_ours = lab.nodes.each_ref().map(|n| !n.is_kernel());
     for node in lab.nodes.iter_mut().filter(|n| !n.is_kernel()) {
         node.change_program(&Program::Kernel);
