@@ -6,6 +6,7 @@
 extern crate alloc;
 
 pub mod config;
+pub mod failover;
 pub mod ids;
 pub mod options;
 pub mod policy;
