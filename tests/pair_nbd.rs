@@ -121,7 +121,7 @@ fn a_client_gets_a_reason_where_it_may_not_go() {
     let refused = Client::open(&a.socket, "r1", Replies::Simple).err().unwrap();
     assert!(refused.contains("no such export"), "{refused}");
     let mut client = Client::open(&a.socket, "r0/0", Replies::Structured).unwrap();
-    let held = a.command(replicator::Command::Secondary { open: 0 });
+    let held = a.command(replicator::Command::Secondary { open: 0, force: false });
     assert_eq!(held, CommandResult::State(model::result_code::StateResult::DeviceInUse));
     let end = client.size_bytes;
     assert_eq!(client.write(end, &[0; 512], 0).unwrap_err().0, 28, "beyond the end");
@@ -129,7 +129,7 @@ fn a_client_gets_a_reason_where_it_may_not_go() {
     assert_eq!(client.read(0, 512).unwrap().len(), 512, "the session goes on");
     client.close();
     a.wait_for("closed", |s| s.volumes[0].open_count == 0);
-    assert_eq!(a.command(replicator::Command::Secondary { open: 0 }), CommandResult::Ok);
+    assert_eq!(a.command(replicator::Command::Secondary { open: 0, force: false }), CommandResult::Ok);
     assert!(Client::open(&a.socket, "r0", Replies::Simple).is_err());
 }
 

@@ -199,7 +199,7 @@ impl Pair {
         }
         let command = match b % 16 {
             0 => Command::Primary { force },
-            1 => Command::Secondary { open: 0 },
+            1 => Command::Secondary { open: 0, force: false },
             2 | 3 => Command::Connect(Box::new(self.net.clone())),
             4 => Command::Disconnect { force },
             5 => Command::Detach { vol, force },

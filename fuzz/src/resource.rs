@@ -288,7 +288,7 @@ impl Run {
         }
         let command = match which % 19 {
             0 => Command::Primary { force: flag },
-            1 => Command::Secondary { open: 0 },
+            1 => Command::Secondary { open: 0, force: false },
             2 => Command::Connect(Box::new(self.net.clone())),
             3 => Command::Disconnect { force: flag },
             4 => Command::Detach { vol, force: flag },

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 
 use model::result_code::{ConfigError, StateResult};
 
+use crate::authority::Authority;
 use crate::config::NetConfig;
 use crate::event::VolIdx;
 use crate::volume::AttachedDisk;
@@ -44,7 +45,11 @@ pub enum Command {
     Secondary {
         /// Volumes that a client holds open, one bit each.
         open: u64,
+        /// Also while clients hold it open or requests are frozen: those fail.
+        force: bool,
     },
+    /// Bound the right to serve clients in time, or lift the bound.
+    SetAuthority(Option<Authority>),
     /// Pause resync here.
     PauseSync(VolIdx),
     /// Resume resync here.

@@ -18,6 +18,7 @@ extern crate alloc;
 
 pub mod action;
 pub mod activity_log;
+pub mod authority;
 pub mod bitmap;
 pub mod command;
 pub mod config;
@@ -51,6 +52,7 @@ mod verify;
 mod volume;
 
 pub use action::{Action, Actions, ClientResult, Closing, LogLevel, Span};
+pub use authority::Authority;
 pub use command::{Command, CommandId, CommandResult};
 pub use config::{Auth, Config, DiskConfig, HmacAlg, NetConfig, VolumeConfig};
 pub use digest::{Digest, DigestAlg};

@@ -8,6 +8,7 @@ use model::state::{ConnState, Role};
 use model::time::{Duration, Instant};
 
 use crate::action::{Actions, LogLevel};
+use crate::authority::{Authority, PeerWord};
 use crate::command::{Command, CommandId};
 use crate::commands::Commands;
 use crate::config::{Config, NetConfig};
@@ -67,6 +68,11 @@ pub struct Resource {
     pub(crate) timers: Timers,
     pub(crate) cmds: Commands,
     pub(crate) handlers: Handlers,
+    /// None: nobody else can become Primary without this node's knowledge, as far as it is told.
+    pub(crate) authority: Option<Authority>,
+    pub(crate) peer_word: PeerWord,
+    /// A demotion by force is under way: requests are refused and those under way fail.
+    pub(crate) fails_requests: bool,
     pub(crate) effects: VecDeque<Transition>,
     pub(crate) effects_running: bool,
     /// Volumes that a client holds open, one bit each.
@@ -108,6 +114,9 @@ impl Resource {
             timers: Timers::default(),
             cmds: Commands::default(),
             handlers: Handlers::default(),
+            authority: None,
+            peer_word: PeerWord::default(),
+            fails_requests: false,
             effects: VecDeque::new(),
             effects_running: false,
             open_volumes: 0,
@@ -403,6 +412,7 @@ impl Resource {
                 Timer::Resize => self.resize_timer(out),
                 Timer::Ahead => self.ahead_timer(out),
                 Timer::Goodbye => self.goodbye_timer(out),
+                Timer::PeerWord => self.ask_for_peer_word(out),
             }
         }
     }

@@ -93,6 +93,8 @@ impl Resource {
         r.suspended_user = s0.susp;
         r.suspended_no_data = s0.susp_nod;
         r.suspended_fencing = s0.susp_fen;
+        r.suspended_lease = self.is_without_authority();
+        r.connections = self.conn.generation;
         let flushes = self.vols.iter().all(|v| v.disk.as_ref().is_none_or(|d| d.cfg.disk_flushes));
         r.write_ordering = if flushes { 'f' } else { 'd' };
         r.connection = self.conn.state;

@@ -48,9 +48,11 @@ pub(crate) enum Timer {
     Ahead,
     /// The peer's goodbye is answered, whatever is left to do.
     Goodbye,
+    /// The peer is asked for its word that it will not become Primary.
+    PeerWord,
 }
 
-const COUNT: usize = Timer::Goodbye as usize + 1;
+const COUNT: usize = Timer::PeerWord as usize + 1;
 
 const ALL: [Timer; COUNT] = [
     Timer::Connect,
@@ -74,6 +76,7 @@ const ALL: [Timer; COUNT] = [
     Timer::Resize,
     Timer::Ahead,
     Timer::Goodbye,
+    Timer::PeerWord,
 ];
 
 /// The deadline of a timer that is not armed.

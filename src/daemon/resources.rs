@@ -382,7 +382,7 @@ impl Running {
     /// Becomes Secondary unless a client has a volume open, or somebody uses a block device; the data plane knows best.
     pub async fn secondary(&self, object: &str, info: Option<&str>) -> Outcome {
         self.devices.release().await;
-        let outcome = self.command(Command::Secondary { open: 0 }, object, info).await;
+        let outcome = self.command(Command::Secondary { open: 0, force: false }, object, info).await;
         self.devices.resume();
         self.update_devices().await;
         outcome

@@ -281,7 +281,9 @@ impl Worker {
         match message {
             Message::Command(command, answer) => {
                 let command = match command {
-                    Command::Secondary { open } => Command::Secondary { open: open | self.nbd.open_mask() },
+                    Command::Secondary { open, force } => {
+                        Command::Secondary { open: open | self.nbd.open_mask(), force }
+                    }
                     other => other,
                 };
                 self.command(command, answer);

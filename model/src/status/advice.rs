@@ -160,6 +160,13 @@ fn suspensions(r: &ResourceSnapshot, out: &mut Vec<Advice>) {
             Some(next),
         ));
     }
+    if r.suspended_lease {
+        let next = format!(
+            "see 'lockstep failover status'; I/O goes on when the lease store or {peer} can be reached, and fails when {peer} has taken over"
+        );
+        let problem = "I/O is frozen: the lease has run out";
+        out.push(finding(Severity::Alarm, problem, None, Some(next)));
+    }
     if r.suspended_no_data {
         let next =
             format!("bring {peer} back or attach the local disk; frozen requests then go on by themselves");

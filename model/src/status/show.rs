@@ -40,6 +40,7 @@ fn show_resource(page: &mut Page, r: &ResourceSnapshot, o: &ShowOptions) {
         (r.suspended_user, "user"),
         (r.suspended_no_data, "no-data"),
         (r.suspended_fencing, "fencing"),
+        (r.suspended_lease, "lease"),
     ]);
     page.flag("suspended", &suspended, o.verbose);
     if o.verbose && o.statistics {

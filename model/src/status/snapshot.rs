@@ -27,6 +27,8 @@ pub struct ResourceSnapshot {
     pub suspended_no_data: bool,
     /// I/O suspended: the peer has to be fenced first.
     pub suspended_fencing: bool,
+    /// I/O suspended: the lease of this Primary has run out, and the peer does not answer for it either.
+    pub suspended_lease: bool,
     /// How write order is kept on the backing disk: `f` flush, `d` drain, `n` none.
     pub write_ordering: char,
     /// State of the connection; at WFReportParams or above the volumes carry their own.
@@ -51,6 +53,8 @@ pub struct ResourceSnapshot {
     pub standalone_cause: Option<StandAloneCause>,
     /// Outcome of the last handshake or connection attempt, in words.
     pub handshake_note: Option<String>,
+    /// How many connections there have been: one that came and went between two snapshots shows here.
+    pub connections: u32,
     /// The volumes, ascending by number.
     pub volumes: Vec<VolumeSnapshot>,
 }
@@ -346,6 +350,7 @@ impl ResourceSnapshot {
             suspended_user: false,
             suspended_no_data: false,
             suspended_fencing: false,
+            suspended_lease: false,
             write_ordering: 'f',
             connection: ConnState::StandAlone,
             peer_name: None,
@@ -358,13 +363,14 @@ impl ResourceSnapshot {
             standalone_reason: None,
             standalone_cause: None,
             handshake_note: None,
+            connections: 0,
             volumes: Vec::new(),
         }
     }
 
-    /// Any of the three suspensions.
+    /// Any of the suspensions.
     pub const fn suspended(&self) -> bool {
-        self.suspended_user || self.suspended_no_data || self.suspended_fencing
+        self.suspended_user || self.suspended_no_data || self.suspended_fencing || self.suspended_lease
     }
 
     /// The cause of StandAlone: the typed one, else what the words tell, else none.

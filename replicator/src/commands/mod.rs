@@ -62,6 +62,7 @@ enum Work {
     },
     Demote {
         next_vol: usize,
+        force: bool,
     },
     Disconnect {
         wish: Farewell,
@@ -148,6 +149,7 @@ impl Resource {
                 | Command::SuspendIo
                 | Command::ResumeIo
                 | Command::SetAfterDependency(..)
+                | Command::SetAuthority(_)
         );
         // A node that waits for its own fence-peer handler may be what the peer's handler wants to outdate.
         let outdates = matches!(command, Command::Outdate(_)) && self.promotion_waits_for_fence();
@@ -192,6 +194,10 @@ impl Resource {
             Command::SetAfterDependency(vol, on) => {
                 let change = StateChange::NONE.flag(mask::AFTR_ISP, on);
                 let _ = self.change_volume(vol.0 as usize, change, Kind::Hard, out);
+                CommandResult::Ok
+            }
+            Command::SetAuthority(authority) => {
+                self.set_authority(authority, out);
                 CommandResult::Ok
             }
             _ => unreachable!("the caller chose the urgent ones"),
@@ -261,9 +267,9 @@ impl Resource {
                     fence: Fence::NotAsked,
                 });
             }
-            Command::Secondary { open } => {
+            Command::Secondary { open, force } => {
                 self.open_volumes |= open;
-                return Some(Work::Demote { next_vol: 0 });
+                return Some(Work::Demote { next_vol: 0, force });
             }
             Command::PauseSync(vol) if self.vols[vol.0 as usize].state.user_isp => {
                 config(ConfigError::PauseIsSet)
@@ -328,7 +334,10 @@ impl Resource {
                 self.answer_when_stable(v, id, result, out);
                 return None;
             }
-            Command::SuspendIo | Command::ResumeIo | Command::SetAfterDependency(..) => {
+            Command::SuspendIo
+            | Command::ResumeIo
+            | Command::SetAfterDependency(..)
+            | Command::SetAuthority(_) => {
                 unreachable!("urgent commands are not queued")
             }
         };

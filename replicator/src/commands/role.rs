@@ -1,5 +1,7 @@
 //! Promotion and demotion (drbd-states 16).
 
+use core::mem;
+
 use super::*;
 use crate::fencing::Start;
 
@@ -225,12 +227,17 @@ impl Resource {
     }
 
     pub(super) fn attempt_demote(&mut self, active: &mut Active, out: &mut Actions) -> Attempt {
-        let Work::Demote { next_vol } = &mut active.work else { unreachable!("the caller matched it") };
-        let v = *next_vol;
+        let Work::Demote { next_vol, force } = &mut active.work else {
+            unreachable!("the caller matched it")
+        };
+        let (v, force) = (*next_vol, *force);
         if self.vols[v].state.role != Role::Secondary {
             let change = StateChange::NONE.role(Role::Secondary);
+            if force {
+                self.fail_requests(out);
+            }
             // All volumes change together: one that is in use refuses it before any other has changed.
-            for u in v..self.vols.len() {
+            for u in v..if force { v } else { self.vols.len() } {
                 match evaluate(&self.vols[u].state, change, Kind::Soft, &self.context(u)) {
                     Err(StateResult::InTransientState) => return Attempt::Later,
                     Err(e) => {
@@ -240,7 +247,7 @@ impl Resource {
                     Ok(_) => {}
                 }
             }
-            if self.vols[v].state.any_susp() && !self.reqs.table.is_empty() {
+            if !force && self.vols[v].state.any_susp() && !self.reqs.table.is_empty() {
                 // Whoever has frozen requests here has the device in use; commands that end the freeze must not wait for it.
                 self.log_refusal(v, change, StateResult::DeviceInUse, out);
                 return Attempt::Done(CommandResult::State(StateResult::DeviceInUse));
@@ -253,7 +260,17 @@ impl Resource {
                 self.timers.set(Timer::Command, self.now + Duration::from_millis(5));
                 return Attempt::Later;
             }
-            if let Err(e) = self.change_volume(v, change, Kind::Soft, out) {
+            let s = self.vols[v].state;
+            let (change, kind) = match force {
+                // The peer was not fenced, and may go on: nothing here may look newer than what it has written since.
+                true if s.susp_fen && s.disk > DiskState::Outdated => {
+                    (change.disk(DiskState::Outdated), Kind::Hard)
+                }
+                true => (change, Kind::Hard),
+                false => (change, Kind::Soft),
+            };
+            self.vols[v].generation_due &= !(force && s.susp_fen);
+            if let Err(e) = self.change_volume(v, change, kind, out) {
                 return Attempt::Done(CommandResult::State(e));
             }
             self.settle_due_generation(v, out);
@@ -271,7 +288,21 @@ impl Resource {
             self.something_changed = true;
             return Attempt::Later;
         }
+        if mem::take(&mut self.fails_requests) {
+            self.end_suspensions(mask::SUSP | mask::SUSP_NOD | mask::SUSP_FEN, out);
+        }
         self.answer_role_when_stable(0, active.id, out);
         Attempt::AnswersLater
+    }
+
+    /// Demotion by force: what is not answered yet fails, frozen or not, and nothing new is taken.
+    fn fail_requests(&mut self, out: &mut Actions) {
+        if mem::replace(&mut self.fails_requests, true) {
+            return;
+        }
+        if !self.reqs.table.is_empty() {
+            out.log(LogLevel::Warn, None, "Demoted by force: requests that are not answered yet fail");
+        }
+        self.pump_all = true;
     }
 }

@@ -19,6 +19,7 @@ impl Resource {
             return;
         }
         self.conn.pings_sent += 1;
+        self.ping_is_sent();
         self.send_on(Sock::Meta, 0, &Packet::Ping, None, out);
         let at = self.now + self.net().ping_timeout;
         self.timers.set_if_idle(Timer::PingAck, at);
@@ -48,6 +49,7 @@ impl Resource {
             return;
         }
         self.conn.pings_acked += 1;
+        self.ping_is_answered();
         self.timers.stop(Timer::PingAck);
         if self.conn.pings_acked < self.conn.pings_sent {
             let at = self.now + self.net().ping_timeout;

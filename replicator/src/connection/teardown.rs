@@ -77,6 +77,7 @@ impl Resource {
         self.conn.foreign_volumes.clear();
         self.conn.pings_sent = 0;
         self.conn.pings_acked = 0;
+        self.forget_pings();
         self.conn.handshake_in_progress = false;
         self.conn.goodbye = None;
         self.conn.integrity_in = None;

@@ -55,6 +55,9 @@ impl Resource {
         if vol.state.role != Role::Primary {
             return Some(ClientResult::ReadOnly);
         }
+        if self.fails_requests {
+            return Some(ClientResult::IoError);
+        }
         if r.op == ClientOp::Flush {
             return None;
         }
@@ -75,12 +78,17 @@ impl Resource {
         let vol = &self.vols[v];
         let s = &vol.state;
         !s.any_susp()
+            && self.may_serve()
             && !matches!(s.conn, ConnState::WFBitMapT | ConnState::WFSyncUUID)
             && !matches!(s.disk, DiskState::Attaching | DiskState::Negotiating)
             && vol.completion_gate.is_none()
             && !self.whole_bitmap_write_runs(v)
             && !vol.resizing.is_some_and(|r| r.is_adopting())
             && !self.may_be_left_behind(v)
+    }
+
+    fn admits_or_fails(&self, v: usize) -> bool {
+        self.fails_requests || self.admits(v)
     }
 
     /// Writes that a lost peer sent are still on their way to these blocks. A node promoted meanwhile must neither read
@@ -96,13 +104,13 @@ impl Resource {
 
     /// Starts whatever may start among the waiting requests of a volume, oldest first.
     pub(crate) fn pump_waiting(&mut self, v: usize, out: &mut Actions) {
-        if self.vols[v].waiting.is_empty() || !self.admits(v) {
+        if self.vols[v].waiting.is_empty() || !self.admits_or_fails(v) {
             return;
         }
         let mut list = mem::take(&mut self.vols[v].waiting);
         let mut kept = mem::take(&mut self.reqs.scratch);
         for slot in list.drain(..) {
-            if !self.admits(v) || !self.try_start(slot, out) {
+            if !self.admits_or_fails(v) || !self.try_start(slot, out) {
                 kept.push(slot);
             }
         }
@@ -117,8 +125,9 @@ impl Resource {
         let r = &self.reqs.table[slot];
         debug_assert!(r.has(flag::WAITING) && !r.has(flag::COMPLETED));
         let (v, kind, range) = (r.vol as usize, r.kind, r.range());
-        if kind != Kind::Flush && !self.vols[v].range_is_inside(range) {
-            // The device has shrunk while it waited.
+        let is_gone = kind != Kind::Flush && !self.vols[v].range_is_inside(range);
+        if is_gone || self.fails_requests {
+            // The device has shrunk while it waited, or its role is taken from it.
             self.reqs.table[slot].clear(flag::WAITING);
             self.answer(slot, ClientResult::IoError, out);
             return true;

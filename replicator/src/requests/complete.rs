@@ -54,7 +54,8 @@ impl Resource {
     pub(crate) fn fail_for_lack_of_data(&mut self, slot: u32, out: &mut Actions) {
         let r = &self.reqs.table[slot];
         let (v, sector, len) = (r.vol as usize, r.sector, r.len_bytes / 512);
-        let suspended = self.cfg.on_no_data == OnNoData::SuspendIo && self.vols[v].state.any_susp();
+        let freezes = self.cfg.on_no_data == OnNoData::SuspendIo && !self.fails_requests;
+        let suspended = freezes && self.vols[v].state.any_susp();
         if suspended && !r.has(flag::IN_LOG | flag::LOCAL_PENDING) {
             self.restart(slot);
             return;
@@ -87,6 +88,9 @@ impl Resource {
         r.set(flag::COMPLETED);
         r.clear(flag::HELD);
         let (tag, v, is_change) = (r.tag, r.vol, r.changes_data());
+        // Nobody who is answered now may build on what another Primary does not have.
+        let fails = self.fails_requests && r.kind != Kind::Read;
+        let result = if fails { ClientResult::IoError } else { result };
         let closes = r.has(flag::IN_LOG) && r.epoch == self.reqs.current_epoch;
         let buf = r.buf.take();
         if is_change {
@@ -128,6 +132,9 @@ impl Resource {
     /// the peer has not said yet that it goes on in a generation of its own, which it begins unless it has one already:
     /// if this node died now, its old copy would come back as that of a crashed Primary, and be taken for the better one.
     fn holds_completions(&self, v: usize) -> bool {
+        if self.fails_requests {
+            return false;
+        }
         let vol = &self.vols[v];
         let s = &vol.state;
         let peer_will_say = vol.peer_uuids.is_some_and(|p| p.set.bitmap.is_zero());
@@ -143,7 +150,12 @@ impl Resource {
             && s.pdsk == DiskState::Consistent
             && vol.peer_uuids.is_some_and(|p| p.set.current.same_as(vol.uuids().current));
         let peer_may_count = peer_may_not_know || peer_copy_may_count;
-        frozen || vol.completion_gate.is_some() || peer_may_count || self.peer_may_give_up_its_copy(v)
+        let lapsed = self.is_without_authority();
+        frozen
+            || lapsed
+            || vol.completion_gate.is_some()
+            || peer_may_count
+            || self.peer_may_give_up_its_copy(v)
     }
 
     /// Answers what was held back, if the reason is gone or there is nothing to hope for.

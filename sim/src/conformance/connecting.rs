@@ -346,7 +346,7 @@ pub(super) fn stress_connect() {
                 1 => Command::Disconnect { force: true },
                 2 | 3 => Command::Connect(Box::new(net())),
                 4 if n == owner => Command::Primary { force: false },
-                _ => Command::Secondary { open: 0 },
+                _ => Command::Secondary { open: 0, force: false },
             };
             w.command(n, command);
             let us = 1 << w.rng.below(22);

@@ -222,7 +222,7 @@ pub(super) fn uuid_send_receive_race() {
         (Role::Secondary, |w| _ = w.command(0, Command::Primary { force: false })),
         (Role::Secondary, |w| _ = w.command(1, Command::Primary { force: false })),
         (Role::Secondary, |w| _ = w.command(0, Command::Primary { force: true })),
-        (Role::Primary, |w| _ = w.command(0, Command::Secondary { open: 0 })),
+        (Role::Primary, |w| _ = w.command(0, Command::Secondary { open: 0, force: false })),
         (Role::Primary, |w| _ = w.command(1, Command::Outdate(VOL))),
         (Role::Secondary, |w| _ = w.command(0, Command::Detach { vol: VOL, force: true })),
         (Role::Primary, |w| w.block(1, Blocked::Both)),

@@ -126,7 +126,7 @@ pub(super) fn concurrent_promote_demote() {
         let (winner, loser) = if is(a) { (a, b) } else { (b, a) };
         wrote(&mut w, winner, 64);
         // Promotion while the other one is demoted.
-        let demotion = w.command(winner, Command::Secondary { open: 0 });
+        let demotion = w.command(winner, Command::Secondary { open: 0, force: false });
         let us = w.rng.below(600);
         w.run_for(Duration::from_micros(us));
         let promotion = w.command(loser, Command::Primary { force: false });
@@ -202,7 +202,7 @@ pub(super) fn demote_open() {
     for i in 0..10 {
         wrote(&mut w, 0, i * 24);
     }
-    let held = w.command_and_wait(0, Command::Secondary { open: 1 });
+    let held = w.command_and_wait(0, Command::Secondary { open: 1, force: false });
     assert_eq!(held, state(StateResult::DeviceInUse));
     assert_eq!(role(&w, 0), Role::Primary);
     wrote(&mut w, 0, 800);

@@ -94,7 +94,7 @@ fn role_changes_between_walks() {
                 pair.break_link();
                 walk(&mut pair, 30, 4);
             }
-            assert_eq!(pair.run(0, Command::Secondary { open: 0 }), CommandResult::Ok);
+            assert_eq!(pair.run(0, Command::Secondary { open: 0, force: false }), CommandResult::Ok);
             assert_eq!(pair.run(0, Command::Primary { force: false }), CommandResult::Ok);
         }
     }

@@ -54,7 +54,7 @@ fn the_device_grows_by_the_disk_that_is_attached() {
         w.grow(0, 800);
         w.grow(1, 800);
         w.command(1 - n, Command::Resize(VOL, wish));
-        w.command(0, Command::Secondary { open: 0 });
+        w.command(0, Command::Secondary { open: 0, force: false });
         // The news of the peer's larger disk goes with the disk that is looked at for it.
         w.run_for(Duration::from_micros(k * 200));
         w.command(n, TEAR_OFF);
@@ -129,7 +129,7 @@ fn split_brain_after_the_target_was_finished_is_seen() {
         w.run_for(Duration::from_secs(1));
         assert_eq!(w.command_and_wait(1, Command::Primary { force: false }), CommandResult::Ok);
         write(&mut w, 1, 64);
-        w.command_and_wait(1, Command::Secondary { open: 0 });
+        w.command_and_wait(1, Command::Secondary { open: 0, force: false });
         for n in 0..2 {
             w.connect(n, &net());
         }
@@ -315,10 +315,10 @@ fn two_pasts_attached_at_once_are_not_in_sync() {
         w.cut(true);
         w.run_for(Duration::from_secs(5));
         write(&mut w, 0, 64);
-        assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0 }), CommandResult::Ok);
+        assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0, force: false }), CommandResult::Ok);
         assert_eq!(w.command_and_wait(1, Command::Primary { force: false }), CommandResult::Ok);
         write(&mut w, 1, 128);
-        assert_eq!(w.command_and_wait(1, Command::Secondary { open: 0 }), CommandResult::Ok);
+        assert_eq!(w.command_and_wait(1, Command::Secondary { open: 0, force: false }), CommandResult::Ok);
         for n in 0..2 {
             assert_eq!(w.command_and_wait(n, DETACH), CommandResult::Ok);
         }
@@ -343,7 +343,7 @@ fn no_bits_without_their_generation() {
     for delay_us in 0..60 {
         let mut w = fresh_pair_with(700 + delay_us, SECTORS, disk.clone());
         write(&mut w, 0, 64);
-        assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0 }), CommandResult::Ok);
+        assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0, force: false }), CommandResult::Ok);
         assert_eq!(w.command_and_wait(0, DETACH), CommandResult::Ok);
         w.reset();
         assert!(w.run_until(Duration::from_secs(20), |w| w.state(1).0 == ConnState::WFReportParams));

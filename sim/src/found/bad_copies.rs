@@ -76,12 +76,12 @@ fn a_bad_copy_beside_a_good_one_is_promoted() {
     w.hooks.mend_disks();
     w.run_for(ms(100));
     assert_eq!(w.state(1), (ConnState::Connected, DiskState::Inconsistent));
-    assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0 }), OK);
+    assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0, force: false }), OK);
     assert_eq!(w.command_and_wait(1, Command::Primary { force: false }), OK);
     // What its own disk refused is read from the peer, and written to both.
     assert_eq!(outcome(&mut w, 1, SimOp::Read { sector: BLOCK, count: 8 }), ClientResult::Ok);
     assert_eq!(outcome(&mut w, 1, SimOp::Write { sector: BLOCK, count: 8, fua: false }), ClientResult::Ok);
-    assert_eq!(w.command_and_wait(1, Command::Secondary { open: 0 }), OK);
+    assert_eq!(w.command_and_wait(1, Command::Secondary { open: 0, force: false }), OK);
     w.reset();
     heals(&mut w);
 }
@@ -102,7 +102,7 @@ fn a_bad_disk_that_is_given_up_behind_a_demotion_knows_what_was_written() {
         // Somewhere between its write and the last super block that says so.
         w.run_for(Duration::from_micros(10 * k));
         w.hooks.mend_disks();
-        w.command(0, Command::Secondary { open: 0 });
+        w.command(0, Command::Secondary { open: 0, force: false });
         assert_eq!(w.command_and_wait(0, TEAR_OFF), OK);
         w.run_for(secs(1));
         w.attach(0);

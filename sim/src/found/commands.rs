@@ -190,7 +190,7 @@ fn a_paused_resync_waits_for_nothing() {
     w.run_for(ms(200));
     assert_eq!(w.command_and_wait(0, Command::PauseSync(VOL)), OK);
     let second = w.request(0, SimOp::Write { sector: 0, count: 8, fua: false });
-    let down = w.command(0, Command::Secondary { open: 0 });
+    let down = w.command(0, Command::Secondary { open: 0, force: false });
     w.hold_disk(1, false);
     w.run_for(secs(5));
     for tag in [first, second] {
@@ -235,7 +235,7 @@ fn down_and_up_again_and_a_crash() {
     for k in 0..100 {
         let mut w = pair(k);
         w.weather.disk_us = 300;
-        w.command(0, Command::Secondary { open: 0 });
+        w.command(0, Command::Secondary { open: 0, force: false });
         w.run_for(Duration::from_micros(k * 13 % 400));
         w.command(0, Command::Primary { force: false });
         assert!(w.run_until(secs(1), |w| role(w, 0) == Role::Primary));
@@ -443,7 +443,7 @@ fn a_volume_in_use_forbids_the_demotion_of_all() {
     let mut w = three_volumes(1);
     assert_eq!(primary(&mut w, 0), OK);
     let in_use = CommandResult::State(StateResult::DeviceInUse);
-    assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0b010 }), in_use);
+    assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0b010, force: false }), in_use);
     let roles = |w: &World| [0, 1, 2].map(|v| w.volume_of(0, v).expect("it runs").role);
     assert_eq!(roles(&w), [Role::Primary; 3]);
     w.nodes[0].core.as_mut().expect("it runs").set_open(VolIdx(1), false);
@@ -496,7 +496,7 @@ fn a_volume_that_the_peer_does_not_have_keeps_no_command_waiting() {
         w.run_for(secs(60));
         assert_eq!(ended(w, id), Some(OK));
     };
-    ends(&mut w, 0, Command::Secondary { open: 0 });
+    ends(&mut w, 0, Command::Secondary { open: 0, force: false });
     ends(&mut w, 0, Command::Primary { force: false });
     for n in [1, 0] {
         ends(&mut w, n, Command::Disconnect { force: false });
@@ -598,7 +598,7 @@ fn what_arrives_behind_the_goodbye_of_a_node_without_a_disk_is_marked() {
 fn a_command_ends_on_many_volumes_that_have_nothing_to_do() {
     let mut w = nodes(20, SECTORS, [DiskConfig::default(), DiskConfig::default()], 12);
     for _ in 0..2 {
-        let id = w.command(0, Command::Secondary { open: 0 });
+        let id = w.command(0, Command::Secondary { open: 0, force: false });
         w.run_for(secs(60));
         assert_eq!(ended(&mut w, id), Some(OK));
     }

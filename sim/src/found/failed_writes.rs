@@ -130,7 +130,7 @@ fn bits_left_beside_a_common_generation_are_brought_from_the_primary() {
 fn bits_left_are_brought_from_a_primary_that_waited_for_its_peer() {
     let d = DiskConfig { fencing: Fencing::ResourceOnly, ..DiskConfig::default() };
     let mut w = pair_with(5, SECTORS, &net(), [d.clone(), d]);
-    assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0 }), OK);
+    assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0, force: false }), OK);
     assert_eq!(w.command_and_wait(1, Command::Detach { vol: VOL, force: false }), OK);
     // The generation that the peer begins is not stable.
     let disk_us = std::mem::replace(&mut w.weather.disk_us, 1_000_000);

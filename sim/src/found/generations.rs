@@ -63,7 +63,7 @@ fn an_agreed_invalidate_that_the_asker_never_heard_of() {
     assert_eq!(w.command_and_wait(1, PROMOTE), CommandResult::Ok);
     write(&mut w, 1, 64);
     for n in 0..2 {
-        w.command_and_wait(n, Command::Secondary { open: 0 });
+        w.command_and_wait(n, Command::Secondary { open: 0, force: false });
     }
     split_brain_is_seen(&mut w);
 }
@@ -79,7 +79,7 @@ fn a_primary_that_loses_a_split_brain_calls_its_handler() {
     for sector in [64, 128, 256] {
         write(&mut w, 1, sector);
     }
-    w.command_and_wait(1, Command::Secondary { open: 0 });
+    w.command_and_wait(1, Command::Secondary { open: 0, force: false });
     let policies = NetConfig {
         after_sb_0pri: AfterSb0::DiscardLeastChanges,
         after_sb_1pri: AfterSb1::CallPriLostAfterSb,
@@ -120,7 +120,7 @@ fn a_diskless_primary_is_cut_off_before_it_hears_of_the_new_generation() {
 #[test]
 fn a_node_promoted_without_its_disk_does_not_take_it_back_alone() {
     let mut w = fresh_pair(604, SECTORS);
-    assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0 }), CommandResult::Ok);
+    assert_eq!(w.command_and_wait(0, Command::Secondary { open: 0, force: false }), CommandResult::Ok);
     assert_eq!(w.command_and_wait(0, TEAR_OFF), CommandResult::Ok);
     apart(&mut w);
     w.cut(false);
@@ -174,7 +174,7 @@ fn a_promotion_on_a_copy_with_an_unfinished_resync() {
     w.run_for(Duration::from_secs(3));
     assert_eq!(w.command_and_wait(1, PROMOTE), CommandResult::Ok);
     write(&mut w, 1, 64);
-    w.command_and_wait(1, Command::Secondary { open: 0 });
+    w.command_and_wait(1, Command::Secondary { open: 0, force: false });
     w.command_and_wait(1, TEAR_OFF);
     w.start(0);
     w.connect(0, &net());
@@ -182,7 +182,7 @@ fn a_promotion_on_a_copy_with_an_unfinished_resync() {
     assert_eq!(w.state(0), (ConnState::Connected, DiskState::UpToDate));
     assert_eq!(w.command_and_wait(1, PROMOTE), CommandResult::Ok);
     write(&mut w, 1, 64);
-    w.command_and_wait(1, Command::Secondary { open: 0 });
+    w.command_and_wait(1, Command::Secondary { open: 0, force: false });
     w.attach(1);
     split_brain_is_seen(&mut w);
 }
@@ -240,7 +240,7 @@ fn a_primary_attaches_beside_a_diskless_peer() {
 fn a_source_is_promoted_again_and_again_beside_an_invalidate_cut_off() {
     let mut w = fresh_pair(607, SECTORS);
     w.weather.net_us = 2000;
-    w.command(0, Command::Secondary { open: 0 });
+    w.command(0, Command::Secondary { open: 0, force: false });
     w.command(1, Command::Invalidate(VOL));
     assert!(w.run_until(Duration::from_secs(5), |w| w.state(0).0 == ConnState::SyncSource));
     apart(&mut w);
@@ -300,7 +300,7 @@ fn a_source_that_lost_its_disk_becomes_target_of_the_older_copy() {
     assert_eq!(outcome(&mut w, 0, SimOp::Write { sector: 128, count: 8, fua: false }), ClientResult::IoError);
     assert_eq!(w.state(0).1, DiskState::Inconsistent);
     w.hooks.mend_disks();
-    w.command_and_wait(0, Command::Secondary { open: 0 });
+    w.command_and_wait(0, Command::Secondary { open: 0, force: false });
     // Its bad copy is given up with all that was answered on it alone.
     w.truth.discard(0);
     w.weather.disk_us = 20_000;
@@ -335,7 +335,7 @@ fn source_of_one_block(seed: u64) -> World {
     w.crash(1, false);
     w.run_for(Duration::from_secs(3));
     write(&mut w, 0, 64);
-    w.command_and_wait(0, Command::Secondary { open: 0 });
+    w.command_and_wait(0, Command::Secondary { open: 0, force: false });
     w.start(1);
     w
 }

@@ -311,7 +311,7 @@ mod tests {
             w.run_for(Duration::from_secs(1));
             assert_eq!(w.command_and_wait(n, Command::Primary { force: false }), CommandResult::Ok);
             write(&mut w, n, 64);
-            w.command_and_wait(n, Command::Secondary { open: 0 });
+            w.command_and_wait(n, Command::Secondary { open: 0, force: false });
         }
         for n in 0..2 {
             w.connect(n, &net());

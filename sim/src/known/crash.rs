@@ -196,7 +196,7 @@ fn superblock_update_forgotten() {
         cut(&mut w);
         w.run_for(ms(5));
         assert_eq!(w.hooks.waiting_operations(0), 1);
-        let id = w.command(0, Command::Secondary { open: 0 });
+        let id = w.command(0, Command::Secondary { open: 0, force: false });
         w.run_for(ms(50));
         w.let_go(false);
         events(&mut w, k);
@@ -224,7 +224,7 @@ fn unclean_mark_not_flushed_first() {
             is_done(&mut w, tag);
         }
         assert_eq!(w.command_and_wait(0, Command::Disconnect { force: true }), OK);
-        w.command(0, Command::Secondary { open: 0 });
+        w.command(0, Command::Secondary { open: 0, force: false });
         w.command(0, DETACH);
         events(&mut w, k);
         w.crash(0, true);

@@ -436,7 +436,7 @@ fn no_sync_with_dirty_bitmap_after_many_changes() {
             let pause = w.rng.below(60);
             events(&mut w, pause);
             begin(&mut w, 0, round * 3);
-            w.command_and_wait(0, Command::Secondary { open: 0 });
+            w.command_and_wait(0, Command::Secondary { open: 0, force: false });
         }
         w.run_for(secs(3));
         ends_well(&mut w);
@@ -452,7 +452,7 @@ fn no_sync_with_dirty_bitmap_when_demoted_at_the_end_of_a_resync() {
         w.cut(false);
         assert!(w.run_until(secs(20), |w| conn(w, 0) == ConnState::SyncSource));
         events(&mut w, k);
-        w.command(0, Command::Secondary { open: 0 });
+        w.command(0, Command::Secondary { open: 0, force: false });
         events(&mut w, k % 11);
         w.crash((k % 2) as usize, false);
         w.run_for(secs(2));

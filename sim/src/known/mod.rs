@@ -244,7 +244,7 @@ fn ends_apart(w: &mut World, loser: usize) {
 
 /// The data of one node is given up.
 fn operator_decides(w: &mut World, loser: usize) {
-    w.command_and_wait(loser, Command::Secondary { open: 0 });
+    w.command_and_wait(loser, Command::Secondary { open: 0, force: false });
     for n in 0..2 {
         w.command_and_wait(n, Command::Disconnect { force: true });
     }

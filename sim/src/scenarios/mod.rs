@@ -1,5 +1,6 @@
 //! Named situations, by subject: each promise of the protocol and of the resync once, small enough to read.
 
+mod authority;
 mod before_resync;
 mod buffers;
 mod completion;
@@ -113,7 +114,7 @@ pub(crate) fn primary(w: &mut World, n: usize) -> CommandResult {
 }
 
 pub(crate) fn secondary(w: &mut World, n: usize) -> CommandResult {
-    w.command_and_wait(n, Command::Secondary { open: 0 })
+    w.command_and_wait(n, Command::Secondary { open: 0, force: false })
 }
 
 pub(crate) fn disconnect(w: &mut World, n: usize) {

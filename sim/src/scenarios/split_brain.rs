@@ -105,7 +105,7 @@ fn promotions_and_demotions_that_are_refused() {
     let mut w = pair(13);
     assert_eq!(primary(&mut w, 1), state(StateResult::TwoPrimaries));
     assert_eq!(role(&w, 1), Role::Secondary);
-    let held = w.command_and_wait(0, Command::Secondary { open: 1 });
+    let held = w.command_and_wait(0, Command::Secondary { open: 1, force: false });
     assert_eq!(held, state(StateResult::DeviceInUse));
     assert_eq!(role(&w, 0), Role::Primary);
     w.nodes[0].core.as_mut().unwrap().set_open(VolIdx(0), false);

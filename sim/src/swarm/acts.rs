@@ -335,7 +335,7 @@ impl Schedule<'_> {
         let vol = self.any_volume();
         let Some(s) = self.w.volume_of(n, vol.0) else { return };
         let command = match self.below(15) {
-            0 => Command::Secondary { open: 0 },
+            0 => Command::Secondary { open: 0, force: false },
             1 => Command::Disconnect { force: false },
             2 => Command::Disconnect { force: true },
             3 | 4 => return self.w.connect(n, &self.plan.net),

@@ -217,7 +217,7 @@ impl Schedule<'_> {
             let refused = self.volumes().any(|v| self.w.volume_of(n, v.0).is_some_and(lost));
             if rounds % 20 == 19 && refused {
                 // Its data is gone for good: what clients see next is another past.
-                self.w.command(n, Command::Secondary { open: 0 });
+                self.w.command(n, Command::Secondary { open: 0, force: false });
             }
         }
     }
@@ -279,7 +279,7 @@ impl Schedule<'_> {
             }
         }
         self.w.truth.all().for_each(|t| t.discard(loser));
-        self.w.command(loser, Command::Secondary { open: 0 });
+        self.w.command(loser, Command::Secondary { open: 0, force: false });
         self.w.run_for(Duration::from_secs(1));
         for n in [loser, 1 - loser] {
             self.w.command(n, Command::Disconnect { force: true });

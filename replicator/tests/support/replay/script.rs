@@ -183,7 +183,7 @@ impl Replay<'_> {
             Step::Disconnect => self.good(Command::Disconnect { force: false }),
             Step::Primary => self.good(Command::Primary { force: false }),
             Step::PrimaryForce => self.good(Command::Primary { force: true }),
-            Step::Secondary => self.good(Command::Secondary { open: 0 }),
+            Step::Secondary => self.good(Command::Secondary { open: 0, force: false }),
             Step::SkipSync(vol) => {
                 self.good(Command::NewCurrentUuid { vol: VolIdx(vol), clear_bitmap: true });
             }
@@ -206,7 +206,7 @@ impl Replay<'_> {
                 let disk = DiskConfig { resync_rate_kib_s: 204_800, ..self.conversation.disk.clone() };
                 self.good(Command::DiskOptions(v, Box::new(disk)));
             }
-            Step::SecondaryOpen => self.good(Command::Secondary { open: 1 }),
+            Step::SecondaryOpen => self.good(Command::Secondary { open: 1, force: false }),
             Step::Refused(why) => {
                 let last = self.node.results.last().map(|r| r.1);
                 if last != Some(CommandResult::State(why)) {
