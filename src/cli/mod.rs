@@ -185,7 +185,13 @@ enum Verb {
         force: bool,
     },
     /// Becomes Secondary
-    Secondary(Names),
+    Secondary {
+        #[command(flatten)]
+        names: Names,
+        /// Even if it is in use or frozen: what clients have asked for fails, and they are disconnected
+        #[arg(short, long)]
+        force: bool,
+    },
     /// Compares all blocks with the peer's; what differs is marked out of sync
     Verify {
         #[command(flatten)]
@@ -436,7 +442,7 @@ impl Context {
             }
             Verb::Disconnect(f) => (Action::Disconnect { force: f.force }, f.names),
             Verb::Primary { names, force } => (Action::Primary { force }, names),
-            Verb::Secondary(n) => (Action::Secondary, n),
+            Verb::Secondary { names, force } => (Action::Secondary { force }, names),
             Verb::Role(n) => (Action::Role, n),
             Verb::Cstate(n) => (Action::Cstate, n),
             Verb::PauseSync(n) => (Action::PauseSync, n),

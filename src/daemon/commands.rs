@@ -255,7 +255,7 @@ impl Commands {
             }
             Action::Disconnect { force } => running.disconnect(force).await,
             Action::Primary { force } => running.primary(force, &first_minor(one)).await,
-            Action::Secondary => running.secondary(&first_minor(one), None).await,
+            Action::Secondary { force } => running.secondary(force, &first_minor(one), None).await,
             Action::SuspendIo => running.command(Command::SuspendIo, &first_minor(one), None).await,
             Action::ResumeIo => running.command(Command::ResumeIo, &first_minor(one), None).await,
             _ => self.run_volumes(action, one, &running).await,
@@ -331,7 +331,7 @@ impl Commands {
             | Action::Connect { .. }
             | Action::Disconnect { .. }
             | Action::Primary { .. }
-            | Action::Secondary
+            | Action::Secondary { .. }
             | Action::SuspendIo
             | Action::ResumeIo
             | Action::Proc => unreachable!("not a command for one volume"),

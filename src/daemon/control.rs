@@ -103,7 +103,10 @@ pub enum Action {
         force: bool,
     },
     /// Become Secondary.
-    Secondary,
+    Secondary {
+        /// Even if clients use it: what they have asked for fails.
+        force: bool,
+    },
     /// Pause resync.
     PauseSync,
     /// Resume resync.
@@ -182,7 +185,7 @@ impl Action {
             | Action::Connect { .. }
             | Action::Disconnect { .. }
             | Action::Primary { .. }
-            | Action::Secondary
+            | Action::Secondary { .. }
             | Action::PauseSync
             | Action::ResumeSync
             | Action::Invalidate

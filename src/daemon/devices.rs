@@ -122,9 +122,9 @@ impl Devices {
         all_done
     }
 
-    /// Ends every device, also one that an earlier daemon has left, unless somebody uses one: then nothing is done, and the
-    /// data plane goes on having them open. Until [`resume`](Self::resume) none is made.
-    pub async fn release(&self) {
+    /// Ends every device, also one that an earlier daemon has left, unless somebody uses one: then, except by force, nothing is
+    /// done, and the data plane goes on having them open. Until [`resume`](Self::resume) none is made.
+    pub async fn release(&self, force: bool) {
         if self.dead_conn_timeout.is_none() {
             return;
         }
@@ -133,7 +133,8 @@ impl Devices {
         let backends: Vec<String> = self.volumes.iter().map(|v| v.backend.clone()).collect();
         let looked = blocking(move || {
             let found: Vec<Option<u32>> = backends.iter().map(|b| kernel::find(b)).collect();
-            let used = found.iter().flatten().any(|index| is_used(*index));
+            // A filesystem on it must not meet the device again when this node is Primary next time.
+            let used = !force && found.iter().flatten().any(|index| is_used(*index));
             Ok(if used { Vec::new() } else { found })
         });
         for (volume, index) in self.volumes.iter().zip(looked.await.unwrap_or_default()) {

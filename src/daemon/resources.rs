@@ -380,9 +380,10 @@ impl Running {
     }
 
     /// Becomes Secondary unless a client has a volume open, or somebody uses a block device; the data plane knows best.
-    pub async fn secondary(&self, object: &str, info: Option<&str>) -> Outcome {
-        self.devices.release().await;
-        let outcome = self.command(Command::Secondary { open: 0, force: false }, object, info).await;
+    /// By force in any case: the requests of clients fail, and their sessions end.
+    pub async fn secondary(&self, force: bool, object: &str, info: Option<&str>) -> Outcome {
+        self.devices.release(force).await;
+        let outcome = self.command(Command::Secondary { open: 0, force }, object, info).await;
         self.devices.resume();
         self.update_devices().await;
         outcome
@@ -402,7 +403,7 @@ impl Running {
     // spec: drbd-states 15, down
     pub async fn take_down(&self) -> Outcome {
         let config = self.config();
-        let demoted = self.secondary(&config.name, Some("failed to demote")).await;
+        let demoted = self.secondary(false, &config.name, Some("failed to demote")).await;
         if demoted.exit_code != 0 {
             return demoted;
         }

@@ -24,6 +24,7 @@ use super::snapshot::Publisher;
 use super::spin::SpinPolicy;
 use super::token::Token;
 use super::worker_api::{HandlerCall, Message, OpenedDisk, Shared, WorkerConfig};
+use crate::clock;
 
 /// Everything the thread owns. The ring comes first: it is dropped first, and with it ends every operation on
 /// what the others own.
@@ -36,7 +37,6 @@ pub(super) struct Worker {
     pub(super) publisher: Publisher,
     pub(super) resource: String,
     pub(super) minors: Vec<Minor>,
-    clock: std::time::Instant,
     waker: Waker,
     mailbox: Mailbox<Message>,
     commands: Vec<(CommandId, oneshot::Sender<CommandResult>)>,
@@ -123,14 +123,13 @@ impl Worker {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         let mut worker = Worker {
             ring,
-            core: Core::new(Resource::new(config.core.clone(), random_seed()?), Instant(0)),
+            core: Core::new(Resource::new(config.core.clone(), random_seed()?), clock::now()),
             disks,
             peers: PeerSockets::new(config.own_address, config.peer_address, buffers),
             nbd,
             publisher: Publisher::new(Arc::clone(&shared.board), config),
             resource: config.core.name.clone(),
             minors: config.core.volumes.iter().map(|v| v.minor).collect(),
-            clock: std::time::Instant::now(),
             waker,
             mailbox,
             commands: Vec::new(),
@@ -159,7 +158,7 @@ impl Worker {
     /// is submitted by the wait of the next turn.
     fn turn(&mut self) -> std::io::Result<()> {
         self.wait()?;
-        self.core.now = Instant(u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        self.core.now = clock::now();
         let mut woken = false;
         for _ in 0..COMPLETIONS_PER_TURN {
             let Some(completion) = self.ring.next_completion() else { break };

@@ -185,7 +185,7 @@ fn stop(pair: &mut Pair, say: &mut Say) -> anyhow::Result<()> {
         say.step("Stop");
     }
     for node in pair.nodes.iter().filter(|n| n.pid().is_some()) {
-        let _ = node.run(Action::Secondary);
+        let _ = node.run(Action::Secondary { force: false });
     }
     let mut result = Ok(());
     for node in &mut pair.nodes {

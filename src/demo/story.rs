@@ -290,7 +290,7 @@ fn demote(node: &Node, say: &mut Say) -> anyhow::Result<()> {
     say.command(&format!("lockstep secondary {RESOURCE}        # on {}", node.name));
     loop {
         check_interrupt()?;
-        let outcome = node.run(Action::Secondary);
+        let outcome = node.run(Action::Secondary { force: false });
         if outcome.exit_code == 0 {
             return Ok(());
         }
