@@ -477,4 +477,6 @@ impl Lease {
 }
 
 #[cfg(test)]
+mod chance;
+#[cfg(test)]
 mod tests;
