@@ -3,3 +3,5 @@
 //! to be done, and beside it a thin driver.
 
 pub mod lease;
+pub mod promote;
+pub mod service;

@@ -66,9 +66,18 @@ impl Resource {
 
     /// This node may admit and answer requests now.
     pub(crate) fn may_serve(&self) -> bool {
-        let Some(authority) = self.authority else { return true };
+        self.authority.is_none_or(|a| self.now < self.bound(a))
+    }
+
+    fn bound(&self, authority: Authority) -> Instant {
         let by_peer = self.peer_word.answered.map(|at| at + authority.by_peer);
-        self.now < by_peer.map_or(authority.until, |at| at.max(authority.until))
+        by_peer.map_or(authority.until, |at| at.max(authority.until))
+    }
+
+    /// Clients are served, as of `now`.
+    pub fn serves(&self, now: Instant) -> bool {
+        let authority = self.authority.is_none_or(|a| now < self.bound(a));
+        self.role() == Role::Primary && !self.vols.iter().any(|v| v.state.any_susp()) && authority
     }
 
     /// Clients wait because the right to serve them has run out.
@@ -98,13 +107,13 @@ impl Resource {
         (self.peer_word.first, self.peer_word.len) = (0, 0);
     }
 
-    /// Sends a ping, and the next one soon enough, while a Primary lives by the peer's word.
+    /// Sends a ping, and the next one soon enough: a Primary lives by the peer's word, and a Secondary notices that it is gone.
     pub(crate) fn ask_for_peer_word(&mut self, out: &mut Actions) {
         let Some(authority) = self.authority else {
             self.timers.stop(Timer::PeerWord);
             return;
         };
-        if self.role() == Role::Primary && self.conn.phase == Phase::Established {
+        if self.conn.phase == Phase::Established {
             self.send_ping(out);
         }
         // A node that becomes Primary, or gets its peer back, has to wait for the next round at most.

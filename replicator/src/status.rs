@@ -84,6 +84,11 @@ impl Resource {
         if self.conn.is_established() { self.conn.data.zip(self.conn.meta) } else { None }
     }
 
+    /// How many connections there have been: one that came and went between two looks shows here.
+    pub fn connections(&self) -> u32 {
+        self.conn.generation
+    }
+
     /// Everything people may want to see, as of `now`.
     pub fn snapshot(&self, now: Instant) -> ResourceSnapshot {
         let s0 = &self.vols[0].state;
@@ -94,7 +99,7 @@ impl Resource {
         r.suspended_no_data = s0.susp_nod;
         r.suspended_fencing = s0.susp_fen;
         r.suspended_lease = self.is_without_authority();
-        r.connections = self.conn.generation;
+        r.connections = self.connections();
         let flushes = self.vols.iter().all(|v| v.disk.as_ref().is_none_or(|d| d.cfg.disk_flushes));
         r.write_ordering = if flushes { 'f' } else { 'd' };
         r.connection = self.conn.state;

@@ -4,7 +4,7 @@
 use model::config::settings::Handler;
 use model::time::{Duration, Instant};
 use replicator::wire::{Command, HEADER100_BYTES, Header, HeaderForm, parse_header};
-use replicator::{SockId, VolIdx};
+use replicator::{HandlerRun, SockId, VolIdx};
 
 use crate::node::Versions;
 
@@ -126,6 +126,8 @@ pub struct Handlers {
     pub fence_peer: FencePeer,
     /// What before-resync-source and before-resync-target do.
     pub before_resync: BeforeResync,
+    /// Fence-peer and unfence-peer handlers that somebody else is to answer.
+    pub asked: Vec<(Handler, HandlerRun)>,
     /// What was called: when, by which node, which handler, of which volume.
     pub calls: Vec<(Instant, Handler, Option<VolIdx>)>,
 }
@@ -150,6 +152,8 @@ pub enum FencePeer {
         /// After so long.
         after: Duration,
     },
+    /// Asks somebody else, who answers by [`World::handler_answers`](crate::world::World::handler_answers); unfence-peer too.
+    Asks,
 }
 
 /// What the scripts before a resync do.

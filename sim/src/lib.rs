@@ -7,6 +7,7 @@ mod conformance;
 pub mod disk;
 #[cfg(test)]
 mod exhaustive;
+pub mod failover;
 pub mod found;
 pub mod hooks;
 #[cfg(test)]

@@ -120,6 +120,8 @@ pub struct Lease {
     /// When the last swap was sent that would make this node the holder.
     last_claim: Instant,
     wants: Wants,
+    /// The record has vanished that said that only this node's copy counts. Nobody takes what is not there.
+    alone_without_record: bool,
     trouble: Option<String>,
 }
 
@@ -167,6 +169,7 @@ impl Lease {
             held_until: None,
             last_claim: now,
             wants: Wants::default(),
+            alone_without_record: false,
             trouble: None,
         }
     }
@@ -215,11 +218,16 @@ impl Lease {
 
     /// Gives up that wish.
     pub fn leave_absent(&mut self) {
-        self.wants.create = None;
+        if !self.alone_without_record {
+            self.wants.create = None;
+        }
     }
 
     /// What the record gives the right to, now.
     pub fn held(&self, now: Instant) -> Held {
+        if self.alone_without_record && self.wants.release.is_none() {
+            return Held::Alone;
+        }
         let Some(until) = self.held_until.filter(|_| self.wants.release.is_none()) else { return Held::No };
         match (&self.seen, &self.pending) {
             // From the moment that the peer may count again, it may take the record when the term is over.
@@ -231,6 +239,11 @@ impl Lease {
             _ if now < until => Held::Until(until),
             _ => Held::No,
         }
+    }
+
+    /// Until when the last renewal is good, past or not; none: this node is not the holder.
+    pub fn bound(&self) -> Option<Instant> {
+        self.held_until.filter(|_| self.wants.release.is_none())
     }
 
     /// The store has this node as its holder, as far as it knows: in time or not.
@@ -386,6 +399,11 @@ impl Lease {
         };
         let mine = record.as_ref().and_then(|r| r.held_by(&self.cfg.me));
         self.held_until = match mine {
+            None if record.is_none() && self.held_until.is_some() && self.is_alone() => {
+                self.alone_without_record = true;
+                self.wants.create = Some(false);
+                None
+            }
             // A swap whose answer was lost has been done.
             Some(h) if h.incarnation == self.cfg.incarnation => {
                 Some(self.held_until.unwrap_or(self.last_claim + (h.ttl() - h.ttl() / 8)))
@@ -406,6 +424,7 @@ impl Lease {
         }
         if self.seen.as_ref().is_some_and(|s| s.record.is_some()) {
             self.wants.create = None;
+            self.alone_without_record = false;
         }
         let (me, peer) = (&self.cfg.me, &self.cfg.peer);
         if let Some(r) = self.record() {

@@ -53,6 +53,11 @@ impl World {
         }
     }
 
+    /// What the next write will write.
+    pub fn next_version(&self) -> u64 {
+        self.next_version
+    }
+
     /// Issues a client request on a node; the tag names it in the answers.
     pub fn request(&mut self, n: usize, op: SimOp) -> ClientTag {
         self.note_owner(n, op, false);

@@ -30,7 +30,12 @@ impl World {
             _ if matches!(handler, Handler::BeforeResyncSource | Handler::BeforeResyncTarget) => {
                 (before.after, Means::Answer(before.exit_code))
             }
+            FencePeer::Asks if matches!(handler, Handler::FencePeer | Handler::UnfencePeer) => {
+                script.asked.push((handler, run));
+                return;
+            }
             _ if handler != Handler::FencePeer => (SOON, Means::Answer(0)),
+            FencePeer::Asks => unreachable!("asked above"),
             FencePeer::Answers { exit_code, after } => (after, Means::Answer(exit_code)),
             FencePeer::Outdates { after } => (after, Means::OutdatePeer),
             FencePeer::Stonith { after } => (after, Means::StonithPeer),
@@ -107,7 +112,8 @@ impl World {
         }
     }
 
-    fn handler_answers(&mut self, n: usize, run: HandlerRun, exit_code: i32) {
+    /// A handler has ended.
+    pub fn handler_answers(&mut self, n: usize, run: HandlerRun, exit_code: i32) {
         self.note(n, || format!("handler {} ends with {exit_code}", run.0));
         for called in &mut self.before_resync {
             called[n] = called[n].filter(|r| *r != run);

@@ -103,6 +103,7 @@ impl World {
             self.truth.all().for_each(|t| t.second_primary_died(n));
         }
         self.before_resync.iter_mut().for_each(|called| called[n] = None);
+        self.hooks.handlers[n].asked.clear();
         self.nodes[n].incarnation += 1;
         let open: Vec<SockId> = self.ends.iter().filter(|(_, e)| e.node == n).map(|(s, _)| s).collect();
         for s in open {

@@ -1,0 +1,97 @@
+//! What has to hold at any time, and what clients were told.
+
+use std::collections::BTreeMap;
+
+use model::state::Role;
+use replicator::ClientTag;
+
+use super::*;
+
+/// What clients have written.
+#[derive(Default)]
+pub(super) struct Ledger {
+    open: Vec<(usize, ClientTag, u64, u64)>,
+    /// By sector: the last version that was acknowledged.
+    acked: BTreeMap<u64, u64>,
+    /// Writes that were acknowledged.
+    pub written: u64,
+}
+
+impl Ledger {
+    /// One write at a time for each place, so that it is clear which one counts.
+    pub(super) fn may_write(&self, sector: u64) -> bool {
+        self.open.iter().all(|(_, _, s, _)| *s != sector)
+    }
+
+    pub(super) fn asked(&mut self, n: usize, tag: ClientTag, sector: u64, version: u64) {
+        self.open.push((n, tag, sector, version));
+    }
+
+    /// The daemon of a node has died: its clients get no answer.
+    pub(super) fn forget(&mut self, n: usize) {
+        self.open.retain(|(m, ..)| *m != n);
+    }
+}
+
+impl Cluster {
+    /// After every event.
+    pub(super) fn check(&mut self) {
+        self.take_answers();
+        let serving: Vec<usize> = (0..2).filter(|n| self.core_serves(*n)).collect();
+        assert!(serving.len() < 2, "two writable Primaries; the store: {}", self.store.text());
+        let now = self.w.now;
+        let has_address = |s: &Side| s.address_until.is_some_and(|until| now < until);
+        let both = self.sides.iter().all(has_address);
+        assert!(!both, "both nodes have the address; the store: {}", self.store.text());
+        if self.bug != Some(Bug::AddressFirst) {
+            return;
+        }
+        for (n, side) in self.sides.iter().enumerate() {
+            let is_primary = self.w.volume(n).is_none_or(|s| s.role == Role::Primary);
+            assert!(!has_address(side) || is_primary, "an address where nothing is Primary");
+        }
+    }
+
+    /// By its clock, whether or not it stands still: it will look at that clock first.
+    fn core_serves(&self, n: usize) -> bool {
+        let core = self.w.nodes[n].core.as_ref();
+        core.is_some_and(|core| core.serves(self.w.clock(n)))
+    }
+
+    fn take_answers(&mut self) {
+        if self.ledger.open.is_empty() || self.w.answers.is_empty() {
+            return;
+        }
+        for (n, tag, sector, version) in std::mem::take(&mut self.ledger.open) {
+            let is_it = |a: &Answer| matches!(a, Answer::Client(t, ..) if *t == tag);
+            match self.w.take_answer(is_it) {
+                None => self.ledger.open.push((n, tag, sector, version)),
+                Some(Answer::Client(_, ClientResult::Ok, _)) => {
+                    let last = self.ledger.acked.entry(sector).or_insert(version);
+                    *last = version.max(*last);
+                    self.ledger.written += 1;
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// When everything is quiet: what was acknowledged is on both disks, or was written over.
+    pub(super) fn check_written(&self) {
+        for (sector, version) in &self.ledger.acked {
+            for n in 0..2 {
+                let found = self.w.nodes[n].disk.read(*sector);
+                assert!(
+                    found >= *version,
+                    "sector {sector} of node {} holds {found}, and {version} was acknowledged",
+                    n + 1
+                );
+            }
+        }
+    }
+
+    /// Writes that clients were told are done.
+    pub fn written(&self) -> u64 {
+        self.ledger.written
+    }
+}

@@ -1,0 +1,142 @@
+//! Schedules: a pair in good order, faults by chance, then everything heals and must come to rest.
+
+use super::*;
+
+/// What came of a schedule.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    /// Times that a node became the home.
+    pub takeovers: u64,
+    /// Writes that clients were told are done.
+    pub written: u64,
+    /// Steps of the storage cores.
+    pub steps: u64,
+    /// Faults that happened.
+    pub faults: u64,
+}
+
+/// How long it may take until there is a home when nothing is wrong any more.
+const REST: Duration = Duration::from_secs(150);
+
+/// Runs the schedule of a seed on a new cluster.
+///
+/// # Panics
+/// If something does not hold that must.
+pub fn run(seed: u64, bug: Option<Bug>) -> Outcome {
+    run_in(&mut Cluster::new(seed, bug), seed)
+}
+
+/// The same on a cluster that the caller keeps, for its trace.
+///
+/// # Panics
+/// If something does not hold that must.
+pub fn run_in(c: &mut Cluster, seed: u64) -> Outcome {
+    let faults = c.live_through(seed);
+    c.heal();
+    let at_rest = |c: &Cluster| c.home().is_some_and(|n| c.serves(n)) && c.w.in_sync() && c.w.is_idle();
+    let rests = c.run_until(REST, at_rest);
+    assert!(
+        rests,
+        "comes to rest: {:?} {:?}, {:?}, the store: {}",
+        c.w.volume(0),
+        c.w.volume(1),
+        c.sides.each_ref().map(|s| s.service.as_ref().map(|s| s.status(c.w.now))),
+        c.store.text()
+    );
+    // It stays so, and one more write gets through.
+    let before = c.written();
+    for _ in 0..10 {
+        c.client_writes();
+        c.run_for(Duration::from_millis(200));
+    }
+    assert!(c.home().is_some() && c.written() > before, "its home serves clients");
+    let settled = |c: &Cluster| c.w.in_sync() && c.w.is_idle();
+    assert!(c.run_until(Duration::from_secs(5), settled), "the last writes end");
+    c.check_written();
+    Outcome { takeovers: c.takeovers, written: c.written(), steps: c.w.steps, faults }
+}
+
+impl Cluster {
+    /// Faults by chance for some seconds; how many.
+    fn live_through(&mut self, seed: u64) -> u64 {
+        let mut rng = Rng::new(seed ^ 0x5eed);
+        self.slowest_answer_ms = [2, 20, 60, 250][rng.below(4) as usize];
+        self.failing_steps = rng.one_in(4).then(|| 2 + rng.below(8));
+        let started = |c: &Cluster| c.home().is_some();
+        if !rng.one_in(8) {
+            self.run_until(Duration::from_secs(10), started);
+        }
+        // Each schedule leaves out most kinds of faults.
+        let kinds = rng.next();
+        let allows = |kind: u64| kinds >> kind & 1 == 1;
+        let mut faults = 0;
+        let end = self.w.now + Duration::from_millis(2_000 + rng.below(8_000));
+        while self.w.now < end {
+            for _ in 0..rng.below(4) {
+                self.client_writes();
+                let pause = Duration::from_micros(rng.below(3_000));
+                self.run_for(pause);
+            }
+            self.run_for(Duration::from_millis(rng.below(300)));
+            let n = if rng.one_in(3) { rng.below(2) as usize } else { self.home().unwrap_or(0) };
+            let d = Duration::from_millis([20, 200, 1_000, 3_000][rng.below(4) as usize] + rng.below(500));
+            let kind = rng.below(16);
+            if !allows(kind) {
+                continue;
+            }
+            faults += 1;
+            match kind {
+                0 | 1 => {
+                    self.kill(n, kind == 1);
+                    self.restart_after(n, d);
+                }
+                2 => self.pause(n, d),
+                3 | 4 => self.w.cut(kind == 3),
+                5 => self.w.reset(),
+                6 | 7 => self.cut_from_store(n, true),
+                8 | 9 => (0..2).for_each(|n| self.cut_from_store(n, false)),
+                10 => self.stall_store(d),
+                11 => self.order(n, Order::Switch),
+                12 if rng.one_in(4) => self.wipe_store(),
+                13 => {
+                    // A node cut off from everybody.
+                    self.w.cut(true);
+                    self.cut_from_store(n, true);
+                }
+                14 => {
+                    self.w.cut(true);
+                    self.pause(n, d);
+                }
+                15 => self.order(n, if rng.one_in(2) { Order::Release } else { Order::Clear }),
+                _ => faults -= 1,
+            }
+        }
+        faults
+    }
+
+    /// Nothing is wrong any more, and operators take back what they ordered.
+    fn heal(&mut self) {
+        self.failing_steps = None;
+        self.slowest_answer_ms = 20;
+        self.w.cut(false);
+        for n in 0..2 {
+            self.cut_from_store(n, false);
+            self.restart_after(n, Duration::from_millis(500));
+        }
+        self.run_for(Duration::from_secs(5));
+        for n in 0..2 {
+            self.order(n, Order::Clear);
+            self.order(n, Order::Unfreeze);
+        }
+    }
+}
+
+impl Outcome {
+    /// Adds another one.
+    pub fn add(&mut self, other: &Outcome) {
+        self.takeovers += other.takeovers;
+        self.written += other.written;
+        self.steps += other.steps;
+        self.faults += other.faults;
+    }
+}
