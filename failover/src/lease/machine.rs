@@ -120,6 +120,9 @@ pub struct Lease {
     /// When the last swap was sent that would make this node the holder.
     last_claim: Instant,
     wants: Wants,
+    /// The last record that is known said that only this node's copy counts, and named it as holder; nothing that would change
+    /// that was asked for since.
+    was_alone: bool,
     /// The record has vanished that said that only this node's copy counts. Nobody takes what is not there.
     alone_without_record: bool,
     trouble: Option<String>,
@@ -169,6 +172,7 @@ impl Lease {
             held_until: None,
             last_claim: now,
             wants: Wants::default(),
+            was_alone: false,
             alone_without_record: false,
             trouble: None,
         }
@@ -329,6 +333,8 @@ impl Lease {
         };
         let peer_counts = |r: &Record| r.is_current(&self.cfg.peer);
         let included = becomes.as_ref().is_some_and(peer_counts) && !self.record().is_some_and(peer_counts);
+        let keeps = |r: &Record| r.is_only_current(&self.cfg.me) && r.held_by(&self.cfg.me).is_some();
+        self.was_alone &= becomes.as_ref().is_none_or(|r| keeps(r) || self.alone_without_record);
         self.pending = Some(Pending { id: self.asked, sent_at: now, becomes, included });
         Some(Ask { id: self.asked, op, timeout: self.cfg.ttl / 3 })
     }
@@ -399,7 +405,7 @@ impl Lease {
         };
         let mine = record.as_ref().and_then(|r| r.held_by(&self.cfg.me));
         self.held_until = match mine {
-            None if record.is_none() && self.held_until.is_some() && self.is_alone() => {
+            None if record.is_none() && self.was_alone => {
                 self.alone_without_record = true;
                 self.wants.create = Some(false);
                 None
@@ -425,6 +431,9 @@ impl Lease {
         if self.seen.as_ref().is_some_and(|s| s.record.is_some()) {
             self.wants.create = None;
             self.alone_without_record = false;
+        }
+        if let Some(r) = self.record() {
+            self.was_alone = r.is_only_current(&self.cfg.me) && self.held_until.is_some();
         }
         let (me, peer) = (&self.cfg.me, &self.cfg.peer);
         if let Some(r) = self.record() {

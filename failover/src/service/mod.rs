@@ -69,6 +69,17 @@ pub struct Storage {
     pub frozen: bool,
     /// How many connections there have been.
     pub connections: u32,
+    /// It has parted from its peer because of what their data or roles are, not by an operator.
+    pub parted: Option<Parted>,
+}
+
+/// Why a resource stands alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Parted {
+    /// Both copies have gone on from a common one.
+    SplitBrain,
+    /// Something else about the data, or the roles.
+    Refused,
 }
 
 /// What a Primary may do.
@@ -135,6 +146,8 @@ pub enum Action {
     Grant(u64, Grant),
     /// The addresses may stay for another lifetime.
     RenewAddresses,
+    /// Connect the resource again; with true its data may be overwritten.
+    Connect(bool),
     /// Answer to an order.
     Answer(u64, Result<String, String>),
     /// Exit code of a handler.
@@ -212,8 +225,9 @@ pub struct Service {
     renew_at: Instant,
     /// The core has shown the promotion.
     was_primary: bool,
-    /// The addresses wait until those of the peer are gone for certain.
-    delayed: Option<(Instant, Attempt)>,
+    /// The addresses wait until those of the peer are gone for certain, and clients are served.
+    delayed: Option<Attempt>,
+    connect_at: Instant,
     why: String,
     history: Vec<Entry>,
     last_reason: Option<String>,
@@ -228,6 +242,8 @@ const GIVEN_PAUSE: Duration = Duration::from_secs(10);
 const ADDRESS_SLACK: Duration = Duration::from_millis(100);
 /// How often addresses are renewed.
 const RENEW_EVERY: Duration = Duration::from_millis(250);
+/// How often nodes that have parted are connected again.
+const CONNECT_EVERY: Duration = Duration::from_secs(2);
 /// How long it may take to get the lease before the node thinks again.
 const TAKING_MAX: Duration = Duration::from_secs(10);
 /// How long a preferred node has to be able before a service moves back to it.
@@ -273,6 +289,7 @@ impl Service {
             renew_at: now,
             was_primary: false,
             delayed: None,
+            connect_at: now,
             why: "has just started".into(),
             history: Vec::new(),
             last_reason: None,
@@ -311,6 +328,7 @@ impl Service {
         self.answer_handlers(now, out);
         self.grant(now, out);
         self.renew_addresses(now, out);
+        self.connect_again(now, out);
         if let Some(lease) = &mut self.lease
             && let Some(ask) = lease.poll(now)
         {
@@ -323,8 +341,7 @@ impl Service {
     pub fn deadline(&self, now: Instant) -> Instant {
         let lease = self.lease.as_ref().and_then(Lease::deadline);
         let soon = now + self.cfg.ttl / 8;
-        let delayed = self.delayed.map(|(at, _)| at);
-        [lease, self.chain.deadline(), delayed, Some(soon)].into_iter().flatten().min().expect("one is there")
+        [lease, self.chain.deadline(), Some(soon)].into_iter().flatten().min().expect("one is there")
     }
 
     /// Where this node is with it.
@@ -518,6 +535,10 @@ impl Service {
                 }
                 Ok("may be here again".to_owned())
             }
+            Order::Stop if self.is_frozen_home() => Ok("its I/O is frozen: everything stays as it is".into()),
+            Order::Switch | Order::Release if self.is_frozen_home() => {
+                Err("its I/O is frozen, nothing that uses it can be ended in peace".into())
+            }
             Order::Switch => match (&self.state, self.peer_is_able()) {
                 (State::Home, Ok(())) => {
                     self.switching = Some(key);
@@ -562,6 +583,12 @@ impl Service {
         out.push(Action::Answer(key, answer));
     }
 
+    /// Here, and nothing can be ended: all writes wait.
+    fn is_frozen_home(&self) -> bool {
+        matches!(self.state, State::Home | State::Starting)
+            && self.storage.is_some_and(|s| s.role == Role::Primary && s.frozen)
+    }
+
     fn leave(
         &mut self,
         how: Leaving,
@@ -603,35 +630,49 @@ impl Service {
     fn run_steps(&mut self, steps: &mut Vec<ChainAction>, now: Instant, out: &mut Vec<Action>) {
         for step in steps.drain(..) {
             match step {
-                ChainAction::Run(attempt) => match self.addresses_may_be_added_at(&attempt) {
-                    Some(at) if now < at => self.delayed = Some((at, attempt)),
-                    _ => out.push(Action::Run(attempt)),
-                },
-                ChainAction::Abort(attempt) if self.delayed.is_some_and(|(_, a)| a == attempt) => {
-                    self.delayed = None;
-                }
+                ChainAction::Run(attempt) if self.adds_addresses(&attempt) => self.delayed = Some(attempt),
+                ChainAction::Run(attempt) => out.push(Action::Run(attempt)),
+                ChainAction::Abort(attempt) if self.delayed == Some(attempt) => self.delayed = None,
                 ChainAction::Abort(attempt) => out.push(Action::Abort(attempt)),
             }
         }
-        if let Some((_, attempt)) = self.delayed.take_if(|(at, _)| now >= *at) {
-            out.push(Action::Run(attempt));
+        if self.delayed.is_some() && self.addresses_may_be_added(now) {
+            out.extend(self.delayed.take().map(Action::Run));
         }
     }
 
+    fn adds_addresses(&self, attempt: &Attempt) -> bool {
+        attempt.verb == Verb::Start && attempt.step + 1 == self.cfg.steps.len()
+    }
+
     /// A home that was killed or stands still has its addresses until the kernel takes them back, and one that is cut off
-    /// until its time is over. None: it is connected, and has let go of them.
-    fn addresses_may_be_added_at(&self, attempt: &Attempt) -> Option<Instant> {
-        let adds = attempt.verb == Verb::Start && attempt.step + 1 == self.cfg.steps.len();
+    /// until its time is over. One that is connected has let go of them. And nobody is called to where he is not served.
+    fn addresses_may_be_added(&self, now: Instant) -> bool {
         let term = self.peer_ttl.max(self.cfg.ttl);
         let gone_after = (self.cfg.address_lifetime + ADDRESS_SLACK).max(term + term / 8);
-        self.quiet_since.filter(|_| adds).map(|since| since + gone_after)
+        self.serves() && self.quiet_since.is_none_or(|since| now >= since + gone_after)
+    }
+
+    fn serves(&self) -> bool {
+        self.storage.is_some_and(|s| s.role == Role::Primary && !s.frozen)
+    }
+
+    /// The lease tells whose copy counts, so two nodes that have parted over their data need nobody to decide.
+    fn connect_again(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let Some(parted) = self.storage.and_then(|s| s.parted) else { return };
+        let Some(record) = self.lease.as_ref().and_then(Lease::record) else { return };
+        let (mine, its) = (record.is_current(&self.cfg.me), record.is_current(&self.cfg.peer));
+        let is_secondary = self.storage.is_some_and(|s| s.role == Role::Secondary);
+        if mine == its || !mine && !is_secondary || now < self.connect_at {
+            return;
+        }
+        self.connect_at = now + CONNECT_EVERY;
+        out.push(Action::Connect(!mine && parted == Parted::SplitBrain));
     }
 
     /// The addresses stay only while clients are really served.
     fn renew_addresses(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let serves = matches!(self.state, State::Home)
-            && self.storage.is_some_and(|s| s.role == Role::Primary && !s.frozen);
-        if serves && now >= self.renew_at {
+        if self.state == State::Home && self.serves() && now >= self.renew_at {
             self.renew_at = now + RENEW_EVERY.min(self.cfg.address_lifetime / 4);
             out.push(Action::RenewAddresses);
         }

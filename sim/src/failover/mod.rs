@@ -13,14 +13,16 @@ use std::collections::BinaryHeap;
 
 use failover::lease::machine::Ask;
 use failover::promote::chain::{Attempt, LossRank, StepPlan, Verb};
-use failover::service::{Action, Event, Grant, Order, Service, ServiceSettings, State, Storage};
+use failover::service::{Action, Event, Grant, Order, Parted, Service, ServiceSettings, State, Storage};
 use model::config::settings::Handler;
 use model::failover::config::Proof;
 use model::policy::Fencing;
 use model::state::{ConnState, Role};
+use model::status::snapshot::StandAloneCause;
 use model::time::{Duration, Instant};
 use replicator::{
-    Authority, ClientResult, Command, CommandId, CommandResult, DiskConfig, HandlerRun, NetConfig, VolIdx,
+    Authority, ClientResult, Command, CommandId, CommandResult, DiskConfig, HandlerRun, NetConfig, Resource,
+    VolIdx,
 };
 
 use crate::hooks::FencePeer;
@@ -313,6 +315,10 @@ impl Cluster {
                     self.sides[n].address_until = Some(self.lifetime());
                 }
             }
+            Action::Connect(discard_my_data) => {
+                let net = NetConfig { discard_my_data, ..self.net.clone() };
+                self.w.connect(n, &net);
+            }
             Action::HandlerDone(key, code) => {
                 let run = HandlerRun(u32::try_from(key).expect("keys are runs"));
                 self.w.handler_answers(n, run, code);
@@ -428,6 +434,7 @@ impl Cluster {
             peer_disk: s.pdsk,
             frozen: s.role == Role::Primary && !core.serves(self.w.clock(n)),
             connections: core.connections(),
+            parted: (s.conn == ConnState::StandAlone).then(|| parted(core, self.w.now)).flatten(),
         })
     }
 
@@ -474,6 +481,8 @@ impl Cluster {
         self.w.connect(n, &net);
         let now = self.w.clock(n);
         self.sides[n].service = Some(service(n, &mut self.rng, now, self.bug));
+        // The first thing that a daemon does: what an earlier one has left must not meet the next home's.
+        self.sides[n].address_until = None;
         self.note(n, "the daemon starts");
         self.tell(n, Event::Tick);
     }
@@ -570,6 +579,15 @@ fn service(n: usize, rng: &mut Rng, now: Instant, bug: Option<Bug>) -> Service {
         incarnation: rng.next(),
     };
     Service::new(settings, now)
+}
+
+/// As a daemon tells it from what its core publishes.
+fn parted(core: &Resource, now: Instant) -> Option<Parted> {
+    match core.snapshot(now).cause() {
+        Some(StandAloneCause::SplitBrain) => Some(Parted::SplitBrain),
+        None | Some(StandAloneCause::Operator) => None,
+        Some(_) => Some(Parted::Refused),
+    }
 }
 
 trait PopIfDue {
