@@ -6,7 +6,7 @@
 //! last heard, and what it answers, it has heard after the ping was sent. Both bounds are reckoned from the moment of asking,
 //! on this node's clock alone; so a node that stood still finds that its time is over before it does anything else.
 
-use model::state::{ConnState, Role};
+use model::state::{ConnState, DiskState, Role};
 use model::time::{Duration, Instant};
 
 use crate::action::Actions;
@@ -64,9 +64,10 @@ impl Resource {
         self.ask_for_peer_word(out);
     }
 
-    /// This node may admit and answer requests now.
+    /// This node may admit and answer requests now. By a bounded right only together with a good copy of the peer: what it
+    /// answered alone would be lost if the peer took its place.
     pub(crate) fn may_serve(&self) -> bool {
-        self.authority.is_none_or(|a| self.now < self.bound(a))
+        self.authority.is_none_or(|a| self.now < self.bound(a) && self.is_mirrored())
     }
 
     fn bound(&self, authority: Authority) -> Instant {
@@ -74,10 +75,19 @@ impl Resource {
         by_peer.map_or(authority.until, |at| at.max(authority.until))
     }
 
+    fn is_mirrored(&self) -> bool {
+        self.vols.iter().all(|v| v.state.conn >= ConnState::Connected && v.state.pdsk == DiskState::UpToDate)
+    }
+
     /// Clients are served, as of `now`.
     pub fn serves(&self, now: Instant) -> bool {
-        let authority = self.authority.is_none_or(|a| now < self.bound(a));
+        let authority = self.authority.is_none_or(|a| now < self.bound(a) && self.is_mirrored());
         self.role() == Role::Primary && !self.vols.iter().any(|v| v.state.any_susp()) && authority
+    }
+
+    /// When the last ping was sent that the peer, connected as Secondary, has answered.
+    pub fn peer_word_at(&self) -> Option<Instant> {
+        self.peer_word.answered
     }
 
     /// Clients wait because the right to serve them has run out.

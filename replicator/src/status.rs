@@ -98,6 +98,7 @@ impl Resource {
         r.suspended_user = s0.susp;
         r.suspended_no_data = s0.susp_nod;
         r.suspended_fencing = s0.susp_fen;
+        r.peer_word_at_ns = self.peer_word_at().map(Instant::as_nanos);
         r.suspended_lease = self.is_without_authority();
         r.connections = self.connections();
         let flushes = self.vols.iter().all(|v| v.disk.as_ref().is_none_or(|d| d.cfg.disk_flushes));

@@ -44,10 +44,7 @@ impl Service {
     pub(super) fn make_lease_if_both_see(&mut self, now: Instant) {
         let Some(lease) = &mut self.lease else { return };
         let meet = self.storage.filter(|s| {
-            s.conn >= ConnState::Connected
-                && s.disk == DiskState::UpToDate
-                && s.peer_role == Role::Secondary
-                && (s.role == Role::Secondary || self.state == State::Home)
+            s.conn >= ConnState::Connected && s.disk == DiskState::UpToDate && s.peer_role == Role::Secondary
         });
         match meet {
             Some(s) if lease.is_absent() => lease.create(s.peer_disk == DiskState::UpToDate, now),

@@ -4,7 +4,7 @@ use model::failover::config::Proof;
 use model::state::{ConnState, DiskState, Role};
 use model::time::Instant;
 
-use super::{Action, Grant, Service, State};
+use super::{Action, Grant, Service, State, Storage};
 use crate::lease::machine::Held;
 
 /// Exit codes of fence-peer (drbd-states 14.1).
@@ -22,8 +22,23 @@ impl Service {
 
     /// Answers the handlers that can be answered now.
     pub(super) fn answer_handlers(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.strike_out_a_bad_peer(now);
         self.answer_fences(now, out);
         self.answer_unfences(now, out);
+    }
+
+    /// The peer's copy counts only while it is connected and good. A Primary serves nobody in between, until the record says
+    /// so; whoever is not Primary has answered nothing that the peer lacks.
+    fn strike_out_a_bad_peer(&mut self, now: Instant) {
+        let acts = !matches!(self.state, State::Away | State::Stuck);
+        let Some(s) = self.storage.filter(|s| acts && s.role == Role::Primary) else { return };
+        let Some(lease) = &mut self.lease else { return };
+        let counts = s.conn >= ConnState::Connected && s.peer_disk == DiskState::UpToDate;
+        if counts && self.fences.is_empty() {
+            lease.leave_copies();
+        } else if !counts && lease.is_holder() && !lease.is_alone() && s.disk == DiskState::UpToDate {
+            lease.exclude_peer(now);
+        }
     }
 
     fn answer_fences(&mut self, now: Instant, out: &mut Vec<Action>) {
@@ -108,13 +123,14 @@ impl Service {
         }
         let acts = matches!(self.state, State::Starting | State::Home | State::Leaving(_));
         let lease = self.lease.as_ref().expect("proof by lease has one");
-        let connected = self.storage.is_some_and(|s| s.conn >= ConnState::Connected);
+        let mirrors = |s: Storage| s.conn >= ConnState::Connected && s.peer_disk == DiskState::UpToDate;
+        let mirrored = self.storage.is_some_and(mirrors);
         // Less than the term: the peer waits for more than that.
         let by_peer = self.cfg.ttl - self.cfg.ttl / 8;
         let grant = match lease.held(now) {
             _ if !acts => Grant::Until(Instant(0), by_peer),
-            // While it is connected the peer's word is enough, and is wanted before the peer counts again.
-            Held::Alone if !connected => Grant::Unbounded,
+            // With a good copy at the peer a bound is enough, and is wanted before that copy counts again.
+            Held::Alone if !mirrored => Grant::Unbounded,
             Held::Alone | Held::Until(_) | Held::No => {
                 Grant::Until(lease.bound().unwrap_or(Instant(0)), by_peer)
             }

@@ -67,6 +67,8 @@ pub struct Storage {
     pub peer_disk: DiskState,
     /// Clients wait: frozen for whatever reason.
     pub frozen: bool,
+    /// When the last ping was sent that the peer, connected as Secondary, has answered.
+    pub peer_word_at: Option<Instant>,
     /// How many connections there have been.
     pub connections: u32,
     /// It has parted from its peer because of what their data or roles are, not by an operator.
@@ -240,8 +242,10 @@ const FAILED_PAUSE: Duration = Duration::from_secs(60);
 const GIVEN_PAUSE: Duration = Duration::from_secs(10);
 /// How much longer than their lifetime the kernel may keep addresses.
 const ADDRESS_SLACK: Duration = Duration::from_millis(100);
+/// For how long after a ping that the peer has answered addresses are renewed.
+const WORD_GOOD_FOR: Duration = Duration::from_millis(150);
 /// How often addresses are renewed.
-const RENEW_EVERY: Duration = Duration::from_millis(250);
+const RENEW_EVERY: Duration = Duration::from_millis(200);
 /// How often nodes that have parted are connected again.
 const CONNECT_EVERY: Duration = Duration::from_secs(2);
 /// How long it may take to get the lease before the node thinks again.
@@ -649,21 +653,27 @@ impl Service {
     /// until its time is over. One that is connected has let go of them. And nobody is called to where he is not served.
     fn addresses_may_be_added(&self, now: Instant) -> bool {
         let term = self.peer_ttl.max(self.cfg.ttl);
-        let gone_after = (self.cfg.address_lifetime + ADDRESS_SLACK).max(term + term / 8);
-        self.serves() && self.quiet_since.is_none_or(|since| now >= since + gone_after)
+        let gone_after = (self.cfg.address_lifetime + WORD_GOOD_FOR + ADDRESS_SLACK).max(term + term / 8);
+        self.may_show_addresses(now) && self.quiet_since.is_none_or(|since| now >= since + gone_after)
     }
 
-    fn serves(&self) -> bool {
-        self.storage.is_some_and(|s| s.role == Role::Primary && !s.frozen)
+    /// Clients are served, and the peer will not add the addresses before those that are renewed now are gone: it counts
+    /// from when it last heard this node. Whoever slept finds its time over.
+    fn may_show_addresses(&self, now: Instant) -> bool {
+        let heard = |s: &Storage| s.peer_word_at.is_some_and(|at| now < at + WORD_GOOD_FOR);
+        let alone = self.lease.as_ref().is_none_or(|l| l.held(now) == Held::Alone);
+        self.storage.is_some_and(|s| s.role == Role::Primary && !s.frozen && (alone || heard(&s)))
     }
 
     /// The lease tells whose copy counts, so two nodes that have parted over their data need nobody to decide.
     fn connect_again(&mut self, now: Instant, out: &mut Vec<Action>) {
         let Some(parted) = self.storage.and_then(|s| s.parted) else { return };
-        let Some(record) = self.lease.as_ref().and_then(Lease::record) else { return };
-        let (mine, its) = (record.is_current(&self.cfg.me), record.is_current(&self.cfg.peer));
+        let Some(lease) = &self.lease else { return };
+        // Where the record is gone the data alone decides, and refuses what nobody has decided.
+        let counts = |node: &str| lease.record().is_none_or(|r| r.is_current(node));
+        let (mine, its) = (counts(&self.cfg.me), counts(&self.cfg.peer));
         let is_secondary = self.storage.is_some_and(|s| s.role == Role::Secondary);
-        if mine == its || !mine && !is_secondary || now < self.connect_at {
+        if mine && its && !lease.is_absent() || !mine && !is_secondary || now < self.connect_at {
             return;
         }
         self.connect_at = now + CONNECT_EVERY;
@@ -672,7 +682,7 @@ impl Service {
 
     /// The addresses stay only while clients are really served.
     fn renew_addresses(&mut self, now: Instant, out: &mut Vec<Action>) {
-        if self.state == State::Home && self.serves() && now >= self.renew_at {
+        if self.state == State::Home && self.may_show_addresses(now) && now >= self.renew_at {
             self.renew_at = now + RENEW_EVERY.min(self.cfg.address_lifetime / 4);
             out.push(Action::RenewAddresses);
         }

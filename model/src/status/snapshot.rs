@@ -29,6 +29,8 @@ pub struct ResourceSnapshot {
     pub suspended_fencing: bool,
     /// I/O suspended: the lease of this Primary has run out, and the peer does not answer for it either.
     pub suspended_lease: bool,
+    /// When the last ping was sent that the peer, connected as Secondary, has answered; in nanoseconds of the node's clock.
+    pub peer_word_at_ns: Option<u64>,
     /// How write order is kept on the backing disk: `f` flush, `d` drain, `n` none.
     pub write_ordering: char,
     /// State of the connection; at WFReportParams or above the volumes carry their own.
@@ -351,6 +353,7 @@ impl ResourceSnapshot {
             suspended_no_data: false,
             suspended_fencing: false,
             suspended_lease: false,
+            peer_word_at_ns: None,
             write_ordering: 'f',
             connection: ConnState::StandAlone,
             peer_name: None,

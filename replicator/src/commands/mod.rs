@@ -153,6 +153,11 @@ impl Resource {
         );
         // A node that waits for its own fence-peer handler may be what the peer's handler wants to outdate.
         let outdates = matches!(command, Command::Outdate(_)) && self.promotion_waits_for_fence();
+        if let Command::Secondary { force: true, open } = command {
+            self.open_volumes |= open;
+            self.demote_by_force(id, out);
+            return;
+        }
         if urgent || outdates {
             self.run_urgent(id, command, out);
         } else {

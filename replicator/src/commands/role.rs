@@ -295,6 +295,19 @@ impl Resource {
         Attempt::AnswersLater
     }
 
+    /// Comes before everything that waits: what a role is being changed for is over.
+    pub(super) fn demote_by_force(&mut self, id: CommandId, out: &mut Actions) {
+        let work = |me: &Resource| me.cmds.active.as_ref().is_some_and(|a| is_about_roles(&a.work));
+        if work(self) && !self.peer_was_asked() {
+            let given_up = self.cmds.active.take().expect("just seen");
+            let result = CommandResult::State(StateResult::ConcurrentStateChange);
+            out.push(Action::CommandDone { id: given_up.id, result });
+        }
+        self.cmds.queue.push_front((id, Command::Secondary { open: 0, force: true }));
+        self.something_changed = true;
+        self.drive_commands(out);
+    }
+
     /// Demotion by force: what is not answered yet fails, frozen or not, and nothing new is taken.
     fn fail_requests(&mut self, out: &mut Actions) {
         if mem::replace(&mut self.fails_requests, true) {
@@ -305,4 +318,8 @@ impl Resource {
         }
         self.pump_all = true;
     }
+}
+
+fn is_about_roles(work: &Work) -> bool {
+    matches!(work, Work::Promote { .. } | Work::Demote { .. })
 }

@@ -433,6 +433,7 @@ impl Cluster {
             peer_role: s.peer,
             peer_disk: s.pdsk,
             frozen: s.role == Role::Primary && !core.serves(self.w.clock(n)),
+            peer_word_at: core.peer_word_at(),
             connections: core.connections(),
             parted: (s.conn == ConnState::StandAlone).then(|| parted(core, self.w.now)).flatten(),
         })
