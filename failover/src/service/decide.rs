@@ -5,7 +5,7 @@ use model::state::{ConnState, DiskState, Role};
 use model::time::{Duration, Instant};
 
 use super::status::obstacle_words;
-use super::{Action, FAILBACK_AFTER, Leaving, Service, State, Storage};
+use super::{Action, FAILBACK_AFTER, Leaving, Parted, Service, State, Storage};
 use crate::lease::machine::Obstacle;
 use crate::promote::chain::{ChainAction, Phase};
 
@@ -42,9 +42,13 @@ impl Service {
 
     /// The record is made, or made again, by a node that sees its peer be Secondary: the peer is not the home for certain.
     pub(super) fn make_lease_if_both_see(&mut self, now: Instant) {
+        let heard = self.peer_is_heard(now);
         let Some(lease) = &mut self.lease else { return };
         let meet = self.storage.filter(|s| {
-            s.conn >= ConnState::Connected && s.disk == DiskState::UpToDate && s.peer_role == Role::Secondary
+            heard
+                && s.conn >= ConnState::Connected
+                && s.disk == DiskState::UpToDate
+                && s.peer_role == Role::Secondary
         });
         match meet {
             Some(s) if lease.is_absent() => lease.create(s.peer_disk == DiskState::UpToDate, now),
@@ -128,7 +132,14 @@ impl Service {
         if self.lease.as_ref().is_some_and(|l| l.peer_holds()) {
             return Some(format!("{} has taken it", self.cfg.peer));
         }
+        let record = self.lease.as_ref().and_then(|l| l.record());
+        if record.is_some_and(|r| !r.is_current(&self.cfg.me)) {
+            return Some(format!("{} has gone on without it", self.cfg.peer));
+        }
         match &self.storage {
+            Some(s) if s.parted == Some(Parted::Behind) => {
+                Some(format!("the copy of {} is newer", self.cfg.peer))
+            }
             None => Some("its resource is not up any more".into()),
             Some(_) => None,
         }

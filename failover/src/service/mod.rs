@@ -80,6 +80,8 @@ pub struct Storage {
 pub enum Parted {
     /// Both copies have gone on from a common one.
     SplitBrain,
+    /// The peer's copy is newer, and this node is Primary.
+    Behind,
     /// Something else about the data, or the roles.
     Refused,
 }
@@ -498,7 +500,9 @@ impl Service {
             lease.set_hold(false, now);
             if lease.is_holder() {
                 // Nothing is Primary here any more, for certain.
-                lease.release(matches!(how, Leaving::ForPeer | Leaving::Failed), now);
+                let for_peer = matches!(how, Leaving::ForPeer | Leaving::Failed);
+                let able = lease.record().is_some_and(|r| r.is_current(&self.cfg.peer));
+                lease.release(for_peer && able, now);
             }
         }
         if how != Leaving::Sweeping {
@@ -657,12 +661,18 @@ impl Service {
         self.may_show_addresses(now) && self.quiet_since.is_none_or(|since| now >= since + gone_after)
     }
 
+    /// The peer, Secondary and connected, has answered a ping that was sent a moment ago. What was seen before this node slept
+    /// says nothing about what the peer is now.
+    fn peer_is_heard(&self, now: Instant) -> bool {
+        self.storage.and_then(|s| s.peer_word_at).is_some_and(|at| now < at + WORD_GOOD_FOR)
+    }
+
     /// Clients are served, and the peer will not add the addresses before those that are renewed now are gone: it counts
-    /// from when it last heard this node. Whoever slept finds its time over.
+    /// from when it last heard this node.
     fn may_show_addresses(&self, now: Instant) -> bool {
-        let heard = |s: &Storage| s.peer_word_at.is_some_and(|at| now < at + WORD_GOOD_FOR);
         let alone = self.lease.as_ref().is_none_or(|l| l.held(now) == Held::Alone);
-        self.storage.is_some_and(|s| s.role == Role::Primary && !s.frozen && (alone || heard(&s)))
+        let serves = self.storage.is_some_and(|s| s.role == Role::Primary && !s.frozen);
+        serves && (alone || self.peer_is_heard(now))
     }
 
     /// The lease tells whose copy counts, so two nodes that have parted over their data need nobody to decide.

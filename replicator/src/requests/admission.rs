@@ -128,7 +128,11 @@ impl Resource {
         let is_gone = kind != Kind::Flush && !self.vols[v].range_is_inside(range);
         if is_gone || self.fails_requests {
             // The device has shrunk while it waited, or its role is taken from it.
-            self.reqs.table[slot].clear(flag::WAITING);
+            let r = &mut self.reqs.table[slot];
+            r.clear(flag::WAITING);
+            if !r.has(flag::ACTIVE) {
+                r.set(flag::UNTOUCHED);
+            }
             self.answer(slot, ClientResult::IoError, out);
             return true;
         }

@@ -200,7 +200,8 @@ impl Resource {
         // A write that went to the peer alone was marked when it started.
         let peer_has_it = r.has(flag::NET_OK) && r.has(flag::BARRIER_ACKED);
         let never_sent = !r.has(flag::NET_WANTED) && planted::on(Planted::LonelyWriteNotMarked);
-        if !peer_has_it && !never_sent || r.has(flag::NET_LOST) {
+        let untouched = r.has(flag::UNTOUCHED);
+        if !peer_has_it && !never_sent && !untouched || r.has(flag::NET_LOST) {
             vol.set_out_of_sync(r.range());
         }
         self.give_back_extents(slot);

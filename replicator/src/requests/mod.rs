@@ -70,6 +70,8 @@ pub(crate) mod flag {
     pub const FUA: u32 = 1 << 15;
     /// The peer wants it sent again, behind a write of its own; the own disk has not finished it.
     pub const POSTPONED: u32 = 1 << 16;
+    /// It failed before it was begun: no disk has anything of it.
+    pub const UNTOUCHED: u32 = 1 << 17;
 }
 
 /// An application request.
@@ -178,8 +180,13 @@ impl Requests {
         })
     }
 
-    /// The same, or a write that is in progress in any way.
+    /// The same, or a write that is in progress in any way. One that is only held back is on the disks: a resync that waited
+    /// for it would wait for ever if the answer waits for the resync.
     pub(crate) fn overlaps_unfinished(&self, vol: u8, range: SectorRange) -> bool {
-        self.overlaps_active(vol, range) || self.overlaps_unwritten(vol, range)
+        let in_progress = self
+            .active
+            .iter()
+            .any(|(v, r, slot)| *v == vol && r.overlaps(range) && !self.table[*slot].has(flag::HELD));
+        in_progress || self.overlaps_unwritten(vol, range)
     }
 }

@@ -338,6 +338,11 @@ impl Cluster {
     fn run_step(&mut self, n: usize, attempt: Attempt) {
         let step = self.step_of(attempt);
         if step != PROMOTE {
+            if step == ADDRESS {
+                // Nothing comes between the decision and the kernel's answer.
+                let lifetime = self.lifetime();
+                self.sides[n].address_until = (attempt.verb == Verb::Start).then_some(lifetime);
+            }
             let at = self.w.now + Duration::from_micros(1 + self.rng.below(30_000));
             let life = self.sides[n].life;
             self.put(n, life, at, What::StepEnds(attempt));
@@ -365,18 +370,8 @@ impl Cluster {
 
     fn step_ends(&mut self, n: usize, attempt: Attempt) {
         let fails = self.failing_steps.is_some_and(|n| self.rng.one_in(n)) && attempt.verb != Verb::Kill;
-        let side = &mut self.sides[n];
-        let starts = attempt.verb == Verb::Start;
-        let step = match self.bug {
-            Some(Bug::AddressFirst) => [ADDRESS, PROMOTE, 1][attempt.step],
-            _ => attempt.step,
-        };
-        if !fails {
-            match step {
-                ADDRESS if starts => self.sides[n].address_until = Some(self.lifetime()),
-                ADDRESS => side.address_until = None,
-                _ => side.runs = starts,
-            }
+        if !fails && self.step_of(attempt) != ADDRESS {
+            self.sides[n].runs = attempt.verb == Verb::Start;
         }
         let result = if fails { Err("fails by chance".to_owned()) } else { Ok(()) };
         self.tell(n, Event::StepDone(attempt.key, result));
@@ -584,7 +579,11 @@ fn service(n: usize, rng: &mut Rng, now: Instant, bug: Option<Bug>) -> Service {
 
 /// As a daemon tells it from what its core publishes.
 fn parted(core: &Resource, now: Instant) -> Option<Parted> {
-    match core.snapshot(now).cause() {
+    let snapshot = core.snapshot(now);
+    if snapshot.standalone_reason.as_deref().is_some_and(|r| r.contains("SyncTarget, but I am primary")) {
+        return Some(Parted::Behind);
+    }
+    match snapshot.cause() {
         Some(StandAloneCause::SplitBrain) => Some(Parted::SplitBrain),
         None | Some(StandAloneCause::Operator) => None,
         Some(_) => Some(Parted::Refused),
