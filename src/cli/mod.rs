@@ -545,11 +545,42 @@ mod tests {
             "lockstep primary r0 --overwrite-data-of-peer",
             "lockstep -- --overwrite-data-of-peer primary r0",
             "lockstep -W--force primary r0",
+            "lockstep primary r0 --overwrite-data-of-peer=yes",
         ] {
             let cli = parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
             let Verb::Primary { names, force } = cli.verb else { panic!("{line}: {:?}", cli.verb) };
             assert!(force && names.names == ["r0"], "{line}");
         }
+    }
+
+    #[test]
+    fn flags_are_written_as_drbdsetup_writes_them() {
+        for (flag, wanted) in [
+            ("", false),
+            (" --wait-after-sb", true),
+            (" --wait-after-sb=yes", true),
+            (" --wait-after-sb=no", false),
+        ] {
+            for verb in ["wait-connect", "wait-sync"] {
+                let cli = parse(&format!("lockstep {verb} --wfc-timeout=5{flag} r0")).unwrap();
+                let (Verb::WaitConnect(w) | Verb::WaitSync(w)) = cli.verb else { panic!("{:?}", cli.verb) };
+                assert_eq!((w.wfc_timeout, w.wait_after_sb), (Some(5), wanted), "{verb}{flag}");
+            }
+        }
+        for line in [
+            "connect --discard-my-data=yes --dry-run=no",
+            "disconnect --force=yes",
+            "detach --force=no",
+            "resize --assume-clean=yes --assume-peer-has-space=yes",
+            "new-current-uuid --clear-bitmap=yes",
+            "create-md --force=yes",
+        ] {
+            assert!(parse(&format!("lockstep {line} r0")).is_ok(), "{line}");
+        }
+        let cli = parse("lockstep connect --discard-my-data=yes --dry-run=no r0").unwrap();
+        let Verb::Connect { discard_my_data, tentative, .. } = cli.verb else { panic!("{:?}", cli.verb) };
+        assert!(discard_my_data && !tentative);
+        assert!(parse("lockstep wait-connect --wait-after-sb=perhaps r0").is_err());
     }
 
     #[test]

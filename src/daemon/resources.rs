@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use model::config::settings::{DiskOptions, ResourceConfig, VolumeConfig};
 use model::result_code::{self, ConfigError, StateResult};
-use model::state::{ConnState, DiskState};
+use model::state::{ConnState, DiskState, Role};
 use model::status::{ResourceSnapshot, VolumeSnapshot};
 use replicator::meta::superblock::MetaFlags;
 use replicator::{Command, CommandResult, HandlerRun, ResizeWish, VolIdx};
@@ -290,7 +290,9 @@ impl Running {
             }
         };
         let flags = opened.attached.super_block.flags;
-        if flags.has(MetaFlags::PRIMARY_IND) && !flags.has(MetaFlags::CONNECTED_IND) {
+        // spec: drbd-states 18: a Primary that takes its disk back has not been away
+        let is_primary = self.snapshot().role == Role::Primary;
+        if !is_primary && flags.has(MetaFlags::PRIMARY_IND) && !flags.has(MetaFlags::CONNECTED_IND) {
             self.degraded.set(true);
         }
         let object = volume.minor.to_string();
