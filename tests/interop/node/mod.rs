@@ -380,14 +380,18 @@ impl Node {
         self.log_mark = self.log().len();
     }
 
+    /// What it has logged since the mark.
+    pub fn new_log(&self) -> String {
+        self.log().get(self.log_mark..).unwrap_or_default().to_owned()
+    }
+
     /// It has logged a text since the mark.
     pub fn logged(&self, text: &str) -> bool {
-        self.log().get(self.log_mark..).is_some_and(|log| log.contains(text))
+        self.new_log().contains(text)
     }
 
     /// Waits until it has logged a text since the mark.
     pub fn wait_log(&self, text: &str, limit: Duration) {
-        let new = || self.log().get(self.log_mark..).unwrap_or_default().to_owned();
-        self.until(limit, || self.logged(text), || format!("not logged: {text:?}\n{}", new()));
+        self.until(limit, || self.logged(text), || format!("not logged: {text:?}\n{}", self.new_log()));
     }
 }

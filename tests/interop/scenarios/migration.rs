@@ -77,6 +77,16 @@ fn swap(lab: &Lab, database: Database) -> (Database, u64) {
     (Database::start(lab, 1 - from), committed)
 }
 
+/// More than the database writes while a node is away, and a small part of the device.
+const RESYNC_KIB_MAX: u64 = 16 << 10;
+
+/// KiB of the resyncs that have begun on a node since its log was marked.
+fn resynced_kib(node: &Node) -> Vec<u64> {
+    let log = node.new_log();
+    let sizes = log.split("(will sync ").skip(1).map(|rest| rest.split(" KB").next().unwrap_or_default());
+    sizes.map(|kib| kib.parse().unwrap_or_else(|_| panic!("{kib:?} KiB: {log}"))).collect()
+}
+
 /// Another DRBD on the node that is Secondary: down, the other program on the same disk, metadata and configuration, up. Then
 /// both copies are compared.
 fn replace(lab: &mut Lab, database: &Database, next: &Program) {
@@ -84,8 +94,11 @@ fn replace(lab: &mut Lab, database: &Database, next: &Program) {
     lab.nodes[n].ok("down r0");
     lab.nodes[n].change_program(next);
     database.goes_on(lab);
+    lab.nodes[n].mark_log();
     lab.nodes[n].ok("up r0");
     lab.connected(1 - n);
+    let brought = resynced_kib(&lab.nodes[n]);
+    assert!(!brought.is_empty() && brought.iter().sum::<u64>() <= RESYNC_KIB_MAX, "KiB: {brought:?}");
     database.goes_on(lab);
     lab.nodes[n].mark_log();
     lab.nodes[n].ok("verify r0");
