@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod arguments;
+pub mod boot;
 pub mod client;
 pub mod meta;
 pub mod metadata;
@@ -29,6 +30,8 @@ use status::StatusOptions;
 
 /// Wrong usage (drbd-admin 3.1).
 const EXIT_USAGE: u8 = 1;
+/// Version of the tools whose commands these are (drbd-admin 3.2).
+const TOOLS_VERSION: &str = "9.22.0";
 /// The command cannot be executed at all.
 const EXIT_CANNOT: u8 = 20;
 
@@ -153,6 +156,7 @@ enum Verb {
     /// Demotes, disconnects, detaches, removes the resource
     Down(Names),
     /// Makes what runs equal to the configuration
+    #[command(alias = "adjust-with-progress")]
     Adjust(Names),
     /// Creates the resource without disks and connection
     NewResource(Names),
@@ -310,6 +314,22 @@ enum Verb {
     ShMdIdx(Names),
     /// Prints the own addresses
     ShIp(Names),
+    /// Prints the state as shell assignments
+    ShStatus {
+        /// Resources; all without
+        names: Vec<String>,
+    },
+    /// Prints what udev names a device by
+    ShUdev {
+        /// r0/1, minor-10
+        name: String,
+    },
+    /// Prints module parameters
+    ShModParms,
+    /// Becomes Primary where become-primary-on names this host
+    ShBPri(Names),
+    /// Waits for the peers of all resources, at boot
+    WaitConInt,
 }
 
 /// Runs the program with its arguments, the name of the program first. Returns the exit status.
@@ -345,7 +365,7 @@ fn version() -> String {
          DRBDADM_API_VERSION=1\n\
          DRBD_KERNEL_VERSION_CODE=0x08040b\n\
          DRBDADM_VERSION_CODE=0x091600\n\
-         DRBDADM_VERSION=9.22.0\n\
+         DRBDADM_VERSION={TOOLS_VERSION}\n\
          LOCKSTEP_VERSION={version}\n",
         version = env!("CARGO_PKG_VERSION")
     )
@@ -410,6 +430,11 @@ impl Context {
             Verb::ShMdDev(n) => offline::volumes(&self.site, &n.names, VolumeField::MetaDisk),
             Verb::ShMdIdx(n) => offline::volumes(&self.site, &n.names, VolumeField::MetaIndex),
             Verb::ShIp(n) => offline::volumes(&self.site, &n.names, VolumeField::Ip),
+            Verb::ShStatus { names } => boot::status(&self.site, &self.run_dir, &names),
+            Verb::ShUdev { name } => boot::udev(&self.site, &name),
+            Verb::ShModParms => boot::module_parameters(&self.site),
+            Verb::ShBPri(n) => boot::promote(&self.site, &self.run_dir, &n.names),
+            Verb::WaitConInt => boot::wait_for_peers(&self.site, &self.run_dir),
             Verb::CheckResize(n) => self.check_resize(&n.names),
             Verb::Outdate(n) => admin::outdate(&self.site, &self.run_dir, &n.names),
             Verb::Invalidate(n) => self.or_meta(Action::Invalidate, MetaCommand::Invalidate, &n),

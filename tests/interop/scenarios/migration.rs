@@ -93,10 +93,14 @@ fn replace(lab: &mut Lab, database: &Database, next: &Program) {
     let n = 1 - database.node;
     lab.nodes[n].ok("down r0");
     lab.nodes[n].change_program(next);
+    lab.nodes[n].own_drbdadm();
     database.goes_on(lab);
     lab.nodes[n].mark_log();
     lab.nodes[n].ok("up r0");
     lab.connected(1 - n);
+    // With the path that handlers have.
+    let role = lab.nodes[n].run("PATH=/sbin:/usr/sbin:/bin:/usr/bin drbdadm role r0");
+    assert_eq!(role, "Secondary/Primary");
     let brought = resynced_kib(&lab.nodes[n]);
     assert!(!brought.is_empty() && brought.iter().sum::<u64>() <= RESYNC_KIB_MAX, "KiB: {brought:?}");
     database.goes_on(lab);
