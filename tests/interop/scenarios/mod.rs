@@ -38,6 +38,7 @@ pub const IN_MACHINES: &[&str] = &[
     "pass-on",
     "grows-while-mounted",
     "nbd-client",
+    "device-name-taken",
     "migration",
 ];
 
@@ -103,6 +104,7 @@ pub const ALL: &[Scenario] = &[
     ("filesystems", kernel_client::filesystems),
     ("grows-while-mounted", kernel_client::grows_while_mounted),
     ("nbd-client", kernel_client::nbd_client),
+    ("device-name-taken", kernel_client::name_is_taken),
     ("daemon-restart", kernel_client::daemon_restart),
     ("migration", migration::there_and_back),
 ];
