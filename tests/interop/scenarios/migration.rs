@@ -16,7 +16,7 @@ const CLIENT: &str = "i=$(psql -h /tmp -U postgres -Atc 'select coalesce(max(i),
 while ! test -e /tmp/stop; do
   i=$((i + 1))
   psql -h /tmp -U postgres -qc \"insert into t values ($i, repeat('x', 500))\" || exit 1
-  echo $i >/run/node/committed
+  echo $i >/run/node/committed.new && mv /run/node/committed.new /run/node/committed || exit 1
 done";
 const CLUSTER: &str = "mkfs.ext4 -q -F -E nodiscard /dev/drbd0 && mkdir -p /mnt/r0 && mount /dev/drbd0 /mnt/r0 && install -d -o postgres /mnt/r0/pg && su postgres -c \"PG/initdb -N -D /mnt/r0/pg -A trust\" >/dev/null && printf \"unix_socket_directories = '/tmp'\\nlisten_addresses = ''\\nshared_buffers = 16MB\\nmax_wal_size = 48MB\\n\" >>/mnt/r0/pg/postgresql.conf && umount /mnt/r0";
 
