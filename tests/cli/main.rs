@@ -6,6 +6,7 @@ mod adjust;
 mod boot;
 mod configuration;
 mod daemon;
+mod handlers;
 mod node;
 mod resources;
 mod waiting;
