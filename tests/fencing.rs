@@ -102,6 +102,9 @@ fn clients_wait_until_the_peer_is_fenced() {
     ] {
         assert!(env.lines().any(|l| l == line), "{line} in\n{env}");
     }
+    let proc = env.lines().find_map(|l| l.strip_prefix("LOCKSTEP_PROC_DRBD=")).unwrap();
+    let proc = fs::read_to_string(proc).unwrap();
+    assert!(proc.contains("\n 0: cs:WFConnection ro:Primary/Unknown ds:UpToDate/DUnknown C s-"), "{proc}");
     assert!(env.contains(&format!("DRBD_CONF={}", pair.config.display())), "{env}");
     assert!(!env.contains("DRBD_VOLUME"), "it is about the connection\n{env}");
 

@@ -132,6 +132,7 @@ impl Resource {
             io_moved_at: self.now,
             data_epoch: epoch,
             given_up_at: None,
+            goes_by_itself: false,
             was_good: false,
             md,
             epoch,
@@ -240,12 +241,25 @@ impl Resource {
             }
             OnIoError::PassOn | OnIoError::Detach | OnIoError::CallLocalIoError => {
                 self.outdate_failing_disk(v);
+                self.disk_goes_by_itself(v);
                 self.force_detach(v, out);
-                if policy == OnIoError::CallLocalIoError {
-                    self.call_handler(Handler::LocalIoError, Some(v), out);
-                }
                 out.log(LogLevel::Error, Some(VolIdx(v as u8)), format!("{text}. Detaching..."));
             }
+        }
+    }
+
+    /// The disk is about to go because something on it has failed, not because somebody wants it to (drbd-states 14.2).
+    pub(crate) fn disk_goes_by_itself(&mut self, v: usize) {
+        if let Some(disk) = self.vols[v].disk.as_mut() {
+            disk.goes_by_itself = true;
+        }
+    }
+
+    /// The disk is Failed from now on. A disk that fails again on its way out is not called for twice.
+    pub(crate) fn call_handler_of_failed_disk(&mut self, v: usize, out: &mut Actions) {
+        let called_for = |d: &LocalDisk| d.goes_by_itself && d.cfg.on_io_error == OnIoError::CallLocalIoError;
+        if self.vols[v].disk.as_ref().is_some_and(called_for) {
+            self.call_handler(Handler::LocalIoError, Some(v), out);
         }
     }
 
@@ -374,6 +388,7 @@ impl Resource {
                 out.log(LogLevel::Warn, Some(VolIdx(v as u8)), text);
                 self.vols[v].last_error = Some(text.into());
                 self.outdate_failing_disk(v);
+                self.disk_goes_by_itself(v);
                 self.give_up_disk(v, out);
             }
         }

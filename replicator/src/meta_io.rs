@@ -660,6 +660,7 @@ impl Resource {
         self.end_metadata(v);
         out.log(LogLevel::Error, Some(VolIdx(v as u8)), text);
         self.vols[v].last_error = Some(text.into());
+        self.disk_goes_by_itself(v);
         self.force_detach(v, out);
     }
 

@@ -64,6 +64,8 @@ pub(crate) struct LocalDisk {
     pub data_epoch: u32,
     /// What was under way on it was given up; at this time the disk is, whatever its metadata writes do.
     pub given_up_at: Option<Instant>,
+    /// It fails because something on it did, not because somebody gives it up.
+    pub goes_by_itself: bool,
     /// It was better than Inconsistent when it failed: its bitmap is as good as ever, whatever its cache loses.
     pub was_good: bool,
     pub md: MetaIo,

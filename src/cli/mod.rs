@@ -3,12 +3,15 @@
 
 pub mod admin;
 pub mod arguments;
+pub mod boot;
 pub mod client;
 pub mod meta;
 pub mod metadata;
 pub mod offline;
 pub mod status;
 pub mod terminal;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -29,6 +32,8 @@ use status::StatusOptions;
 
 /// Wrong usage (drbd-admin 3.1).
 const EXIT_USAGE: u8 = 1;
+/// Version of the tools whose commands these are (drbd-admin 3.2).
+const TOOLS_VERSION: &str = "9.22.0";
 /// The command cannot be executed at all.
 const EXIT_CANNOT: u8 = 20;
 
@@ -153,6 +158,7 @@ enum Verb {
     /// Demotes, disconnects, detaches, removes the resource
     Down(Names),
     /// Makes what runs equal to the configuration
+    #[command(alias = "adjust-with-progress")]
     Adjust(Names),
     /// Creates the resource without disks and connection
     NewResource(Names),
@@ -316,6 +322,22 @@ enum Verb {
     ShMdIdx(Names),
     /// Prints the own addresses
     ShIp(Names),
+    /// Prints the state as shell assignments
+    ShStatus {
+        /// Resources; all without
+        names: Vec<String>,
+    },
+    /// Prints what udev names a device by
+    ShUdev {
+        /// r0/1, minor-10
+        name: String,
+    },
+    /// Prints module parameters
+    ShModParms,
+    /// Becomes Primary where become-primary-on names this host
+    ShBPri(Names),
+    /// Waits for the peers of all resources, at boot
+    WaitConInt,
 }
 
 /// Runs the program with its arguments, the name of the program first. Returns the exit status.
@@ -351,7 +373,7 @@ fn version() -> String {
          DRBDADM_API_VERSION=1\n\
          DRBD_KERNEL_VERSION_CODE=0x08040b\n\
          DRBDADM_VERSION_CODE=0x091600\n\
-         DRBDADM_VERSION=9.22.0\n\
+         DRBDADM_VERSION={TOOLS_VERSION}\n\
          LOCKSTEP_VERSION={version}\n",
         version = env!("CARGO_PKG_VERSION")
     )
@@ -416,6 +438,11 @@ impl Context {
             Verb::ShMdDev(n) => offline::volumes(&self.site, &n.names, VolumeField::MetaDisk),
             Verb::ShMdIdx(n) => offline::volumes(&self.site, &n.names, VolumeField::MetaIndex),
             Verb::ShIp(n) => offline::volumes(&self.site, &n.names, VolumeField::Ip),
+            Verb::ShStatus { names } => boot::status(&self.site, &self.run_dir, &names),
+            Verb::ShUdev { name } => boot::udev(&self.site, &name),
+            Verb::ShModParms => boot::module_parameters(&self.site),
+            Verb::ShBPri(n) => boot::promote(&self.site, &self.run_dir, &n.names),
+            Verb::WaitConInt => boot::wait_for_peers(&self.site, &self.run_dir),
             Verb::CheckResize(n) => self.check_resize(&n.names),
             Verb::Outdate(n) => admin::outdate(&self.site, &self.run_dir, &n.names),
             Verb::Invalidate(n) => self.or_meta(Action::Invalidate, MetaCommand::Invalidate, &n),
@@ -526,66 +553,5 @@ fn limits(w: &WaitArgs) -> WaitLimits {
         degr_wfc_s: w.degr_wfc_timeout,
         outdated_wfc_s: w.outdated_wfc_timeout,
         wait_after_sb: w.wait_after_sb,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(line: &str) -> Result<Cli, clap::Error> {
-        let args: Vec<String> = line.split(' ').map(str::to_owned).collect();
-        Cli::try_parse_from(arguments::normalize(&args, &Cli::command()))
-    }
-
-    #[test]
-    fn the_definitions_are_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn both_forms_of_force_are_one() {
-        for line in [
-            "lockstep primary --force r0",
-            "lockstep --force primary r0",
-            "lockstep primary r0 --overwrite-data-of-peer",
-            "lockstep -- --overwrite-data-of-peer primary r0",
-            "lockstep -W--force primary r0",
-        ] {
-            let cli = parse(line).unwrap_or_else(|e| panic!("{line}: {e}"));
-            let Verb::Primary { names, force } = cli.verb else { panic!("{line}: {:?}", cli.verb) };
-            assert!(force && names.names == ["r0"], "{line}");
-        }
-    }
-
-    #[test]
-    fn global_options_stand_before_and_after() {
-        for line in ["lockstep -c f --host h up r0 r1", "lockstep up -c f r0 --host h r1"] {
-            let cli = parse(line).unwrap();
-            assert_eq!((cli.global.config.as_deref(), cli.global.host.as_deref()), (Some("f"), Some("h")));
-            let Verb::Up(n) = cli.verb else { panic!("{:?}", cli.verb) };
-            assert_eq!(n.names, ["r0", "r1"]);
-        }
-    }
-
-    #[test]
-    fn sizes_of_resize_are_those_of_the_files() {
-        for (text, wanted) in [("12M", 24576), ("100s", 100), ("10", 10), ("10k", 20), ("1G", 1 << 21)] {
-            let line = format!("lockstep -- --size={text} resize r0");
-            let cli = parse(&line).unwrap_or_else(|e| panic!("{line}: {e}"));
-            let Verb::Resize { size, assume_clean, .. } = cli.verb else { panic!("{line}") };
-            assert_eq!((size, assume_clean), (Some(wanted), false), "{line}");
-        }
-        assert!(parse("lockstep resize --size=12X r0").is_err());
-        assert!(parse("lockstep resize --assume-clean --assume-peer-has-space r0").is_ok());
-    }
-
-    #[test]
-    fn names_are_needed_where_drbdadm_needs_them() {
-        assert!(parse("lockstep up").is_err());
-        assert!(parse("lockstep status").is_ok());
-        assert!(parse("lockstep dump").is_ok());
-        assert!(parse("lockstep frobnicate r0").is_err());
-        assert!(parse("lockstep primary --frob r0").is_err());
     }
 }

@@ -4,11 +4,12 @@ use std::rc::Rc;
 
 use model::config::settings::{ResourceConfig, StartupOptions, VolumeConfig};
 use model::state::{ConnState, DiskState};
-use model::status::{ResourceSnapshot, VolumeSnapshot, one_line, proc_text};
+use model::status::{ResourceSnapshot, VolumeSnapshot, one_line};
 use replicator::{Command, CommandResult, ResizeWish};
 use tokio::time::{Duration, Instant, timeout_at};
 
 use super::control::{Action, Outcome, WaitLimits};
+use super::proc_drbd;
 use super::resources::{self, Adjusted, Resources, Running, unknown_minor, unknown_resource, vol_idx};
 use super::resync_after;
 use super::site::{Selected, Site, select, unknown};
@@ -19,8 +20,6 @@ const EXIT_CANNOT: u8 = 20;
 const EXIT_STEP_FAILED: u8 = 1;
 /// A waiting command timed out.
 const EXIT_TIMEOUT: u8 = 5;
-/// Releases for `/proc/drbd`: the protocol and texts are those of this DRBD.
-const PROC_RELEASE: &str = "8.4.11";
 
 /// Runs commands against the resources of this daemon.
 pub struct Commands {
@@ -34,7 +33,7 @@ impl Commands {
     /// Runs `action` for the resources and volumes named by `targets`.
     pub async fn run(&self, action: Action, targets: &[String]) -> Outcome {
         if action == Action::Proc {
-            return self.proc();
+            return Outcome::text(proc_drbd::text(&self.resources));
         }
         if targets.is_empty() {
             return Outcome::failed(1, "which resource? name one, or 'all'");
@@ -83,13 +82,6 @@ impl Commands {
         Ok(found)
     }
 
-    fn proc(&self) -> Outcome {
-        let all: Vec<ResourceSnapshot> =
-            self.resources.all().iter().map(|r| (*r.snapshot()).clone()).collect();
-        let line2 = concat!("GIT-hash: lockstep build by lockstep@", env!("CARGO_PKG_VERSION"));
-        Outcome::text(proc_text::render(PROC_RELEASE, line2, &all))
-    }
-
     /// What is named: up with what it runs with, or as configured. `up` and `adjust` always read the file; the
     /// others do so only for names of resources that are not up, so that a broken file stops nobody who has to
     /// manage what is up.
@@ -124,6 +116,7 @@ impl Commands {
         let mut all = Outcome::default();
         let mut created = Vec::new();
         for one in selected {
+            all.absorb(self.resources.warnings(&one.resource));
             let lock = self.resources.lock(&one.resource.name);
             let _guard = lock.lock().await;
             match self.create(one).await {
@@ -153,7 +146,8 @@ impl Commands {
             Ok(running) => running,
             Err(refused) => return step_failed(refused),
         };
-        let mut all = self.attach_all(one, &running).await;
+        let mut all = self.resources.warnings(&one.resource);
+        all.absorb(self.attach_all(one, &running).await);
         if all.exit_code == 0 {
             all.absorb(running.connect(false, false).await);
         }

@@ -27,6 +27,8 @@ use crate::dataplane::WorkerHandle;
 
 /// Looks again this long after something has failed.
 const RETRY: Duration = Duration::from_millis(200);
+/// A session that ends sooner was none: the kernel says yes to a socket that it does not take.
+const SHORT_SESSION: Duration = Duration::from_secs(1);
 /// How long the end of a device may take to be noticed.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
 /// A device is in use if it is open each time: whoever only looks what is on it (udev does, on every occasion) is soon done.
@@ -65,8 +67,31 @@ struct Volume {
 struct Made {
     index: u32,
     params: DeviceParams,
-    /// Cleared when its socket is dead.
-    is_served: Rc<Cell<bool>>,
+    session: Session,
+    /// Largest request that it may make.
+    max_block_bytes: u32,
+    /// Its requests are limited, and its name in the configuration leads to it.
+    is_set_up: bool,
+}
+
+/// A socket that the device was given.
+#[derive(Clone)]
+struct Session {
+    begun: Instant,
+    /// When it was dead.
+    ended: Rc<Cell<Option<Instant>>>,
+}
+
+impl Session {
+    fn is_alive(&self) -> bool {
+        self.ended.get().is_none()
+    }
+
+    /// The kernel has hardly taken it, perhaps not at all, and it is not yet time for another one.
+    fn wants_a_pause(&self) -> bool {
+        let short = |ended: Instant| ended.duration_since(self.begun) < SHORT_SESSION;
+        self.ended.get().is_some_and(|ended| short(ended) && ended.elapsed() < RETRY)
+    }
 }
 
 impl Devices {
@@ -139,13 +164,13 @@ impl Devices {
         });
         for (volume, index) in self.volumes.iter().zip(looked.await.unwrap_or_default()) {
             let Some(index) = index else { continue };
-            let served = volume.made.borrow().as_ref().map(|made| made.is_served.clone());
+            let session = volume.made.borrow().as_ref().map(|made| made.session.clone());
             if let Err(e) = self.end(volume, index).await {
                 warn!(device = %volume.link.display(), "cannot end the block device: {e}");
             }
             // The kernel's goodbye has to reach the data plane before it is asked to step down.
             let until = Instant::now() + GOODBYE_MAX;
-            while served.as_ref().is_some_and(|served| served.get()) && Instant::now() < until {
+            while session.as_ref().is_some_and(Session::is_alive) && Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
@@ -169,12 +194,31 @@ impl Devices {
         handle: &WorkerHandle,
         timeout: Duration,
     ) -> io::Result<()> {
-        let present = volume.made.borrow().as_ref().map(|m| (m.is_served.get(), m.params.size_bytes));
+        let present =
+            volume.made.borrow().as_ref().map(|made| (made.session.clone(), made.params.size_bytes));
         match present {
-            Some((true, present_bytes)) if present_bytes == size_bytes => return Ok(()),
-            Some((true, _)) => return self.resize(volume, size_bytes).await,
-            _ => {}
+            Some((session, bytes)) if session.is_alive() => {
+                if bytes != size_bytes {
+                    self.resize(volume, size_bytes).await?;
+                }
+            }
+            Some((session, _)) if session.wants_a_pause() => {
+                return Err(io::Error::other("the kernel has dropped its connection at once"));
+            }
+            _ => self.connect(volume, index, handle, timeout).await?,
         }
+        set_up(volume).await
+    }
+
+    /// Gives the device a socket; makes it, if there is none. From then on it is known, whatever else fails: the kernel takes
+    /// no second socket while the first one lives.
+    async fn connect(
+        &self,
+        volume: &Volume,
+        index: usize,
+        handle: &WorkerHandle,
+        timeout: Duration,
+    ) -> io::Result<()> {
         if self.driver_missed.get().is_some_and(|at| at.elapsed() < DRIVER_AGAIN) {
             return Ok(());
         }
@@ -186,27 +230,22 @@ impl Devices {
         let served = handle.serve_device(vol_idx(index), ours).await.map_err(io::Error::other)?;
         let served = served.map_err(io::Error::other)?;
         let params = params(&served.export, timeout, &volume.backend);
-        let (asked, link) = (params.clone(), volume.link.clone());
-        let number = blocking(move || {
-            let number = match kernel::find(&asked.backend) {
-                Some(number) => driver.reconnect(number, theirs.as_fd(), &asked).map(|()| number),
-                None => driver.connect(theirs.as_fd(), &asked),
-            }?;
-            kernel::limit_requests(number, served.export.max_block_bytes)?;
-            make_link(&link, &kernel::node(number))?;
-            Ok(number)
+        let asked = params.clone();
+        let number = blocking(move || match kernel::find(&asked.backend) {
+            Some(number) => driver.reconnect(number, theirs.as_fd(), &asked).map(|()| number),
+            None => driver.connect(theirs.as_fd(), &asked),
         });
         let number = number.await?;
-        info!(device = %volume.link.display(), node = %kernel::node(number).display(), "block device");
-        let is_served = Rc::new(Cell::new(true));
-        let (alive, poke, ended) = (is_served.clone(), self.poke.clone(), served.ended);
+        let session = Session { begun: Instant::now(), ended: Rc::default() };
+        let (session_ended, poke, ended) = (session.ended.clone(), self.poke.clone(), served.ended);
         tokio::task::spawn_local(async move {
             // The sender is only dropped.
             let _ = ended.await;
-            alive.set(false);
+            session_ended.set(Some(Instant::now()));
             poke.notify_one();
         });
-        volume.made.replace(Some(Made { index: number, params, is_served }));
+        let max_block_bytes = served.export.max_block_bytes;
+        volume.made.replace(Some(Made { index: number, params, session, max_block_bytes, is_set_up: false }));
         Ok(())
     }
 
@@ -236,6 +275,25 @@ impl Devices {
         info!(device = %volume.link.display(), "block device ended");
         Ok(())
     }
+}
+
+/// What a device needs beside its socket. As long as it fails, the device is there under the kernel's name only.
+async fn set_up(volume: &Volume) -> io::Result<()> {
+    let missing = |made: &Made| (!made.is_set_up).then_some((made.index, made.max_block_bytes));
+    let Some((number, max_block_bytes)) = volume.made.borrow().as_ref().and_then(missing) else {
+        return Ok(());
+    };
+    let link = volume.link.clone();
+    blocking(move || {
+        kernel::limit_requests(number, max_block_bytes)?;
+        make_link(&link, &kernel::node(number))
+    })
+    .await?;
+    info!(device = %volume.link.display(), node = %kernel::node(number).display(), "block device");
+    if let Some(made) = volume.made.borrow_mut().as_mut() {
+        made.is_set_up = true;
+    }
+    Ok(())
 }
 
 /// Keeps the devices of a resource what they have to be, for as long as it is up.

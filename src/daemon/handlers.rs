@@ -12,9 +12,11 @@ use tokio::process::{ChildStderr, Command};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::resources::Running;
+use super::resources::{Resources, Running};
 use crate::dataplane::HandlerCall;
 
+/// Tells a script of the file with the text of `/proc/drbd`.
+const PROC_DRBD: &str = "LOCKSTEP_PROC_DRBD";
 /// What a script says beyond that is not logged.
 const SAID_BYTES_MAX: u64 = 16 << 10;
 
@@ -22,16 +24,23 @@ const SAID_BYTES_MAX: u64 = 16 << 10;
 pub async fn serve(
     mut calls: mpsc::UnboundedReceiver<HandlerCall>,
     resource: Weak<Running>,
+    all: Weak<Resources>,
     config_file: String,
 ) {
     while let Some(call) = calls.recv().await {
-        let Some(running) = resource.upgrade() else { return };
+        let (Some(running), Some(all)) = (resource.upgrade(), all.upgrade()) else { return };
         let config = running.config();
         let resource = resource.clone();
-        let config_file = config_file.clone();
+        let mut environment = environment(&config, &call, &config_file);
+        if config.handlers.contains_key(&call.handler) {
+            match all.write_proc_drbd() {
+                Ok(path) => environment.push((PROC_DRBD, path.display().to_string())),
+                Err(e) => warn!("the state cannot be written for handlers: {e}"),
+            }
+        }
         tokio::task::spawn_local(async move {
             let exit_code = match config.handlers.get(&call.handler) {
-                Some(script) => run(script, &environment(&config, &call, &config_file), &config, &call).await,
+                Some(script) => run(script, &environment, &config, &call).await,
                 None => 0,
             };
             if let Some(running) = resource.upgrade() {

@@ -7,6 +7,7 @@ mod devices;
 pub mod disk;
 mod handlers;
 mod log;
+mod proc_drbd;
 pub mod resources;
 mod resync_after;
 mod server;

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use model::config::settings::{DiskOptions, ResourceConfig, VolumeConfig};
 use model::result_code::{self, ConfigError, StateResult};
-use model::state::{ConnState, DiskState};
+use model::state::{ConnState, DiskState, Role};
 use model::status::{ResourceSnapshot, VolumeSnapshot};
 use replicator::meta::superblock::MetaFlags;
 use replicator::{Command, CommandResult, HandlerRun, ResizeWish, VolIdx};
@@ -21,6 +22,7 @@ use super::control::Outcome;
 use super::devices::{self, Devices};
 use super::disk;
 use super::handlers;
+use super::proc_drbd;
 use super::settings::Settings;
 use super::translate::{self, Translated};
 use crate::dataplane::{HandlerCall, WorkerConfig, WorkerHandle};
@@ -108,10 +110,26 @@ impl Resources {
         self.running.borrow_mut().insert(config.name.clone(), running.clone());
         self.bump();
         tokio::task::spawn_local(forward_changes(Rc::downgrade(self), Rc::downgrade(&running)));
-        tokio::task::spawn_local(handlers::serve(calls, Rc::downgrade(&running), self.config_file.clone()));
+        let (resources, up) = (Rc::downgrade(self), Rc::downgrade(&running));
+        tokio::task::spawn_local(handlers::serve(calls, up, resources, self.config_file.clone()));
         tokio::task::spawn_local(devices::keep(Rc::downgrade(&running)));
         info!(resource = config.name, "created");
         Ok(running)
+    }
+
+    /// What is to be said of a resource that comes up. Logged too.
+    pub fn warnings(&self, config: &ResourceConfig) -> Outcome {
+        let mut outcome = Outcome::default();
+        for text in proc_drbd::warnings(config, &self.run_dir) {
+            warn!(resource = config.name, "{text}");
+            outcome.error_line(&format!("warning: {text}"));
+        }
+        outcome
+    }
+
+    /// Writes the state of everything that is up where handler scripts find it; gives the path of the file.
+    pub fn write_proc_drbd(&self) -> io::Result<PathBuf> {
+        proc_drbd::write(self, &self.run_dir)
     }
 
     /// Ends the thread of a resource and forgets it.
@@ -290,7 +308,9 @@ impl Running {
             }
         };
         let flags = opened.attached.super_block.flags;
-        if flags.has(MetaFlags::PRIMARY_IND) && !flags.has(MetaFlags::CONNECTED_IND) {
+        // spec: drbd-states 18: a Primary that takes its disk back has not been away
+        let is_primary = self.snapshot().role == Role::Primary;
+        if !is_primary && flags.has(MetaFlags::PRIMARY_IND) && !flags.has(MetaFlags::CONNECTED_IND) {
             self.degraded.set(true);
         }
         let object = volume.minor.to_string();

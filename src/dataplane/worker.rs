@@ -330,6 +330,9 @@ impl Worker {
 
     /// `Action::RunHandler`.
     pub(super) fn run_handler(&mut self, call: HandlerCall) {
+        // The script looks at the state that made it necessary.
+        self.publisher.note_change();
+        self.publish();
         if self.handlers.send(call).is_err() {
             self.handlers_missing.push(call.run);
         }

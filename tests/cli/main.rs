@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 mod adjust;
+mod boot;
 mod configuration;
 mod daemon;
+mod handlers;
 mod node;
 mod resources;
 mod waiting;

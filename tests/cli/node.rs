@@ -20,9 +20,7 @@ pub struct Node {
 
 impl Node {
     pub fn start(net_section: &str) -> Node {
-        Node::start_with(net_section, tempfile::tempdir().unwrap(), |dir, daemon| {
-            daemon.stderr(File::create(dir.join("log")).unwrap());
-        })
+        Node::start_with(net_section, tempfile::tempdir().unwrap(), log_to_file)
     }
 
     pub fn start_with(
@@ -46,14 +44,27 @@ impl Node {
         );
         fs::write(dir.path().join("drbd.conf"), config).unwrap();
         drop(ports);
-        let mut command = Node::command_in(dir.path());
-        command.args(["daemon", "--exit-with-stdin"]).stdin(Stdio::piped());
-        prepare(dir.path(), &mut command);
-        let mut daemon = command.spawn().unwrap();
-        let stdin = daemon.stdin.take().unwrap();
+        let (daemon, stdin) = Node::spawn(dir.path(), prepare);
         let node = Node { dir, daemon, _stdin: stdin };
         node.until("the daemon answers", |node| node.run(&["proc"]).0 == 0);
         node
+    }
+
+    fn spawn(dir: &Path, prepare: impl FnOnce(&Path, &mut Command)) -> (Child, ChildStdin) {
+        let mut command = Node::command_in(dir);
+        command.args(["daemon", "--exit-with-stdin"]).stdin(Stdio::piped());
+        prepare(dir, &mut command);
+        let mut daemon = command.spawn().unwrap();
+        let stdin = daemon.stdin.take().unwrap();
+        (daemon, stdin)
+    }
+
+    /// Kills the daemon and starts it again.
+    pub fn restart(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+        (self.daemon, self._stdin) = Node::spawn(self.dir.path(), log_to_file);
+        self.until("the daemon answers again", |node| node.run(&["proc"]).0 == 0);
     }
 
     /// Changes one place of the configuration.
@@ -121,6 +132,11 @@ impl Node {
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("run/control.sock")
     }
+}
+
+fn log_to_file(dir: &Path, daemon: &mut Command) {
+    let log = File::options().create(true).append(true).open(dir.join("log"));
+    daemon.stderr(log.unwrap());
 }
 
 impl Drop for Node {

@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::node::Node;
 use lockstep::daemon::control::{Action, Request, WaitLimits};
@@ -47,6 +47,29 @@ fn a_wait_has_the_limits_that_the_file_names_now() {
     node.configure("net {  }", "net {  } startup { wfc-timeout 1; }");
     let (exit, _, err) = node.run(&["wait-connect", "r0"]);
     assert_eq!(exit, 5, "{err}");
+}
+
+/// A node that comes back without having met its peer waits less for it; a Primary that takes its disk back has not been away.
+#[test]
+fn a_wait_of_a_degraded_node_is_shorter() {
+    let wait = ["wait-connect", "--wfc-timeout=4", "--degr-wfc-timeout=1", "r0"];
+    let waits = |node: &Node| {
+        let begun = Instant::now();
+        assert_eq!(node.run(&wait).0, 5, "nobody comes");
+        begun.elapsed()
+    };
+    let mut node = Node::start("");
+    node.create_and_up();
+    node.good(&["primary", "--force", "r0"]);
+    node.good(&["detach", "--force", "r0"]);
+    node.good(&["attach", "r0"]);
+    assert_eq!(node.good(&["dstate", "r0"]), "UpToDate/DUnknown\n");
+    let took = waits(&node);
+    assert!(took >= Duration::from_secs(4), "{took:?}");
+    node.restart();
+    node.good(&["up", "r0"]);
+    let took = waits(&node);
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(4), "{took:?}");
 }
 
 /// The resource that it waited for is taken down by somebody else.

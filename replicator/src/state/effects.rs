@@ -50,6 +50,10 @@ impl Resource {
         {
             self.write_bitmap_dirty(v, out);
         }
+        let fails = new.disk == DiskState::Failed && old.disk != DiskState::Failed;
+        if fails {
+            self.call_handler_of_failed_disk(v, out);
+        }
         self.send_after_change(v, &old, &new, out);
         if new.conn == ConnState::Ahead && old.conn != ConnState::Ahead {
             self.gone_ahead(v, &old, out);
@@ -57,7 +61,7 @@ impl Resource {
         if matches!(new.conn, ConnState::StartingSyncS | ConnState::StartingSyncT) && old.conn != new.conn {
             self.begin_full_sync(v, out);
         }
-        if new.disk == DiskState::Failed && old.disk != DiskState::Failed {
+        if fails {
             self.cancel_resync(v, out);
             self.md_sync(v, out);
         }

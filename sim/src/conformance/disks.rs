@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::hooks::DiskOp;
+use model::config::settings::Handler;
 use model::policy::{OnIoError, OnNoData};
 use model::result_code::{ConfigError, StateResult};
 
@@ -26,14 +27,22 @@ fn replace_disk(w: &mut World, n: usize, sectors: u64) {
     w.nodes[n].disk = Node::new(sectors, config).disk;
 }
 
+/// What may be done about a disk that fails.
+const POLICIES: [OnIoError; 3] = [OnIoError::PassOn, OnIoError::CallLocalIoError, OnIoError::Detach];
+
+/// The disk of node `n` has gone by itself: the handler was called for it once, by the policy that wants it.
+fn called_for_failed_disk(w: &World, n: usize, policy: OnIoError) {
+    let wanted = [0, 1].map(|i| usize::from(i == n && policy == OnIoError::CallLocalIoError));
+    assert_eq!([0, 1].map(|i| calls(w, i, Handler::LocalIoError)), wanted, "node {}, {policy:?}", n + 1);
+}
+
 /// Read and write errors on either node, with every policy: the client sees none of them. Afterwards one block is brought
 /// to a Secondary, an activity log extent to a Primary, and everything to a disk with new metadata.
 #[test]
 pub(super) fn io_errors() {
-    use OnIoError::*;
     for n in 0..2 {
         for op in [DiskOp::Read, DiskOp::Write] {
-            for policy in [PassOn, CallLocalIoError, Detach] {
+            for policy in POLICIES {
                 for new_metadata in [false, true] {
                     io_error(n, op, policy, new_metadata);
                 }
@@ -63,6 +72,7 @@ fn io_error(n: usize, op: DiskOp, policy: OnIoError, new_metadata: bool) {
     assert_eq!((disk(&w, n), w.volume(1 - n).map(|s| s.pdsk)), (left, Some(left)), "{what}");
     assert_eq!(disk(&w, 1 - n), DiskState::UpToDate, "{what}");
     assert!(read(&mut w, 0, 64).is_ok(), "{what}");
+    called_for_failed_disk(&w, n, if hit { policy } else { OnIoError::Detach });
     w.hooks.mend_disks();
     w.hooks.packets.clear();
     let mut wanted = [0; 2];
@@ -132,8 +142,8 @@ pub(super) fn interrupt_detach() {
 #[test]
 pub(super) fn disk_timeout() {
     let timeout = secs(3);
-    for read_first in [false, true] {
-        let cfg = DiskConfig { disk_timeout: timeout, ..DiskConfig::default() };
+    for (read_first, policy) in [false, true].into_iter().flat_map(|r| POLICIES.map(|p| (r, p))) {
+        let cfg = DiskConfig { disk_timeout: timeout, on_io_error: policy, ..DiskConfig::default() };
         // Longer than the disk may take: the peer must not be blamed.
         let net = NetConfig { ko_count: 20, ..net() };
         let mut w = pair_with(4, LARGE, &net, [cfg.clone(), cfg]);
@@ -154,6 +164,7 @@ pub(super) fn disk_timeout() {
         w.run_for(secs(1));
         assert_eq!(conn(&w, 0), ConnState::Connected);
         assert_eq!(w.volume(1).map(|s| s.pdsk), Some(DiskState::Diskless));
+        called_for_failed_disk(&w, 0, policy);
         w.hold_disk(0, false);
         w.run_for(secs(1));
         w.hooks.packets.clear();
@@ -168,10 +179,10 @@ pub(super) fn disk_timeout() {
 #[test]
 pub(super) fn disk_timeout_of_everything_else() {
     let timeout = secs(3);
-    let cfg = DiskConfig { disk_timeout: timeout, ..DiskConfig::default() };
     let net = NetConfig { ko_count: 20, ..net() };
     for n in 0..2 {
-        for case in 0..3 {
+        for (case, policy) in (0..3).flat_map(|case| POLICIES.map(|p| (case, p))) {
+            let cfg = DiskConfig { disk_timeout: timeout, on_io_error: policy, ..DiskConfig::default() };
             let mut w = pair_with(4, LARGE, &net, [cfg.clone(), cfg.clone()]);
             wrote(&mut w, 0, 64);
             w.run_for(secs(10));
@@ -200,6 +211,7 @@ pub(super) fn disk_timeout_of_everything_else() {
             w.hold_disk(n, false);
             w.let_go(false);
             w.run_for(secs(1));
+            called_for_failed_disk(&w, n, policy);
             ends(&mut w, &net);
         }
     }

@@ -25,10 +25,6 @@ fn answers(exit_code: i32) -> FencePeer {
     FencePeer::Answers { exit_code, after: ms(500) }
 }
 
-fn calls(w: &World, n: usize, handler: Handler) -> usize {
-    w.hooks.handlers[n].calls.iter().filter(|(_, h, _)| *h == handler).count()
-}
-
 fn pdsk(w: &World, n: usize) -> DiskState {
     w.volume(n).expect("it runs").pdsk
 }

@@ -20,10 +20,6 @@ fn about_to_sync(seed: u64, n: usize, script: BeforeResync) -> World {
     w
 }
 
-fn calls(w: &World, n: usize, handler: Handler) -> usize {
-    w.hooks.handlers[n].calls.iter().filter(|(_, h, _)| *h == handler).count()
-}
-
 /// The script of node `n` has been called.
 fn is_called(w: &mut World, n: usize) {
     assert!(w.run_until(secs(20), |w| calls(w, n, BEFORE[n]) > 0), "{:?} {:?}", w.state(0), w.state(1));

@@ -3,6 +3,7 @@
 use super::*;
 use crate::hooks::DiskOp;
 use crate::node::volume_and_sector;
+use model::config::settings::Handler;
 use model::policy::OnIoError;
 use model::result_code::{ConfigError, StateResult};
 
@@ -89,7 +90,8 @@ fn a_write_error_of_the_only_copy_is_an_error() {
 
 #[test]
 fn a_metadata_error_detaches() {
-    for (n, policy) in [(0, OnIoError::PassOn), (0, OnIoError::Detach), (1, OnIoError::PassOn)] {
+    use OnIoError::*;
+    for (n, policy) in (0..2).flat_map(|n| [PassOn, Detach, CallLocalIoError].map(|p| (n, p))) {
         let mut policies = [OnIoError::Detach; 2];
         policies[n] = policy;
         let mut w = pair_on_error(policies);
@@ -101,6 +103,8 @@ fn a_metadata_error_detaches() {
         }
         w.run_for(secs(5));
         assert_eq!(disk(&w, n), DiskState::Diskless, "node {} {policy:?}", n + 1);
+        let called = usize::from(policy == CallLocalIoError);
+        assert_eq!(calls(&w, n, Handler::LocalIoError), called, "node {} {policy:?}", n + 1);
         if n == 0 {
             assert_eq!(read(&mut w, 0, 64), Ok(1));
             assert_eq!(write(&mut w, 0, 128, 8), ClientResult::Ok);

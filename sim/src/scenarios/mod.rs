@@ -16,6 +16,7 @@ mod timeouts;
 
 use std::cell::Cell;
 
+use model::config::settings::Handler;
 use model::ids::DataUuid;
 use model::state::{ConnState, DiskState, Role};
 use model::time::Duration;
@@ -203,6 +204,11 @@ pub(crate) fn role(w: &World, n: usize) -> Role {
 
 pub(crate) fn disk(w: &World, n: usize) -> DiskState {
     w.state(n).1
+}
+
+/// How often node `n` has called a handler.
+pub(crate) fn calls(w: &World, n: usize, handler: Handler) -> usize {
+    w.hooks.handlers[n].calls.iter().filter(|(_, h, _)| *h == handler).count()
 }
 
 /// Every sector that clients wrote may hold on node `n` what it holds.

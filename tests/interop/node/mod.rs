@@ -185,6 +185,10 @@ impl Node {
         } else {
             // Nobody may wait for it; then its process stays, without a program.
             self.run("pid=$(cat /run/daemon); kill $pid; while readlink /proc/$pid/exe >/dev/null; do sleep 0.05; done");
+            // It may never have been diverted.
+            self.run(
+                "! test -L /sbin/drbdadm || rm /sbin/drbdadm && dpkg-divert --rename --remove /sbin/drbdadm",
+            );
         }
         let Kind::Machine(_, program) = &mut self.kind else { panic!("{}: not a machine", self.name) };
         *program = next.clone();
@@ -216,11 +220,11 @@ impl Node {
         self.until(Duration::from_secs(10), answers, || format!("no daemon: {}", self.log()));
     }
 
-    /// Scripts that call drbdadm reach what runs here.
+    /// Whoever calls drbdadm reaches what runs here, as docs/migrate-from-drbd.md has it.
     pub fn own_drbdadm(&self) {
         if let Kind::Machine(_, Program::Ours(binary)) = &self.kind {
             self.run(&format!(
-                "rm -f /usr/sbin/drbdadm /sbin/drbdadm; ln -s {} /usr/sbin/drbdadm",
+                "dpkg-divert --rename --divert /sbin/drbdadm.kernel /sbin/drbdadm && ln -sf {} /sbin/drbdadm",
                 binary.display()
             ));
         }
@@ -380,14 +384,18 @@ impl Node {
         self.log_mark = self.log().len();
     }
 
+    /// What it has logged since the mark.
+    pub fn new_log(&self) -> String {
+        self.log().get(self.log_mark..).unwrap_or_default().to_owned()
+    }
+
     /// It has logged a text since the mark.
     pub fn logged(&self, text: &str) -> bool {
-        self.log().get(self.log_mark..).is_some_and(|log| log.contains(text))
+        self.new_log().contains(text)
     }
 
     /// Waits until it has logged a text since the mark.
     pub fn wait_log(&self, text: &str, limit: Duration) {
-        let new = || self.log().get(self.log_mark..).unwrap_or_default().to_owned();
-        self.until(limit, || self.logged(text), || format!("not logged: {text:?}\n{}", new()));
+        self.until(limit, || self.logged(text), || format!("not logged: {text:?}\n{}", self.new_log()));
     }
 }

@@ -66,6 +66,35 @@ pub fn grows_while_mounted(lab: &mut Lab, p: usize) -> String {
     "16 to 28 MiB".to_owned()
 }
 
+/// The name of the device is taken when our node becomes Primary, as by the kernel's DRBD: the device is there under the
+/// kernel's name, and gets its own when that is free, once.
+pub fn name_is_taken(lab: &mut Lab, p: usize) -> String {
+    lab.pair(&Setup::default(), p);
+    lab.nodes[p].ok("secondary r0");
+    let n = usize::from(lab.nodes[0].is_kernel());
+    let ours = &mut lab.nodes[n];
+    ours.run(&format!("! test -e {DEVICE} && echo mine >{DEVICE}"));
+    ours.mark_log();
+    ours.ok("primary r0");
+    ours.wait_log("is not ours", LONG);
+    // It tries again meanwhile.
+    sleep(Duration::from_secs(2));
+    ours.run(&format!("test $(cat {DEVICE}) = mine && rm {DEVICE}"));
+    ours.until(LONG, || ours.sh(&format!("test -b {DEVICE}")).status == 0, || ours.log());
+    ours.run(&format!("{} && {FIO} --fsync=64 && umount /mnt/r0", mounted(EXT4, DEVICE)));
+    sleep(Duration::from_secs(2));
+    let new = ours.new_log();
+    let made = new.lines().filter(|l| l.contains(" block device ") && l.contains("/dev/nbd")).count();
+    let refused = new.lines().filter(|l| l.contains("no block device")).count();
+    assert_eq!((made, refused), (1, 1), "{new}");
+    ours.ok("secondary r0");
+    lab.nodes[1 - n].ok("primary r0");
+    finds_it(&lab.nodes[1 - n]);
+    lab.connected(1 - n);
+    lab.finish();
+    String::new()
+}
+
 /// `nbd-client` takes our export, as it is used everywhere; the kernel's DRBD then finds what it wrote.
 pub fn nbd_client(lab: &mut Lab, p: usize) -> String {
     lab.pair(&Setup::default(), p);

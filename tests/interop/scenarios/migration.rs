@@ -16,7 +16,7 @@ const CLIENT: &str = "i=$(psql -h /tmp -U postgres -Atc 'select coalesce(max(i),
 while ! test -e /tmp/stop; do
   i=$((i + 1))
   psql -h /tmp -U postgres -qc \"insert into t values ($i, repeat('x', 500))\" || exit 1
-  echo $i >/run/node/committed
+  echo $i >/run/node/committed.new && mv /run/node/committed.new /run/node/committed || exit 1
 done";
 const CLUSTER: &str = "mkfs.ext4 -q -F -E nodiscard /dev/drbd0 && mkdir -p /mnt/r0 && mount /dev/drbd0 /mnt/r0 && install -d -o postgres /mnt/r0/pg && su postgres -c \"PG/initdb -N -D /mnt/r0/pg -A trust\" >/dev/null && printf \"unix_socket_directories = '/tmp'\\nlisten_addresses = ''\\nshared_buffers = 16MB\\nmax_wal_size = 48MB\\n\" >>/mnt/r0/pg/postgresql.conf && umount /mnt/r0";
 
@@ -77,15 +77,32 @@ fn swap(lab: &Lab, database: Database) -> (Database, u64) {
     (Database::start(lab, 1 - from), committed)
 }
 
+/// More than the database writes while a node is away, and a small part of the device.
+const RESYNC_KIB_MAX: u64 = 16 << 10;
+
+/// KiB of the resyncs that have begun on a node since its log was marked.
+fn resynced_kib(node: &Node) -> Vec<u64> {
+    let log = node.new_log();
+    let sizes = log.split("(will sync ").skip(1).map(|rest| rest.split(" KB").next().unwrap_or_default());
+    sizes.map(|kib| kib.parse().unwrap_or_else(|_| panic!("{kib:?} KiB: {log}"))).collect()
+}
+
 /// Another DRBD on the node that is Secondary: down, the other program on the same disk, metadata and configuration, up. Then
 /// both copies are compared.
 fn replace(lab: &mut Lab, database: &Database, next: &Program) {
     let n = 1 - database.node;
     lab.nodes[n].ok("down r0");
     lab.nodes[n].change_program(next);
+    lab.nodes[n].own_drbdadm();
     database.goes_on(lab);
+    lab.nodes[n].mark_log();
     lab.nodes[n].ok("up r0");
     lab.connected(1 - n);
+    // With the path that handlers have.
+    let role = lab.nodes[n].run("PATH=/sbin:/usr/sbin:/bin:/usr/bin drbdadm role r0");
+    assert_eq!(role, "Secondary/Primary");
+    let brought = resynced_kib(&lab.nodes[n]);
+    assert!(!brought.is_empty() && brought.iter().sum::<u64>() <= RESYNC_KIB_MAX, "KiB: {brought:?}");
     database.goes_on(lab);
     lab.nodes[n].mark_log();
     lab.nodes[n].ok("verify r0");

@@ -35,9 +35,11 @@ pub const IN_MACHINES: &[&str] = &[
     "ko-count",
     "bad-link",
     "handler-scripts",
+    "stonith-script",
     "pass-on",
     "grows-while-mounted",
     "nbd-client",
+    "device-name-taken",
     "migration",
 ];
 
@@ -100,9 +102,11 @@ pub const ALL: &[Scenario] = &[
     ("ko-count", disk_faults::ko_count),
     ("fencing", fencing::exit_codes),
     ("handler-scripts", handlers::scripts),
+    ("stonith-script", handlers::stonith_script),
     ("filesystems", kernel_client::filesystems),
     ("grows-while-mounted", kernel_client::grows_while_mounted),
     ("nbd-client", kernel_client::nbd_client),
+    ("device-name-taken", kernel_client::name_is_taken),
     ("daemon-restart", kernel_client::daemon_restart),
     ("migration", migration::there_and_back),
 ];
