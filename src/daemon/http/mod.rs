@@ -8,12 +8,9 @@ mod routes;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
@@ -26,18 +23,15 @@ use hyper_util::service::TowerToHyperService;
 use model::state::Role;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info};
 
-use super::resources::Resources;
+use super::resources::{Resources, Running};
 use super::settings::Settings;
 use roles::{RoleFacts, RoleSource};
 use routes::Picture;
 
 /// A request head longer than this is refused.
 const HEAD_BYTES_MAX: usize = 16 << 10;
-/// How often the control loop shows that it runs.
-const PULSE: Duration = Duration::from_secs(1);
 
 /// The sockets, before anybody is served.
 pub struct Listeners {
@@ -71,10 +65,10 @@ impl Listeners {
     /// Answers for as long as the daemon runs. Must run in a `LocalSet`.
     pub fn serve(self, source: Rc<dyn RoleSource>) {
         if let Some(listener) = self.http {
-            let checks = Checks { source: source.clone(), pulse: Pulse::start() };
+            let source = source.clone();
             let router = routes::router();
             spawn_local(listen::accept(listener, move |stream| {
-                converse(stream, router.clone(), checks.clone())
+                converse(stream, router.clone(), source.clone())
             }));
         }
         for (listener, resource) in self.agents {
@@ -94,46 +88,12 @@ async fn bind(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-/// What the answers are made from.
-#[derive(Clone)]
-struct Checks {
-    source: Rc<dyn RoleSource>,
-    pulse: Pulse,
-}
-
-/// When the control loop last had its turn.
-#[derive(Clone)]
-struct Pulse(Rc<Cell<Instant>>);
-
-impl Pulse {
-    fn start() -> Pulse {
-        let pulse = Pulse(Rc::new(Cell::new(Instant::now())));
-        let beating = pulse.clone();
-        spawn_local(async move {
-            let mut ticks = interval(PULSE);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                beating.0.set(Instant::now());
-            }
-        });
-        pulse
-    }
-
-    /// Time since it had to have its next turn.
-    fn behind(&self) -> Duration {
-        self.0.get().elapsed().saturating_sub(PULSE)
-    }
-}
-
 /// One request and its answer. The facts are taken here, where resources may be touched: the routes run as if on any thread.
-async fn converse(stream: TcpStream, router: Router, checks: Checks) {
+async fn converse(stream: TcpStream, router: Router, source: Rc<dyn RoleSource>) {
     let routes = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        let picture = Picture { roles: checks.source.roles(), behind: checks.pulse.behind() };
-        request.extensions_mut().insert(Arc::new(picture));
-        let answer = routes.call(request);
-        async move { answer.await.map_err(|never: Infallible| never) }
+        request.extensions_mut().insert(Arc::new(Picture(source.roles())));
+        routes.call(request)
     });
     let connection = http1::Builder::new()
         .keep_alive(false)
@@ -147,7 +107,7 @@ async fn converse(stream: TcpStream, router: Router, checks: Checks) {
 
 impl RoleSource for Resources {
     fn roles(&self) -> Vec<RoleFacts> {
-        let facts = |running: Rc<super::resources::Running>| {
+        let facts = |running: Rc<Running>| {
             let snapshot = running.snapshot();
             let is_demoting = running.is_demoting() && snapshot.role == Role::Primary;
             RoleFacts { is_alive: running.is_alive(), is_demoting, service: None, snapshot }

@@ -1,7 +1,6 @@
 //! The paths, and what is answered on them: 200 or 503 in the head for proxies, JSON in the body for people and monitoring.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -16,22 +15,15 @@ use serde_json::Value;
 use super::roles::{Question, RoleBody, RoleFacts};
 use crate::daemon::settings::Size;
 
-/// What a request is answered from. It is taken when the request comes, and travels with it.
+/// Every resource that is up, at the moment of the request, with which it travels.
 #[derive(Debug)]
-pub struct Picture {
-    /// Every resource that is up.
-    pub roles: Vec<RoleFacts>,
-    /// How far the control loop is behind.
-    pub behind: Duration,
-}
-
-/// A control loop further behind than this has been stopped, or has been kept from running.
-pub const BEHIND_MAX: Duration = Duration::from_secs(3);
+pub struct Picture(pub Vec<RoleFacts>);
 
 /// What a path asks for.
 #[derive(Clone, Copy)]
 enum Endpoint {
     Ask(Question),
+    /// A control loop that is behind does not answer, as it is the one that answers.
     Liveness,
     Status,
 }
@@ -120,17 +112,16 @@ fn answer(method: &Method, picture: &Picture, name: &str, asked: &Asked) -> Resp
         Err(why) => return refusal(method, StatusCode::BAD_REQUEST, &format!("lag: {why}")),
     };
     let wanted = |facts: &&RoleFacts| asked.resource.as_ref().is_none_or(|name| facts.snapshot.name == *name);
-    let chosen: Vec<&RoleFacts> = picture.roles.iter().filter(wanted).collect();
+    let chosen: Vec<&RoleFacts> = picture.0.iter().filter(wanted).collect();
     let holds = match endpoint {
         Endpoint::Ask(question) => {
             !chosen.is_empty() && chosen.iter().all(|facts| question.holds(facts, lag_bytes_max))
         }
-        Endpoint::Liveness => picture.behind <= BEHIND_MAX,
-        Endpoint::Status => true,
+        Endpoint::Liveness | Endpoint::Status => true,
     };
     let status = if holds { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = match (endpoint, &chosen[..]) {
-        (Endpoint::Status, _) => everything(picture, &chosen),
+        (Endpoint::Status, _) => everything(&chosen),
         (_, [only]) => to_value(&RoleBody::of(only)),
         (_, several) => together(several),
     };
@@ -159,7 +150,6 @@ fn together(chosen: &[&RoleFacts]) -> Value {
 #[derive(Serialize)]
 struct Everything<'a> {
     version: &'static str,
-    control_loop_behind_ms: u128,
     resources: Vec<WithDetails<'a>>,
 }
 
@@ -190,10 +180,9 @@ impl<'a> WithDetails<'a> {
     }
 }
 
-fn everything(picture: &Picture, chosen: &[&RoleFacts]) -> Value {
+fn everything(chosen: &[&RoleFacts]) -> Value {
     to_value(&Everything {
         version: env!("CARGO_PKG_VERSION"),
-        control_loop_behind_ms: picture.behind.as_millis(),
         resources: chosen.iter().map(|facts| WithDetails::of(facts)).collect(),
     })
 }
