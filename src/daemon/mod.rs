@@ -6,6 +6,7 @@ pub mod control;
 mod devices;
 pub mod disk;
 mod handlers;
+pub mod http;
 mod log;
 mod proc_drbd;
 pub mod resources;
@@ -101,6 +102,7 @@ async fn serve(config: &DaemonConfig) -> anyhow::Result<()> {
     let socket = config.run_dir.join(SOCKET_NAME);
     let listener =
         server::listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    let checks = http::Listeners::bind(&config.settings).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -114,6 +116,7 @@ async fn serve(config: &DaemonConfig) -> anyhow::Result<()> {
         Rc::new(Resources::new(config.settings.clone(), &config.site.config_file, &config.run_dir));
     let commands = Rc::new(Commands { site: config.site.clone(), resources: resources.clone() });
     tokio::task::spawn_local(server::serve(listener, commands));
+    checks.serve(resources.clone());
     tokio::task::spawn_local(resync_after::keep(resources.clone()));
     info!(
         host = config.site.host,

@@ -36,7 +36,25 @@ pub struct Running {
     state_dir: PathBuf,
     /// The cluster was degraded when a disk was attached, and no peer was seen since (drbd-states 18).
     degraded: Cell<bool>,
+    /// Commands under way that make a Primary Secondary.
+    demotions: Cell<u32>,
     devices: Devices,
+}
+
+/// Counts a demotion for as long as it lives: a command may also end by being dropped.
+struct Demotion<'a>(&'a Cell<u32>);
+
+impl<'a> Demotion<'a> {
+    fn begin(under_way: &'a Cell<u32>) -> Demotion<'a> {
+        under_way.set(under_way.get() + 1);
+        Demotion(under_way)
+    }
+}
+
+impl Drop for Demotion<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// Everything that is up on this node.
@@ -105,6 +123,7 @@ impl Resources {
             handle,
             state_dir: self.settings.state_dir(&self.run_dir),
             degraded: Cell::new(false),
+            demotions: Cell::new(0),
             devices: Devices::new(config, &self.run_dir, self.settings.dead_conn_timeout()),
         });
         self.running.borrow_mut().insert(config.name.clone(), running.clone());
@@ -276,6 +295,16 @@ impl Running {
         self.degraded.get()
     }
 
+    /// Its thread has not ended.
+    pub fn is_alive(&self) -> bool {
+        self.handle.is_alive()
+    }
+
+    /// A command is under way that makes it Secondary.
+    pub fn is_demoting(&self) -> bool {
+        self.demotions.get() > 0
+    }
+
     /// State of one volume.
     pub fn volume_snapshot(&self, volume: &VolumeConfig) -> VolumeSnapshot {
         let found = self.snapshot().volumes.iter().find(|v| v.vnr == volume.volume.0).cloned();
@@ -402,6 +431,7 @@ impl Running {
     /// Becomes Secondary unless a client has a volume open, or somebody uses a block device; the data plane knows best.
     /// By force in any case: the requests of clients fail, and their sessions end.
     pub async fn secondary(&self, force: bool, object: &str, info: Option<&str>) -> Outcome {
+        let _demotion = Demotion::begin(&self.demotions);
         self.devices.release(force).await;
         let outcome = self.command(Command::Secondary { open: 0, force }, object, info).await;
         self.devices.resume();

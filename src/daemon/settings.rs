@@ -33,6 +33,10 @@ pub struct Settings {
     pub spin_us: Option<u32>,
     /// NBD export over TCP.
     pub nbd: NbdSettings,
+    /// Role checks over HTTP.
+    pub http: HttpSettings,
+    /// Role checks for HAProxy's agent-check.
+    pub agent_check: AgentCheckSettings,
     /// Settings of one resource.
     pub resource: BTreeMap<String, ResourceSettings>,
 }
@@ -49,15 +53,33 @@ pub struct NbdSettings {
     pub dead_conn_timeout_s: Option<u32>,
 }
 
+/// Table `[http]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct HttpSettings {
+    /// Where role checks are answered over HTTP; nowhere unless set.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Table `[agent-check]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct AgentCheckSettings {
+    /// Where HAProxy's agent-check is answered for all resources together; nowhere unless set.
+    pub listen: Option<SocketAddr>,
+}
+
 /// Table `[resource.NAME]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct ResourceSettings {
     /// Where this resource listens for NBD over TCP.
     pub nbd_listen: Option<SocketAddr>,
+    /// Where HAProxy's agent-check is answered for this resource.
+    pub agent_check_listen: Option<SocketAddr>,
 }
 
-/// A number of bytes, written as a number or with `K`, `M`, `G` (powers of 1024).
+/// A number of bytes, written as a number or with `K`, `M`, `G`, `T` (powers of 1024; `MB` and `MiB` are the same).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "SizeText")]
 pub struct Size(pub u64);
@@ -89,9 +111,10 @@ impl std::str::FromStr for Size {
         let digits = trimmed.trim_end_matches(|c: char| c.is_ascii_alphabetic());
         let factor: u64 = match trimmed[digits.len()..].to_ascii_lowercase().as_str() {
             "" => 1,
-            "k" | "kib" => 1 << 10,
-            "m" | "mib" => 1 << 20,
-            "g" | "gib" => 1 << 30,
+            "k" | "kb" | "kib" => 1 << 10,
+            "m" | "mb" | "mib" => 1 << 20,
+            "g" | "gb" | "gib" => 1 << 30,
+            "t" | "tb" | "tib" => 1 << 40,
             _ => return Err(wrong()),
         };
         let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
@@ -233,7 +256,8 @@ mod tests {
         let s = parse(
             "run-dir = '/x'\nlog = 'debug'\npool-size = '64M'\nspin-us = 0\n\
              [nbd]\nlisten-base = '127.0.0.1:10809'\nkernel-device = true\n\
-             dead-conn-timeout-s = 60\n[resource.r1]\nnbd-listen = '[::1]:9'\n",
+             dead-conn-timeout-s = 60\n[resource.r1]\nnbd-listen = '[::1]:9'\nagent-check-listen = '[::1]:10'\n\
+             [http]\nlisten = '127.0.0.1:8008'\n[agent-check]\nlisten = '0.0.0.0:8009'\n",
         )
         .unwrap();
         assert_eq!(s.run_dir(None), Path::new("/x"));
@@ -245,6 +269,10 @@ mod tests {
         assert_eq!(s.nbd_tcp("r0", 3).unwrap().unwrap().to_string(), "127.0.0.1:10812");
         assert_eq!(s.nbd_tcp("r1", 3).unwrap().unwrap().to_string(), "[::1]:9");
         assert!(s.nbd_tcp("r0", 60_000).is_err());
+        let text = |address: Option<SocketAddr>| address.map(|a| a.to_string());
+        assert_eq!(text(s.http.listen).as_deref(), Some("127.0.0.1:8008"));
+        assert_eq!(text(s.agent_check.listen).as_deref(), Some("0.0.0.0:8009"));
+        assert_eq!(text(s.resource["r1"].agent_check_listen).as_deref(), Some("[::1]:10"));
     }
 
     #[test]
@@ -253,6 +281,7 @@ mod tests {
             ("run_dir = '/x'", "run_dir"),
             ("[nbd]\nlistn = 'x'", "listn"),
             ("[resource.r0]\nport = 1", "port"),
+            ("[http]\nlisten = '8008'", "listen"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with("x.toml: ") && error.contains(key), "{error}");
@@ -271,6 +300,7 @@ mod tests {
         assert_eq!(size("4096"), Ok(4096));
         assert_eq!(size("256M"), Ok(256 << 20));
         assert_eq!(size("1 GiB"), Ok(1 << 30));
+        assert_eq!((size("16MB"), size("2tb")), (Ok(16 << 20), Ok(2 << 40)));
         assert!(size("").is_err() && size("M").is_err() && size("-1").is_err());
         assert!(size("99999999999G").is_err());
     }

@@ -190,6 +190,11 @@ impl WorkerHandle {
         self.shared.board.current.load_full()
     }
 
+    /// The thread has not ended.
+    pub fn is_alive(&self) -> bool {
+        self.shared.alive.load(Ordering::SeqCst)
+    }
+
     /// Bumped with every publication.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.board.changes.subscribe()
