@@ -1,0 +1,6 @@
+//! VRRP.
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod packet;
+pub mod timers;
