@@ -304,3 +304,47 @@ fn unicast_sends_to_each_peer_with_the_configured_ttl() {
     assert_eq!(t.did(), sent);
     assert_eq!(t.router.status().counters.sent, 1);
 }
+
+#[test]
+fn routers_configured_as_the_recorded_ones_send_the_recorded_octets() {
+    // failover 1.5.
+    let hex = |text: &str| -> Vec<u8> {
+        let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+        digits.chunks(2).map(|d| u8::from_str_radix(std::str::from_utf8(d).unwrap(), 16).unwrap()).collect()
+    };
+    let pass = Authentication::Password(*b"1111\0\0\0\0");
+    let unicast = Sending::Unicast {
+        source: Some(node(1)),
+        peers: vec![UnicastPeer { address: node(2), ttl_range: None }],
+        ttl: 255,
+        checks_source: false,
+    };
+    let six = VrrpInstance {
+        addresses: ["fe80::100", "2001:db8::100"].map(|a| virtual_address(a.parse().unwrap())).to_vec(),
+        sending: Sending::Multicast { source: None, group: "ff02::12".parse().unwrap() },
+        ..instance(V3, 101, S)
+    };
+    let rows = [
+        (VrrpInstance { authentication: pass, ..v2(101) }, "21336501 01010bb7 0a4d0064 31313131 00000000"),
+        (v2(101), "21336501 00016f19 0a4d0064 00000000 00000000"),
+        (instance(V3, 101, S), "31336501 006473d9 0a4d0064"),
+        (instance(V3, 101, S / 10), "31336501 000a7433 0a4d0064"),
+        (VrrpInstance { sending: unicast, ..instance(V3, 101, S) }, "31336501 0064499d 0a4d0064"),
+        (six, "31336502 00643dfd fe80000000000000 0000000000000100 20010db800000000 0000000000000100"),
+    ];
+    for (config, octets) in rows {
+        let is_ipv6 = config.addresses[0].address.is_ipv6();
+        let own = if is_ipv6 { "fe80::ff:fe00:1".parse().unwrap() } else { node(1) };
+        let mut t = Test::new(config, Binding::Free);
+        t.router.set_source(Some(own));
+        t.router.start(t.now, &mut t.out);
+        t.tick();
+        let sent = t.out.iter().find_map(|action| match action {
+            Action::Send { source, destination, advert, .. } => {
+                Some(advert.encode(*source, *destination, Default::default()))
+            }
+            _ => None,
+        });
+        assert_eq!(sent, Some(hex(octets)), "{octets}");
+    }
+}

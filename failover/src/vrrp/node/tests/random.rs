@@ -4,8 +4,16 @@
 use model::failover::config::{Preempt, VrrpVersion};
 use model::time::{Duration, Instant};
 
-use super::super::super::lab::{Faults, Lab, MS, Random, S, config, instance};
-use super::super::super::{Action, State};
+use super::super::super::lab::{
+    Faults, GROUP, Lab, MS, Random, S, advert_of, config, instance, node, packet,
+};
+use super::super::super::{Action, Event, State};
+
+/// Schedules of each kind; `LOCKSTEP_VRRP_SEEDS` asks for more.
+fn seeds() -> std::ops::Range<u64> {
+    let wanted = std::env::var("LOCKSTEP_VRRP_SEEDS").ok().and_then(|n| n.parse().ok());
+    0..wanted.unwrap_or(120)
+}
 
 /// A segment with two or three routers, all of one version and interval.
 fn lab(random: &mut Random) -> (Lab, Vec<u8>, bool, Duration) {
@@ -36,7 +44,7 @@ fn bound(interval: Duration) -> Duration {
 
 #[test]
 fn after_the_faults_exactly_one_router_is_master_and_it_is_the_right_one() {
-    for seed in 0..400 {
+    for seed in seeds() {
         let mut random = Random(seed);
         let (mut lab, priorities, nopreempt, interval) = lab(&mut random);
         lab.faults = Faults {
@@ -95,7 +103,7 @@ struct Overlap {
 
 #[test]
 fn without_loss_two_routers_are_master_together_for_one_way_of_a_packet_at_most() {
-    for seed in 0..400 {
+    for seed in seeds() {
         let mut random = Random(seed);
         let (mut lab, priorities, _, interval) = lab(&mut random);
         let delay = interval / 50;
@@ -136,7 +144,7 @@ fn without_loss_two_routers_are_master_together_for_one_way_of_a_packet_at_most(
 
 #[test]
 fn a_sleeper_is_not_heard_as_master_after_its_time() {
-    for seed in 0..200 {
+    for seed in seeds() {
         let mut random = Random(seed);
         let (mut lab, _, _, interval) = lab(&mut random);
         let nodes = lab.nodes.len();
@@ -155,6 +163,51 @@ fn a_sleeper_is_not_heard_as_master_after_its_time() {
             assert!(!(was_master && spoke && others && pause > interval * 4), "seed {seed}");
             lab.run(interval * 14);
             assert_eq!(lab.masters().len(), 1, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_bound_router_is_master_from_a_grant_to_its_end_whatever_it_hears() {
+    for seed in seeds() {
+        let mut random = Random(seed);
+        let bound = config(vec![instance(VrrpVersion::V2, 100, S)]);
+        let mut lab = Lab::new(vec![bound], &["VI_1"]);
+        lab.start(0);
+        let mut granted = false;
+        for _ in 0..200 {
+            match random.below(20) {
+                0 => {
+                    lab.grant(0);
+                    granted = true;
+                }
+                1 => {
+                    lab.revoke(0);
+                    granted = false;
+                }
+                2 => {
+                    // A sleep: packets and ticks come to somebody whose time may be over.
+                    let sleep = [S, 5 * S][random.below(2) as usize];
+                    lab.nodes[0].paused = true;
+                    lab.run(sleep);
+                    lab.resume(0);
+                    lab.event(0, Event::Tick);
+                    granted &= sleep == S;
+                }
+                3..8 => lab.run(MS * random.below(3000) as u32),
+                _ => {
+                    let mut theirs = instance(VrrpVersion::V2, 100, S * (1 + random.below(3) as u32));
+                    if random.one_in(3) {
+                        theirs.addresses.clear();
+                    }
+                    let priority = [0, 1, 100, 254, 255][random.below(5) as usize];
+                    let from = node(1 + random.below(4) as u8);
+                    let (ip, payload) = packet(from, GROUP, &advert_of(&theirs, priority));
+                    lab.event(0, Event::Packet { interface: "eth0", ip: &ip, payload: &payload });
+                }
+            }
+            assert_eq!(lab.state(0) == State::Master, granted, "seed {seed}");
+            assert_eq!(lab.nodes[0].addresses.is_empty(), !granted, "seed {seed}");
         }
     }
 }
