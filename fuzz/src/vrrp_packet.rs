@@ -122,12 +122,8 @@ pub fn run(data: &[u8]) {
 
     let bound: &[String] = if configured & 16 == 0 { &[] } else { &["VI_1".into()] };
     let config = FailoverConfig { instances: vec![instance], ..FailoverConfig::default() };
-    let eth0 = Interface {
-        name: "eth0".into(),
-        is_up: true,
-        ipv4: Some(Ipv4Addr::new(10, 77, 0, 1)),
-        ipv6: None,
-    };
+    let eth0 =
+        Interface { name: "eth0".into(), is_up: true, ipv4: Some(Ipv4Addr::new(10, 77, 0, 1)), ipv6: None };
     let mut now = Instant::default();
     let mut vrrp = Vrrp::new(now, &config, &[eth0], bound);
     let mut out = Vec::new();

@@ -17,10 +17,12 @@ pub type Name = Arc<str>;
 /// One act. They are done in the order in which they come; none of them is answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Send an advert: [`Advert::encode`] with these two addresses, from the interface of the instance.
+    /// Send an advert: [`Advert::encode`] with these two addresses.
     Send {
         /// The instance.
         instance: Name,
+        /// Where it leaves: the interface of the instance, or its macvlan.
+        interface: Name,
         /// Source address of the packet.
         source: IpAddr,
         /// A group or one peer.
@@ -34,14 +36,14 @@ pub enum Action {
     AddAddresses {
         /// The instance.
         instance: Name,
-        /// Which; without an interface: that of the instance.
+        /// Which; each has its interface.
         addresses: Vec<VirtualAddress>,
     },
     /// Remove addresses that may be gone already.
     RemoveAddresses {
         /// The instance.
         instance: Name,
-        /// Which.
+        /// Which; each has its interface.
         addresses: Vec<VirtualAddress>,
     },
     /// Add routes.

@@ -73,7 +73,7 @@ impl Group {
         if self.told != Some(transition) {
             self.told = Some(transition);
             let who = Who::Group(self.name.clone());
-            out.push(Action::Notify(Notification { who, transition, priority: 0 }));
+            out.push(Action::Notify(Notification::new(who, transition, 0, &self.config.notify)));
         }
     }
 

@@ -59,44 +59,53 @@ pub struct Notification {
     pub transition: Transition,
     /// The priority then; 0 for groups.
     pub priority: u8,
+    /// What to run, which may run at the same time; only that of a stop is waited for. Made when it happens: afterwards
+    /// the instance may be gone.
+    pub commands: Vec<Command>,
 }
 
-impl Notification {
+impl Who {
     fn words(&self) -> (&'static str, &str) {
-        match &self.who {
+        match self {
             Who::Instance(name) => ("INSTANCE", name),
             Who::Group(name) => ("GROUP", name),
         }
     }
+}
+
+impl Notification {
+    /// With the commands that the configuration has for it.
+    pub fn new(who: Who, transition: Transition, priority: u8, notify: &Notify) -> Notification {
+        let commands = commands(&who, transition, priority, notify);
+        Notification { who, transition, priority, commands }
+    }
 
     /// The line for the FIFO, without its end.
     pub fn fifo_line(&self) -> String {
-        let (kind, name) = self.words();
+        let (kind, name) = self.who.words();
         format!("{kind} \"{name}\" {} {}", self.transition.word(), self.priority)
     }
+}
 
-    /// The commands to run, which may run at the same time; only that of a stop is waited for.
-    pub fn commands(&self, notify: &Notify) -> Vec<Command> {
-        let (own, with_any) = match self.transition {
-            Transition::Master => (&notify.master, true),
-            Transition::Backup => (&notify.backup, true),
-            Transition::Fault => (&notify.fault, true),
-            Transition::Stop => (&notify.stop, true),
-            Transition::Deleted => (&notify.deleted, true),
-            Transition::MasterHeardLowerPriority => (&notify.master_rx_lower_priority, false),
-            // The FIFO only.
-            Transition::MasterPriority | Transition::BackupPriority => (&None, false),
-        };
-        let any = notify.any.iter().filter(|_| with_any).map(|command| {
-            let (kind, name) = self.words();
-            let mut command = command.clone();
-            let more = [kind, name, self.transition.word()].map(String::from);
-            command.words.extend(more);
-            command.words.push(self.priority.to_string());
-            command
-        });
-        own.iter().cloned().chain(any).collect()
-    }
+fn commands(who: &Who, transition: Transition, priority: u8, notify: &Notify) -> Vec<Command> {
+    let (own, with_any) = match transition {
+        Transition::Master => (&notify.master, true),
+        Transition::Backup => (&notify.backup, true),
+        Transition::Fault => (&notify.fault, true),
+        Transition::Stop => (&notify.stop, true),
+        Transition::Deleted => (&notify.deleted, true),
+        Transition::MasterHeardLowerPriority => (&notify.master_rx_lower_priority, false),
+        // The FIFO only.
+        Transition::MasterPriority | Transition::BackupPriority => (&None, false),
+    };
+    let any = notify.any.iter().filter(|_| with_any).map(|command| {
+        let (kind, name) = who.words();
+        let mut command = command.clone();
+        command.words.extend([kind, name, transition.word()].map(String::from));
+        command.words.push(priority.to_string());
+        command
+    });
+    own.iter().cloned().chain(any).collect()
 }
 
 #[cfg(test)]
@@ -107,10 +116,6 @@ mod tests {
         Some(Command { words: words.iter().map(|w| (*w).to_owned()).collect(), user: None })
     }
 
-    fn of(who: Who, transition: Transition, priority: u8) -> Notification {
-        Notification { who, transition, priority }
-    }
-
     #[test]
     fn the_fifo_and_the_scripts_are_told_in_the_words_of_keepalived() {
         let notify = Notify {
@@ -119,9 +124,9 @@ mod tests {
             any: command(&["n", "extra"]),
             ..Notify::default()
         };
-        let words = |n: &Notification| -> Vec<String> {
-            n.commands(&notify).iter().map(|c| c.words.join(" ")).collect()
-        };
+        let of = |who, transition, priority| Notification::new(who, transition, priority, &notify);
+        let words =
+            |n: &Notification| -> Vec<String> { n.commands.iter().map(|c| c.words.join(" ")).collect() };
         let instance = || Who::Instance("VI_1".into());
         let master = of(instance(), Transition::Master, 101);
         assert_eq!(master.fifo_line(), "INSTANCE \"VI_1\" MASTER 101");

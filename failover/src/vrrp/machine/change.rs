@@ -11,7 +11,7 @@ use super::super::check::Expectation;
 use super::super::notify::Transition;
 use super::super::packet::PRIORITY_STOP;
 use super::super::tracking::Fault;
-use super::role::Leave;
+use super::role::{Leave, addresses_of};
 use super::{Binding, Options, Router};
 
 impl Router {
@@ -131,7 +131,7 @@ impl Router {
     fn bring_up_to_date(&self, old: &VrrpInstance, out: &mut Vec<Action>) {
         let new = &self.config;
         let instance = || self.name.clone();
-        let old_addresses = [&old.addresses[..], &old.excluded_addresses].concat();
+        let old_addresses = addresses_of(old);
         let new_addresses = self.all_addresses();
         let rules = without(&old.rules, &new.rules);
         if !rules.is_empty() {

@@ -2,15 +2,25 @@
 
 use std::net::IpAddr;
 
-use model::failover::config::{Sending, VirtualAddress, VrrpVersion};
+use model::failover::config::{Sending, VirtualAddress, VrrpInstance, VrrpVersion};
 use model::time::Instant;
 
-use super::super::action::{Action, AlarmChange, State};
+use super::super::action::{Action, AlarmChange, Name, State};
 use super::super::alarm::AlarmKind;
 use super::super::check::{TTL, auth_fields};
 use super::super::notify::{Notification, Transition, Who};
 use super::super::packet::{Advert, Form, INTERVAL_CS_MAX, PRIORITY_STOP};
 use super::{Binding, Router};
+
+/// The addresses of an instance, those outside the adverts too, each with its interface.
+pub(super) fn addresses_of(config: &VrrpInstance) -> Vec<VirtualAddress> {
+    let usual = config.virtual_mac.as_ref().map_or(&config.interface, |mac| &mac.name);
+    let mut addresses = [&config.addresses[..], &config.excluded_addresses].concat();
+    for address in &mut addresses {
+        address.interface.get_or_insert_with(|| usual.clone());
+    }
+    addresses
+}
 
 /// Who makes a router Master.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,7 +51,6 @@ impl Router {
             self.name
         );
         assert!(self.faults.is_empty(), "{} becomes Master with faults", self.name);
-        self.master_interval = self.config.advert_interval;
         self.lower_accepted_until = None;
         self.master = None;
         self.owners = None;
@@ -106,16 +115,22 @@ impl Router {
 
     pub(super) fn notify(&self, transition: Transition, out: &mut Vec<Action>) {
         let who = Who::Instance(self.name.clone());
-        out.push(Action::Notify(Notification { who, transition, priority: self.effective_priority() }));
+        let notify = &self.config.notify;
+        out.push(Action::Notify(Notification::new(who, transition, self.effective_priority(), notify)));
     }
 
     pub(super) fn send(&mut self, now: Instant, priority: u8, out: &mut Vec<Action>) {
         let source =
             self.source.expect("a router without an address of its own is in Fault and sends nothing");
         let advert = self.advert(priority);
+        let interface: Name = match &self.config.virtual_mac {
+            Some(mac) if !mac.sends_from_base => mac.name.as_str().into(),
+            Some(_) | None => self.config.interface.as_str().into(),
+        };
         let mut push = |destination: IpAddr, ttl: u8| {
             let (instance, advert) = (self.name.clone(), advert.clone());
-            out.push(Action::Send { instance, source, destination, ttl, advert });
+            let interface = interface.clone();
+            out.push(Action::Send { instance, interface, source, destination, ttl, advert });
         };
         match &self.config.sending {
             Sending::Multicast { group, .. } => push(*group, TTL),
@@ -152,7 +167,7 @@ impl Router {
     }
 
     pub(super) fn all_addresses(&self) -> Vec<VirtualAddress> {
-        [&self.config.addresses[..], &self.config.excluded_addresses].concat()
+        addresses_of(&self.config)
     }
 
     pub(super) fn announced(&self) -> Vec<IpAddr> {

@@ -1,5 +1,7 @@
 //! Faults, priorities (failover 1.11) and new configurations.
 
+use model::failover::config::{Command, VirtualMac};
+
 use super::*;
 
 fn fault(name: &str) -> Fault {
@@ -38,6 +40,48 @@ fn a_fault_ends_with_the_last_of_its_reasons() {
         t.router.check_invariants();
         assert_eq!(t.router.state(), state);
     }
+}
+
+#[test]
+fn after_a_fault_the_own_interval_counts_until_a_master_is_heard() {
+    let mut t = Test::started(instance(V3, 100, S));
+    t.hear_advert(2, &advert_of(&instance(V3, 101, 10 * S), 101));
+    assert_eq!(t.timer(), 10 * DOWN_100);
+    t.router.set_faults(t.now, [fault("a")].into(), &mut t.out);
+    t.router.set_faults(t.now, [].into(), &mut t.out);
+    assert_eq!(t.timer(), DOWN_100);
+}
+
+#[test]
+fn with_a_virtual_mac_addresses_and_adverts_are_on_the_macvlan() {
+    for (sends_from_base, leaves) in [(false, "vrrp.51"), (true, "eth0")] {
+        let mac = VirtualMac { name: "vrrp.51".into(), sends_from_base };
+        let mut config = VrrpInstance { virtual_mac: Some(mac), ..v2(100) };
+        config.excluded_addresses = vec![virtual_address(node(101))];
+        config.excluded_addresses[0].interface = Some("eth1".into());
+        let mut t = Test::started(config);
+        t.out.clear();
+        t.tick();
+        t.out.retain(|action| !matches!(action, Action::Log { .. }));
+        let [Action::Send { interface, .. }, Action::AddAddresses { addresses, .. }, ..] = &t.out[..] else {
+            panic!("the advert is first, then come the addresses")
+        };
+        assert_eq!(&**interface, leaves);
+        let on: Vec<&str> = addresses.iter().filter_map(|a| a.interface.as_deref()).collect();
+        assert_eq!(on, ["vrrp.51", "eth1"]);
+    }
+}
+
+#[test]
+fn scripts_of_an_instance_that_is_gone_are_run_all_the_same() {
+    let words = vec!["gone".to_owned()];
+    let mut config = v2(100);
+    config.notify.deleted = Some(Command { words, user: None });
+    let mut t = Test::started(config);
+    t.out.clear();
+    t.router.stop(t.now, Transition::Deleted, &mut t.out);
+    let Some(Action::Notify(notification)) = t.out.last() else { panic!("it is told") };
+    assert_eq!(notification.commands[0].words, ["gone"]);
 }
 
 #[test]

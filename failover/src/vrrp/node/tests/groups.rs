@@ -57,7 +57,7 @@ fn transitions(lines: Vec<String>) -> Vec<[String; 3]> {
 
 #[test]
 fn the_fifo_says_what_the_recorded_one_says() {
-    // vrrp/sync-group-run.txt: start, tracked file to fault, back, stop.
+    // Recorded: start, tracked file to fault, back, stop (failover 1.13).
     let mut lab = Lab::new(vec![group(101)], &[]);
     lab.start(0);
     lab.run(6 * S);
