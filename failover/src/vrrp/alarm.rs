@@ -21,7 +21,7 @@ pub enum AlarmKind {
     Mismatch(Reason),
     /// This router is Backup only because of adverts that are not accepted: it, or an intruder, is silenced by them.
     HeldByMismatch,
-    /// Somebody claims the addresses with a better advert than that of a Master bound to a service.
+    /// Somebody claims the addresses of a Master that is bound to a service.
     Stranger,
     /// Another router believes to be the owner of the addresses.
     TwoOwners,

@@ -250,16 +250,18 @@ fn first_failure(found: &Found<'_>, ip: &IpFacts, own: &Expectation) -> Result<(
     check_source(ip)
 }
 
-/// Rows 3 and 12 of failover 1.7 once more, and stricter: a packet that is not even right must at least come from this
-/// segment or from a peer that we know, or any host that can reach us could keep us Backup.
+/// Rows 3 and 12 of failover 1.7 once more, and stricter: a packet that is not even right must come from a peer that we
+/// know or, where peers have no list, from this segment. Otherwise any host that can reach us could keep us Backup; and
+/// routers that send to single peers may share a segment, and numbers, with others that do not.
 fn plausible(found: &Found<'_>, ip: &IpFacts, own: &Expectation) -> Result<(), CheckError> {
     found.check_kind()?;
     check_source(ip)?;
     check_ttl(ip, own)?;
-    if ip.is_multicast() || own.unicast.is_none() {
-        return if ip.ttl == TTL { Ok(()) } else { Err(CheckError::Ttl { ttl: ip.ttl }) };
+    match &own.unicast {
+        Some(_) if own.peer(ip.source).is_none() => Err(CheckError::UnknownPeer),
+        None if ip.ttl != TTL => Err(CheckError::Ttl { ttl: ip.ttl }),
+        Some(_) | None => Ok(()),
     }
-    if own.peer(ip.source).is_none() { Err(CheckError::UnknownPeer) } else { Ok(()) }
 }
 
 fn check_ttl(ip: &IpFacts, own: &Expectation) -> Result<(), CheckError> {

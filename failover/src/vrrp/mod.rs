@@ -27,6 +27,11 @@
 //! silence and into the state that costs data when storage follows the addresses; this one fails into no master at worst,
 //! loudly.
 //!
+//! # Time
+//!
+//! `now` has to come from a clock that does not stand still while the machine is suspended (CLOCK_BOOTTIME): whether a
+//! Master may still speak is decided by it. Time never runs backwards.
+//!
 //! # Storage
 //!
 //! See [`machine`] for routers that are bound to a service.

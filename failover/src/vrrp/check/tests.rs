@@ -193,6 +193,8 @@ fn row_9_another_checksum_is_a_sign_of_life() {
 fn row_10_the_other_way_of_sending_is_a_sign_of_life_from_a_neighbour_only() {
     let why = sign(verdict(&unicast(false, None), &v3(), TO_GROUP, |_, _| ()));
     assert_eq!(why, CheckError::Multicast);
+    let others = dropped(verdict(&unicast(false, None), &v3(), (VIP2, GROUP), |_, _| ()));
+    assert_eq!(others, CheckError::UnknownPeer, "others may use our number on this segment");
     let own = own(VrrpVersion::V3);
     assert_eq!(sign(verdict(&own, &v3(), TO_US, |_, _| ())), CheckError::Unicast);
     let far = dropped(verdict(&own, &v3(), TO_US, |_, ip| ip.ttl = 254));

@@ -174,13 +174,7 @@ impl Router {
         let Heard { source, advert, accepted } = heard;
         let priority = advert.priority;
         if self.binding == Binding::Bound {
-            let quiet = 4 * advert.interval().max(self.config.advert_interval);
-            self.alarm(now, AlarmKind::Stranger, source, quiet, out, || {
-                format!(
-                    "{source} claims the addresses with priority {priority}; this node keeps them, since it has the \
-                     service: no other router belongs into this virtual router"
-                )
-            });
+            self.alarm_of_stranger(now, heard, out);
             return;
         }
         let own_priority = self.effective_priority();
@@ -204,6 +198,9 @@ impl Router {
 
     fn heard_lower(&mut self, now: Instant, heard: Heard<'_>, out: &mut Vec<Action>) {
         let (source, priority) = (heard.source, heard.advert.priority);
+        if self.binding == Binding::Bound {
+            self.alarm_of_stranger(now, heard, out);
+        }
         if !self.may_answer(now) {
             return;
         }
@@ -284,16 +281,26 @@ impl Router {
     ) {
         let priority = advert.priority;
         let quiet = 4 * advert.interval().max(self.config.advert_interval);
-        let suspicion = match why.reason() {
-            Reason::Password | Reason::AuthType | Reason::AuthenticationHeader => {
-                ", or the sender is not one of ours"
-            }
-            _ => "",
-        };
+        let by_password =
+            matches!(why.reason(), Reason::Password | Reason::AuthType | Reason::AuthenticationHeader);
+        let suspicion = if by_password { ", or the sender is not one of ours" } else { "" };
         self.alarm(now, AlarmKind::Mismatch(why.reason()), source, quiet, out, || {
             format!(
                 "advert from {source} with priority {priority} is not accepted: {why}. Its sender is alive and counts \
                  as heard; the configurations differ{suspicion}"
+            )
+        });
+    }
+
+    /// The service is here, so whoever else claims its addresses has no right to, whatever the priority.
+    fn alarm_of_stranger(&mut self, now: Instant, heard: Heard<'_>, out: &mut Vec<Action>) {
+        let Heard { source, advert, .. } = heard;
+        let quiet = 4 * advert.interval().max(self.config.advert_interval);
+        self.alarm(now, AlarmKind::Stranger, source, quiet, out, || {
+            format!(
+                "{source} claims the addresses with priority {}; this node keeps them, since it has the service: no \
+                 other router belongs into this virtual router",
+                advert.priority
             )
         });
     }

@@ -105,6 +105,13 @@ fn a_bound_master_keeps_its_role_against_better_adverts_and_names_their_sender()
 }
 
 #[test]
+fn a_bound_master_names_a_lower_one_too_and_answers_it() {
+    let mut t = granted();
+    t.hear(7, 50);
+    assert_eq!(t.did(), ["Raised Stranger", "advert 100", "announce again", "MASTER_RX_LOWER_PRI"]);
+}
+
+#[test]
 fn a_forged_advert_that_is_not_even_right_does_not_move_a_bound_master() {
     let mut t = granted();
     let theirs = VrrpInstance { authentication: Authentication::Password([7; 8]), ..v2(255) };
