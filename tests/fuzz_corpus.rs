@@ -66,6 +66,7 @@ targets! {
     pair
     resource
     super_block
+    vrrp_packet
     wire
 }
 

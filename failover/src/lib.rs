@@ -5,3 +5,5 @@
 pub mod lease;
 pub mod promote;
 pub mod service;
+pub mod vip;
+pub mod vrrp;

@@ -14,6 +14,7 @@ pub mod packet;
 pub mod pair;
 pub mod resource;
 pub mod super_block;
+pub mod vrrp_packet;
 pub mod wire;
 
 /// Name of a target, which is also that of its corpus, and its body.
@@ -32,5 +33,6 @@ pub const TARGETS: &[Target] = &[
     ("pair", pair::run),
     ("resource", resource::run),
     ("super_block", super_block::run),
+    ("vrrp_packet", vrrp_packet::run),
     ("wire", wire::run),
 ];

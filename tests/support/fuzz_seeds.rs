@@ -38,6 +38,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("pair", pair()),
         ("resource", resource(&captures)),
         ("super_block", super_block()),
+        ("vrrp_packet", vrrp_packets()),
         ("wire", wire(&captures)),
     ]
 }
@@ -70,6 +71,29 @@ fn packets(captures: &[Capture]) -> Vec<Vec<u8>> {
         }
     }
     seeds
+}
+
+/// Each advert that was recorded, as it came and to an instance that expects something else.
+fn vrrp_packets() -> Vec<Vec<u8>> {
+    let mut seeds = BTreeSet::new();
+    for entry in fs::read_dir(golden("failover/vrrp")).unwrap() {
+        let file = fs::read(entry.unwrap().path()).unwrap();
+        let mut rest = &file[24..];
+        while let Some((head, data)) = rest.split_first_chunk::<16>() {
+            let len = u32::from_le_bytes([head[8], head[9], head[10], head[11]]) as usize;
+            let (frame, after) = data.split_at(len);
+            rest = after;
+            let (is_ipv6, protocol, payload) = match frame[12..14] {
+                [0x08, 0x00] => (0, frame[23], &frame[34..]),
+                [0x86, 0xdd] => (1, frame[20], &frame[54..]),
+                _ => continue,
+            };
+            if protocol == 112 || protocol == 51 {
+                seeds.extend([0, 8].map(|version| [&[version, is_ipv6, protocol], payload].concat()));
+            }
+        }
+    }
+    seeds.into_iter().collect()
 }
 
 /// A packet of every kind on every socket and with every set of features that was recorded, without block data.

@@ -1,0 +1,3 @@
+//! Virtual addresses on this node.
+
+pub mod announce;

@@ -1,0 +1,5 @@
+//! Whole nodes: groups, trackers, reloads, and several nodes on one segment.
+
+mod groups;
+mod random;
+mod segment;
