@@ -3,3 +3,4 @@
 //! to be done, and beside it a thin driver.
 
 pub mod vip;
+pub mod vrrp;

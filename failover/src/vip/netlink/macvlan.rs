@@ -105,9 +105,9 @@ fn differs(link: &Link, spec: &MacvlanSpec) -> String {
 const SETTINGS: [(&str, &str, &str); 6] = [
     // It answers for its own addresses only, and the interface below does not answer for them with another MAC.
     ("1", "ipv4/conf", "arp_ignore"),
-    // Packets come in here whose way back leads by the interface below: strict filtering would drop them. The kernel takes
-    // the higher one of this and of "all".
-    ("2", "ipv4/conf", "rp_filter"),
+    // As long as the virtual addresses are elsewhere it has no IPv4 address, and any filtering, loose too, drops all that
+    // comes in: with it the adverts of routers that use the same MAC, which come in nowhere else.
+    ("0", "ipv4/conf", "rp_filter"),
     // Adverts of the other routers come from addresses that may be ours on the interface below.
     ("1", "ipv4/conf", "accept_local"),
     // No address made of the MAC, which all routers of the group share; none from router advertisements.
@@ -115,6 +115,8 @@ const SETTINGS: [(&str, &str, &str); 6] = [
     ("0", "ipv6/conf", "autoconf"),
     ("0", "ipv6/conf", "accept_ra"),
 ];
+
+const FILTER_OF_ALL: &str = "/proc/sys/net/ipv4/conf/all/rp_filter";
 
 fn prepare(name: &str) -> Result<(), NetlinkError> {
     for (value, family, setting) in SETTINGS {
@@ -125,6 +127,10 @@ fn prepare(name: &str) -> Result<(), NetlinkError> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && family.starts_with("ipv6") => {}
             Err(source) => return Err(NetlinkError::Sysctl { path, source }),
         }
+    }
+    // The kernel takes the higher one of an interface's and this one, which is not ours to change.
+    if std::fs::read_to_string(FILTER_OF_ALL).is_ok_and(|value| value.trim() != "0") {
+        tracing::warn!("{name} hears no IPv4 adverts while {FILTER_OF_ALL} is not 0");
     }
     Ok(())
 }

@@ -1,0 +1,3 @@
+//! VRRP.
+
+pub mod socket;
