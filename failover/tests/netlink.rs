@@ -1,5 +1,7 @@
 //! Addresses, routes, rules and macvlans in the kernel's tables, as ip(8) sees them. Needs root.
 
+#![allow(clippy::unwrap_used, reason = "the whole file is a test")]
+
 mod support;
 
 use std::net::IpAddr;

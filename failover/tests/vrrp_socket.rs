@@ -1,5 +1,7 @@
 //! Adverts on the wire between two namespaces. Needs root.
 
+#![allow(clippy::unwrap_used, reason = "the whole file is a test")]
+
 mod support;
 
 use std::io::Read;

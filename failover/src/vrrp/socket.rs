@@ -4,6 +4,8 @@
 //! 1.15). What is sent looks as in failover 1.5. An IPv4 header is made here: of the kernel's own headers neither the number
 //! nor the fragment flags would be as the other routers' are. An IPv6 header and its checksum are made by the kernel.
 
+#![allow(unsafe_code, reason = "system calls that no crate wraps")]
+
 use std::cell::Cell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};

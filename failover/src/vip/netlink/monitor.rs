@@ -1,5 +1,7 @@
 //! What changes: the multicast groups of rtnetlink(7) for interfaces and addresses.
 
+#![allow(unsafe_code, reason = "the runtime has to be told which descriptor it watches")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 

@@ -1,5 +1,7 @@
 //! A socket for ready-made frames, such as gratuitous ARP: packet(7).
 
+#![allow(unsafe_code, reason = "system calls that no crate wraps")]
+
 use std::io;
 use std::os::fd::AsRawFd;
 
