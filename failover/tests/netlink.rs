@@ -94,9 +94,11 @@ fn the_kernel_takes_an_address_back_unless_it_is_renewed() {
             address.lifetime = seconds(2);
         }
         let mut renewed = Instant::now();
-        for _ in 0..4 {
+        for round in 0..4 {
+            // A machine that is busy may be late itself.
+            let in_time = renewed.elapsed() < Duration::from_millis(1900);
             for address in &addresses {
-                assert!(has(&netlink, address).await || renewed.elapsed() < Duration::from_millis(100));
+                assert!(has(&netlink, address).await || round == 0 || !in_time, "round {round}");
                 netlink.put_address(address).await.unwrap();
             }
             renewed = Instant::now();
