@@ -2,6 +2,8 @@
 //! that makes two homes impossible. Each part is a machine without I/O, which takes events and the time and returns what is
 //! to be done, and beside it a thin driver.
 
+#![deny(unsafe_code)]
+
 pub mod lease;
 pub mod promote;
 pub mod service;

@@ -4,5 +4,11 @@
 //! over for certain. Each reckons on its own monotonic clock, from moments that it saw itself; the store's clock has no part in
 //! it, and neither has the time of day.
 
+#[cfg(feature = "drivers")]
+pub mod etcd;
+#[cfg(feature = "drivers")]
+mod http;
 pub mod machine;
 pub mod record;
+#[cfg(feature = "drivers")]
+pub mod store;

@@ -709,6 +709,3 @@ impl Service {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -35,7 +35,6 @@
 //! # Storage
 //!
 //! See [`machine`] for routers that are bound to a service.
-#![forbid(unsafe_code)]
 
 pub mod action;
 pub mod alarm;
@@ -44,6 +43,8 @@ pub mod machine;
 pub mod node;
 pub mod notify;
 pub mod packet;
+#[cfg(feature = "drivers")]
+pub mod socket;
 pub mod status;
 pub mod timers;
 pub mod tracking;
