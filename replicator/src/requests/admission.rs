@@ -131,7 +131,7 @@ impl Resource {
             let r = &mut self.reqs.table[slot];
             r.clear(flag::WAITING);
             if !r.has(flag::ACTIVE) {
-                r.set(flag::UNTOUCHED);
+                r.set(flag::SETTLED);
             }
             self.answer(slot, ClientResult::IoError, out);
             return true;

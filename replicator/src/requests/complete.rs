@@ -43,7 +43,16 @@ impl Resource {
         let held = self.holds_completions(v);
         // A flush too: what only this copy promises must not be lost with a generation that the peer has as well.
         if held && self.reqs.table[slot].kind != Kind::Read {
-            self.reqs.table[slot].set(flag::HELD);
+            let r = &mut self.reqs.table[slot];
+            r.set(flag::HELD);
+            if r.changes_data() && !r.has(flag::IN_LOG) {
+                // A resync does not wait for the answer; so it has to know now.
+                r.set(flag::SETTLED);
+                if !(r.has(flag::NET_OK) && r.has(flag::BARRIER_ACKED)) || r.has(flag::NET_LOST) {
+                    let range = r.range();
+                    self.vols[v].set_out_of_sync(range);
+                }
+            }
             self.vols[v].held_completions.push(slot);
             return;
         }
@@ -200,8 +209,8 @@ impl Resource {
         // A write that went to the peer alone was marked when it started.
         let peer_has_it = r.has(flag::NET_OK) && r.has(flag::BARRIER_ACKED);
         let never_sent = !r.has(flag::NET_WANTED) && planted::on(Planted::LonelyWriteNotMarked);
-        let untouched = r.has(flag::UNTOUCHED);
-        if !peer_has_it && !never_sent && !untouched || r.has(flag::NET_LOST) {
+        let lost = !peer_has_it && !never_sent || r.has(flag::NET_LOST);
+        if lost && !r.has(flag::SETTLED) {
             vol.set_out_of_sync(r.range());
         }
         self.give_back_extents(slot);

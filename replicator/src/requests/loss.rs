@@ -34,6 +34,9 @@ impl Resource {
                 continue;
             }
             r.set(flag::NET_LOST);
+            if r.has(flag::HELD) {
+                r.set(flag::SETTLED);
+            }
             let (v, range) = (r.vol as usize, r.range());
             // The bits are set now, not when the local disk is done: the bitmap may be exchanged before that.
             self.vols[v].set_out_of_sync(range);

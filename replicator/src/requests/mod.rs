@@ -70,8 +70,8 @@ pub(crate) mod flag {
     pub const FUA: u32 = 1 << 15;
     /// The peer wants it sent again, behind a write of its own; the own disk has not finished it.
     pub const POSTPONED: u32 = 1 << 16;
-    /// It failed before it was begun: no disk has anything of it.
-    pub const UNTOUCHED: u32 = 1 << 17;
+    /// What it leaves is marked already, or it left nothing: a resync may have cleared the marks since, and rightly.
+    pub const SETTLED: u32 = 1 << 17;
 }
 
 /// An application request.

@@ -50,10 +50,12 @@ impl World {
             let pair = primary(a) && primary(b) && linked(a) && linked(b);
             let allowed = self.two_primaries;
             assert!(allowed || !(pair && met), "two connected Primaries");
-            let writes = |s: &VolumeState| {
-                primary(s) && !s.susp_fen && s.conn < ConnState::Connected && s.disk == DiskState::UpToDate
+            let serves =
+                |n: usize| self.nodes[n].core.as_ref().is_some_and(|core| core.serves(self.clock(n)));
+            let writes = |n: usize, s: &VolumeState| {
+                serves(n) && s.conn < ConnState::Connected && s.disk == DiskState::UpToDate
             };
-            assert!(!(self.one_writer && writes(a) && writes(b)), "two writers in spite of fencing");
+            assert!(!(self.one_writer && writes(0, a) && writes(1, b)), "two writers in spite of fencing");
         }
         for (n, called) in self.before_resync[usize::from(v)].iter().enumerate() {
             let runs = |s: &VolumeState| matches!(s.conn, ConnState::SyncSource | ConnState::SyncTarget);
