@@ -311,9 +311,8 @@ impl Cluster {
                 self.tell(n, Event::GrantTaken(number));
             }
             Action::RenewAddresses => {
-                if self.sides[n].address_until.is_some() {
-                    self.sides[n].address_until = Some(self.lifetime());
-                }
+                // One that somebody has removed is put back.
+                self.sides[n].address_until = Some(self.lifetime());
             }
             Action::Connect(discard_my_data) => {
                 let net = NetConfig { discard_my_data, ..self.net.clone() };

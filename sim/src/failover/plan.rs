@@ -49,7 +49,14 @@ pub fn run_in(c: &mut Cluster, seed: u64) -> Outcome {
         c.client_writes();
         c.run_for(Duration::from_millis(200));
     }
-    assert!(c.home().is_some() && c.written() > before, "its home serves clients");
+    assert!(
+        c.home().is_some() && c.written() > before,
+        "its home serves clients: {:?}, addresses until {:?} at {:?}, word {:?}",
+        c.home(),
+        c.sides.each_ref().map(|s| s.address_until),
+        c.w.now,
+        c.sides.each_ref().map(|s| s.seen.and_then(|s| s.peer_word_at))
+    );
     let settled = |c: &Cluster| c.w.in_sync() && c.w.is_idle();
     assert!(c.run_until(Duration::from_secs(5), settled), "the last writes end");
     c.check_written();
