@@ -2,10 +2,13 @@
 //! that grammar to tie an address to replicated storage.
 //!
 //! [`load`] reads a file through a [`Loader`](crate::config::Loader); every mistake is a
-//! [`Diagnostic`](crate::config::Diagnostic) with its place.
+//! [`Diagnostic`](crate::config::Diagnostic) with its place. [`import`] reads heartbeat's files instead, and [`print()`] writes
+//! what either gave.
 
 mod check;
 pub mod config;
+pub mod heartbeat;
+mod import;
 mod keywords;
 mod keywords_lvs;
 mod lexer;
@@ -16,5 +19,6 @@ mod read;
 mod tree;
 mod value;
 
+pub use import::{Fate, HeartbeatFiles, Import, Note, import, print_import};
 pub use parse::{Loaded, load};
 pub use print::print;
