@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod arguments;
 pub mod client;
+pub mod failover;
 pub mod meta;
 pub mod metadata;
 pub mod offline;
@@ -292,6 +293,11 @@ enum Verb {
     ApplyAl(MetaArgs),
     /// Destroys the metadata
     WipeMd(MetaArgs),
+    /// Checks the configuration of failover, or makes one of heartbeat's files
+    Failover {
+        #[command(subcommand)]
+        verb: failover::FailoverVerb,
+    },
     /// Checks the configuration
     ShNop,
     /// Prints the names of this host's resources
@@ -401,6 +407,7 @@ impl Context {
             Verb::RestoreMd { file, args } => self.meta(args, MetaCommand::Restore(file)),
             Verb::ApplyAl(args) => self.meta(args, MetaCommand::ApplyAl),
             Verb::WipeMd(args) => self.meta(args, MetaCommand::Wipe),
+            Verb::Failover { verb } => failover::run(&verb, &self.site.host),
             Verb::ShNop => offline::check(&self.site),
             Verb::ShResources => offline::resources(&self.site),
             Verb::ShResource(n) => offline::resource_names(&self.site, &n.names),

@@ -5,6 +5,7 @@
 mod adjust;
 mod configuration;
 mod daemon;
+mod failover;
 mod node;
 mod resources;
 mod waiting;
