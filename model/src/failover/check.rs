@@ -179,7 +179,8 @@ impl<'a> Checker<'a> {
             return true;
         }
         let others = names.keys().filter(|(other, _)| *other == kind).map(|(_, name)| name.as_str());
-        let help = match closest(name, others) {
+        let near = if self.messages.has_room() { closest(name, others) } else { None };
+        let help = match near {
             Some(near) => format!("did you mean '{near}'?"),
             None => format!("add '{} {name} {{ ... }}', or correct the name", kind.name()),
         };

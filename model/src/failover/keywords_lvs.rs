@@ -8,6 +8,7 @@ const SCHEDULERS: &[&str] =
 const METHODS: Shape = Shape::Words(1, 6);
 const RETRIES: Shape = Shape::Int(0, 1_000_000);
 const TIMER: Shape = Shape::Time(0, DAY);
+const LOOP: Shape = Shape::Time(1, DAY);
 const TIMEOUT: Shape = Shape::Time(S / 1000, DAY);
 const PORT: Shape = Shape::Int(1, 65_535);
 const NAT_MASK: &str = "it belongs to Linux 2.2, which masqueraded whole networks";
@@ -38,7 +39,7 @@ pub(super) const VIRTUAL_SERVER: Place = Place {
         formerly("lb_algo", "lvs_sched"),
         used("lvs_method", METHODS),
         formerly("lb_kind", "lvs_method"),
-        used("delay_loop", TIMER),
+        used("delay_loop", LOOP),
         used("protocol", Shape::OneOf(&["TCP", "UDP", "SCTP"])),
         used("persistence_timeout", Shape::Words(0, 1)),
         used("persistence_granularity", Shape::Word),
@@ -47,8 +48,8 @@ pub(super) const VIRTUAL_SERVER: Place = Place {
         used("sorry_server", Shape::Endpoint),
         used("sorry_server_inhibit", Shape::Bare),
         used("sorry_server_lvs_method", METHODS),
-        used("quorum", Shape::Int(1, 1_000_000)),
-        used("hysteresis", Shape::Int(0, 1_000_000)),
+        used("quorum", Shape::Int(1, 4_294_967_295)),
+        used("hysteresis", Shape::Int(0, 4_294_967_295)),
         used("quorum_up", Shape::Command),
         used("quorum_down", Shape::Command),
         used("alpha", Shape::Flag),
@@ -80,7 +81,7 @@ pub(super) const VIRTUAL_SERVER: Place = Place {
 pub(super) const REAL_SERVER: Place = Place {
     name: "in real_server",
     keywords: &[
-        used("weight", Shape::Int(0, 65_535)),
+        used("weight", Shape::Int(0, 2_147_483_647)),
         used("lvs_method", METHODS),
         formerly("lb_kind", "lvs_method"),
         used("inhibit_on_failure", Shape::Flag),
@@ -96,7 +97,7 @@ pub(super) const REAL_SERVER: Place = Place {
         formerly("nb_get_retry", "retry"),
         used("delay_before_retry", TIMER),
         used("warmup", TIMER),
-        used("delay_loop", TIMER),
+        used("delay_loop", LOOP),
         used("TCP_CHECK", Shape::Block(&TCP_CHECK)),
         used("PING_CHECK", Shape::Block(&TCP_CHECK)),
         formerly("ICMP_CHECK", "PING_CHECK"),
@@ -130,7 +131,7 @@ macro_rules! checker {
                 formerly("nb_get_retry", "retry"),
                 used("delay_before_retry", TIMER),
                 used("warmup", TIMER),
-                used("delay_loop", TIMER),
+                used("delay_loop", LOOP),
                 used("log_all_failures", Shape::Flag),
                 $($own),*
             ],
@@ -199,7 +200,7 @@ pub(super) const MISC_CHECK: Place = Place {
         used("retry", RETRIES),
         used("delay_before_retry", TIMER),
         used("warmup", TIMER),
-        used("delay_loop", TIMER),
+        used("delay_loop", LOOP),
         used("log_all_failures", Shape::Flag),
     ],
 };

@@ -45,6 +45,11 @@ impl Messages {
         }
     }
 
+    /// There is room for another error and another warning; nobody needs to look for words that nobody reads.
+    pub(super) fn has_room(&self) -> bool {
+        self.errors.len() < FOUND_MAX && self.warnings.len() < FOUND_MAX
+    }
+
     /// `FILE:LINE` of a place.
     pub(super) fn file_line(&self, span: Span) -> String {
         alloc::format!("{}:{}", self.sources.name(span.file), self.sources.line(span))

@@ -17,7 +17,9 @@ use crate::config::source::{FILES_MAX, Span};
 /// Includes may be nested that deep.
 const INCLUDE_DEPTH_MAX: usize = 32;
 /// All files together.
-const TEXT_BYTES_MAX: usize = 16 << 20;
+const TEXT_BYTES_MAX: usize = 4 << 20;
+/// One line.
+const LINE_BYTES_MAX: usize = 64 << 10;
 /// Parameters may be nested that deep; deeper ones name each other in a circle.
 const PARAMETER_DEPTH_MAX: usize = 16;
 /// So many parameters are put in, in all files together.
@@ -187,6 +189,11 @@ impl Reader<'_> {
                 break;
             }
             line.push(glyph);
+            if line.len() > LINE_BYTES_MAX {
+                self.stopped = true;
+                let help = format!("a line has {LINE_BYTES_MAX} bytes at most; is it the right file?");
+                return self.messages.error(input.span_of(&line), "this line is too long", help);
+            }
         }
         for token in tokens(&line, input.file, self.messages) {
             self.builder.token(token, self.messages);

@@ -10,7 +10,7 @@ use crate::config::source::Span;
 /// Blocks may be nested that deep; the grammar needs five levels.
 const DEPTH_MAX: usize = 12;
 /// So many statements may stand in all files together.
-const STATEMENTS_MAX: usize = 200_000;
+const STATEMENTS_MAX: usize = 100_000;
 
 /// Words of one line, and the block behind them.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -118,7 +118,9 @@ fn unknown(place: &'static Place, statement: &Statement, messages: &mut Messages
     let word = statement.keyword();
     let what = if statement.body.is_some() { "the whole block is" } else { "the line is" };
     let message = format!("'{word}' is not known {}: {what} skipped", place.name);
-    let help = match closest(word, place.keywords.iter().map(|k| k.name)) {
+    let names = place.keywords.iter().map(|k| k.name);
+    let near = if messages.has_room() { closest(word, names) } else { None };
+    let help = match near {
         Some(near) => format!("did you mean '{near}'?"),
         None => "take it away, or correct it".to_owned(),
     };

@@ -213,7 +213,13 @@ impl Lines {
             return;
         }
         match (entry.name, entry.value) {
-            ("state", Value::Choice(state)) => self.is_master = (state == "MASTER").then_some(span),
+            ("state", Value::Choice(state)) => {
+                // keepalived takes 'master' for BACKUP; better it is neither.
+                if !entry.statement.arguments().iter().any(|word| word.text == state) {
+                    messages.error(value_span, "states are written in capitals", format!("write '{state}'"));
+                }
+                self.is_master = (state == "MASTER").then_some(span);
+            }
             ("interface", Value::Word(word)) => {
                 self.interface = value::interface(word, messages);
             }
@@ -251,8 +257,14 @@ impl Lines {
                 self.unicast_word = Some(span);
                 self.peers.extend(lines.iter().filter_map(|line| peer(line, messages)));
             }
-            ("unicast_ttl", Value::Int(n)) => self.unicast_ttl = octet(n),
-            ("check_unicast_src", Value::Flag(flag)) => self.checks_source = Some(flag),
+            ("unicast_ttl", Value::Int(n)) => {
+                self.unicast_word = Some(span);
+                self.unicast_ttl = octet(n);
+            }
+            ("check_unicast_src", Value::Flag(flag)) => {
+                self.unicast_word = Some(span);
+                self.checks_source = Some(flag);
+            }
             ("garp_master_delay", Value::Time(time)) => self.garp.delay = Some(time),
             ("garp_master_repeat", Value::Int(n)) => self.garp.repeat = Some(count(n)),
             ("garp_master_refresh", Value::Time(time)) => self.garp.refresh = Some(time),

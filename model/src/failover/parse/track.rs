@@ -2,6 +2,7 @@
 //! lists of trackers (failover 1.11 to 1.13).
 
 use alloc::borrow::ToOwned;
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -197,16 +198,29 @@ pub(super) fn trackers(entry: &Entry<'_>, list: &mut Vec<TrackerDraft>, messages
         "track_resource" => (TrackTarget::Resource, 253),
         _ => return false,
     };
+    let kind = core::mem::discriminant(&target(String::new()));
+    let known = list.iter().filter(|known| core::mem::discriminant(&known.tracker.target) == kind);
+    let mut seen: BTreeSet<String> = known.map(|known| name_of(&known.tracker.target).to_owned()).collect();
     for line in lines {
         let found = tracker(entry.name, line, target, limit, messages);
         let Some(found) = found else { continue };
-        if list.iter().any(|known| known.tracker.target == found.tracker.target) {
+        if !seen.insert(name_of(&found.tracker.target).to_owned()) {
             let message = format!("'{}' is tracked twice", line.keyword());
             messages.error(found.span, message, "keep one of the two");
         }
         list.push(found);
     }
     true
+}
+
+fn name_of(target: &TrackTarget) -> &str {
+    match target {
+        TrackTarget::Interface(name)
+        | TrackTarget::Script(name)
+        | TrackTarget::File(name)
+        | TrackTarget::Process(name)
+        | TrackTarget::Resource(name) => name,
+    }
 }
 
 fn tracker(
