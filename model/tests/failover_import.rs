@@ -162,10 +162,11 @@ fn a_line_with_storage_becomes_a_service() {
 #[test]
 fn what_cannot_be_kept_is_said() {
     let nodes = "node alpha beta\n";
-    let import = imported(nodes, "alpha 10.0.0.1 apache\nalpha drbddisk::r0 drbddisk::r1\n", "beta");
+    let import =
+        imported(nodes, "alpha 10.0.0.1 apache\nalpha drbddisk::r0 drbddisk::r1 drbdupper::u\n", "beta");
     let not_served: Vec<&str> =
         import.notes.iter().filter(|n| n.fate == Fate::NotServed).map(|n| n.text.as_str()).collect();
-    assert_eq!(not_served, ["apache", "drbddisk::r1"]);
+    assert_eq!(not_served, ["apache", "drbddisk::r1", "drbdupper::u"]);
     assert!(render(&import.warnings).contains("an address names no interface: eth0 is written"));
     let import = imported(&(nodes.to_owned() + "keepalivee 3\n"), "gamma 10.0.0.1/24/eth0\n", "beta");
     let messages: Vec<&str> = import.warnings.iter().map(|d| d.message.as_str()).collect();

@@ -85,8 +85,7 @@ fn resource(reader: &mut Reader<'_>, word: &Word, group: &mut Group) {
     match (script, &arguments[..]) {
         _ if is_bare => address(reader, word, script, group),
         ("IPaddr" | "IPaddr2" | "IPv6addr", [text]) => address(reader, word, text, group),
-        ("IPaddr" | "IPaddr2", [text, ..]) => address(reader, word, text, group),
-        ("drbddisk" | "drbdupper", [name]) if !name.is_empty() => match &group.resource {
+        ("drbddisk", [name]) if !name.is_empty() => match &group.resource {
             None => {
                 group.resource = Some((*name).to_owned());
                 let what = format!(
@@ -123,7 +122,11 @@ fn resource(reader: &mut Reader<'_>, word: &Word, group: &mut Group) {
             let what = "its virtual servers are the director's business; 'lockstep failover check' reads keepalived.conf";
             reader.note(word.span, word.text.clone(), Fate::NotServed, what);
         }
-        ("drbddisk" | "drbdupper" | "Filesystem" | "IPaddr" | "IPaddr2" | "IPv6addr" | "", _) => {
+        ("drbdupper", _) => {
+            let what = "a service stands on one resource, and not on one that is stacked on another";
+            reader.note(word.span, word.text.clone(), Fate::NotServed, what);
+        }
+        ("drbddisk" | "Filesystem" | "IPaddr" | "IPaddr2" | "IPv6addr" | "", _) => {
             let help =
                 "write drbddisk::RESOURCE, Filesystem::DEVICE::DIR::TYPE::OPTIONS or IPaddr::ADDRESS/MASK/IF";
             let message = format!("'{}' lacks arguments, or has too many", word.text);
