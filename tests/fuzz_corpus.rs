@@ -61,6 +61,7 @@ targets! {
     config
     control
     dump_text
+    failover_config
     nbd
     packet
     pair

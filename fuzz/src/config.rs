@@ -3,7 +3,7 @@
 use model::config::{Config, DumpOptions, LoadError, LoadedFile, Loader, dump, load, resolve};
 
 /// The parts of the input between zero bytes, by number.
-struct Parts<'a>(Vec<&'a [u8]>);
+pub(super) struct Parts<'a>(pub(super) Vec<&'a [u8]>);
 
 impl Loader for Parts<'_> {
     fn read(&self, path: &str) -> Result<LoadedFile, LoadError> {

@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 mod driver;
 pub mod dump_text;
+pub mod failover_config;
 mod input;
 pub mod nbd;
 pub mod packet;
@@ -28,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     ("config", config::run),
     ("control", control::run),
     ("dump_text", dump_text::run),
+    ("failover_config", failover_config::run),
     ("nbd", nbd::run),
     ("packet", packet::run),
     ("pair", pair::run),

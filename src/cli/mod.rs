@@ -5,6 +5,7 @@ pub mod admin;
 pub mod arguments;
 pub mod boot;
 pub mod client;
+pub mod failover;
 pub mod meta;
 pub mod metadata;
 pub mod offline;
@@ -304,6 +305,11 @@ enum Verb {
     ApplyAl(MetaArgs),
     /// Destroys the metadata
     WipeMd(MetaArgs),
+    /// Checks the configuration of failover, or makes one of heartbeat's files
+    Failover {
+        #[command(subcommand)]
+        verb: failover::FailoverVerb,
+    },
     /// Checks the configuration
     ShNop,
     /// Prints the names of this host's resources
@@ -429,6 +435,7 @@ impl Context {
             Verb::RestoreMd { file, args } => self.meta(args, MetaCommand::Restore(file)),
             Verb::ApplyAl(args) => self.meta(args, MetaCommand::ApplyAl),
             Verb::WipeMd(args) => self.meta(args, MetaCommand::Wipe),
+            Verb::Failover { verb } => failover::run(&verb, &self.site.host),
             Verb::ShNop => offline::check(&self.site),
             Verb::ShResources => offline::resources(&self.site),
             Verb::ShResource(n) => offline::resource_names(&self.site, &n.names),

@@ -6,7 +6,11 @@ mod adjust;
 mod boot;
 mod configuration;
 mod daemon;
+<<<<<<< HEAD
 mod handlers;
+=======
+mod failover;
+>>>>>>> h-cfg
 mod node;
 mod resources;
 mod waiting;

@@ -33,6 +33,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("config", config()),
         ("control", control()),
         ("dump_text", dump_text()),
+        ("failover_config", failover_config()),
         ("nbd", nbd()),
         ("packet", packets(&captures)),
         ("pair", pair()),
@@ -316,6 +317,26 @@ fn config() -> Vec<Vec<u8>> {
     // Files that include each other are parts between zero bytes, by number.
     seeds.insert(b"include \"1\"; include \"2\";\0global { usage-count no; }\0include \"0\";".to_vec());
     seeds.into_iter().filter(|s| s.len() <= 2 * SEED_BYTES_MAX).collect()
+}
+
+fn failover_config() -> Vec<Vec<u8>> {
+    let mut seeds = BTreeSet::new();
+    for folder in ["failover/keepalived", "failover/vrrp", "../../res.d/failover"] {
+        for entry in fs::read_dir(golden(folder)).unwrap() {
+            seeds.insert(fs::read(entry.unwrap().path()).unwrap());
+        }
+    }
+    let heartbeat = |name: &str| fs::read(golden("failover/heartbeat-lvs").join(name)).unwrap();
+    seeds.insert(heartbeat("keepalived.conf"));
+    seeds.insert([heartbeat("ha.cf"), heartbeat("haresources"), heartbeat("authkeys")].join(&0));
+    let storage = b"alpha 10.0.0.9/24/eth0 drbddisk::r0 Filesystem::/dev/drbd0::/data::ext4 postgresql\n";
+    seeds.insert([&b"node alpha beta\n"[..], storage, b"auth 1\n1 crc\n"].join(&0));
+    seeds.insert(
+        b"$N=x \\\n @a y\ninclude 1\n@^a include 2\n\0vrrp_script ${N} {\nscript $N\n}\n\0include 0\n"
+            .to_vec(),
+    );
+    seeds.insert(fs::read(golden("../../model/tests/failover_everything.conf")).unwrap());
+    seeds.into_iter().collect()
 }
 
 fn control() -> Vec<Vec<u8>> {

@@ -17,7 +17,7 @@ const TTL_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
 #[serde(deny_unknown_fields)]
 pub struct Record {
     /// Format; 1.
-    pub(super) format: u32,
+    pub format: u32,
     /// The home; none: it has let go, and whoever may can be the next one at once.
     pub holder: Option<Holder>,
     /// The nodes whose copies may be the newest: no other node may become Primary. Not empty.

@@ -299,7 +299,12 @@ impl Cluster {
                 let lost = failover::lease::machine::StoreAnswer::Unknown("no answer".into());
                 self.put(n, life, timeout, What::FromStore(id, lost));
             }
-            Action::Run(attempt) => self.run_step(n, attempt),
+            Action::Run(attempt) => {
+                if self.bug == Some(Bug::ReleasedTooEarly) && attempt.verb == Verb::Stop {
+                    self.store.let_go();
+                }
+                self.run_step(n, attempt);
+            }
             Action::Abort(attempt) => self.sides[n].commands.retain(|(_, a)| *a != attempt),
             Action::Grant(number, grant) => {
                 let authority = match grant {

@@ -1,6 +1,7 @@
 //! The lease store: one register on a third machine, reached by each node over a way of its own.
 
 use failover::lease::machine::{Expected, StoreAnswer, StoreOp, Stored};
+use failover::lease::record::Record;
 
 /// The register.
 #[derive(Default, Debug)]
@@ -24,6 +25,15 @@ impl Store {
         self.revision += 1;
         self.value = Some((value.clone(), self.revision));
         StoreAnswer::Swapped(self.revision)
+    }
+
+    /// Somebody writes that the holder has let go.
+    pub fn let_go(&mut self) {
+        let record = self.value.as_ref().and_then(|(bytes, _)| Record::decode(bytes).ok());
+        if let Some(record) = record {
+            self.revision += 1;
+            self.value = Some((Record { holder: None, ..record }.encode(), self.revision));
+        }
     }
 
     /// All its data is gone.
