@@ -6,11 +6,8 @@ mod adjust;
 mod boot;
 mod configuration;
 mod daemon;
-<<<<<<< HEAD
-mod handlers;
-=======
 mod failover;
->>>>>>> h-cfg
+mod handlers;
 mod node;
 mod resources;
 mod waiting;

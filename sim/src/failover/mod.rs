@@ -51,8 +51,8 @@ pub enum Bug {
     NoDemotion,
     /// The fence-peer handler says that the peer is fenced without asking anybody.
     FencedUnasked,
-    /// The lease is let go of before the resource is demoted.
-    ReleasedTooEarly,
+    /// The peer's copy counts again as soon as its Primary goes on alone.
+    UnfencedTooEarly,
     /// Addresses before the promotion.
     AddressFirst,
 }
@@ -63,7 +63,7 @@ pub const BUGS: [Bug; 6] = [
     Bug::AddressWithoutLifetime,
     Bug::NoDemotion,
     Bug::FencedUnasked,
-    Bug::ReleasedTooEarly,
+    Bug::UnfencedTooEarly,
     Bug::AddressFirst,
 ];
 
@@ -299,12 +299,7 @@ impl Cluster {
                 let lost = failover::lease::machine::StoreAnswer::Unknown("no answer".into());
                 self.put(n, life, timeout, What::FromStore(id, lost));
             }
-            Action::Run(attempt) => {
-                if self.bug == Some(Bug::ReleasedTooEarly) && attempt.verb == Verb::Stop {
-                    self.store.let_go();
-                }
-                self.run_step(n, attempt);
-            }
+            Action::Run(attempt) => self.run_step(n, attempt),
             Action::Abort(attempt) => self.sides[n].commands.retain(|(_, a)| *a != attempt),
             Action::Grant(number, grant) => {
                 let authority = match grant {
@@ -313,6 +308,9 @@ impl Cluster {
                     Grant::Until(until, by_peer) => Some(Authority { until, by_peer }),
                 };
                 self.w.command(n, Command::SetAuthority(authority));
+                if self.bug == Some(Bug::UnfencedTooEarly) && grant == Grant::Unbounded {
+                    self.store.let_both_count();
+                }
                 self.tell(n, Event::GrantTaken(number));
             }
             Action::RenewAddresses => {
