@@ -28,7 +28,12 @@ pub fn config(how: u8) -> (Config, u64) {
     let volumes = 1 + u16::from(how & 1);
     let volume = |v: u16| VolumeConfig { vnr: VolumeNo(v), minor: Minor(v.into()), disk: disk.clone() };
     let on_no_data = if how & 4 == 0 { OnNoData::IoError } else { OnNoData::SuspendIo };
-    let config = Config { name: "r0".into(), volumes: (0..volumes).map(volume).collect(), on_no_data };
+    let config = Config {
+        name: "r0".into(),
+        volumes: (0..volumes).map(volume).collect(),
+        on_no_data,
+        serves_by_leave: false,
+    };
     // The larger one has more activity log extents than fit into the log.
     (config, if how & 2 == 0 { 4096 } else { 80 * 8192 + 24 })
 }

@@ -215,4 +215,6 @@ pub struct Config {
     pub volumes: Vec<VolumeConfig>,
     /// Without access to data.
     pub on_no_data: OnNoData,
+    /// As Primary it serves nobody until it is given the right to (see [`crate::authority`]).
+    pub serves_by_leave: bool,
 }

@@ -105,6 +105,9 @@ impl Resource {
         assert!(ascending, "volumes are given in ascending order");
         Resource {
             vols: config.volumes.iter().map(Volume::new).collect(),
+            authority: config
+                .serves_by_leave
+                .then_some(Authority { until: Instant(0), by_peer: Duration::ZERO }),
             cfg: config,
             now: Instant(0),
             rng: Rng::new(seed),
@@ -114,7 +117,6 @@ impl Resource {
             timers: Timers::default(),
             cmds: Commands::default(),
             handlers: Handlers::default(),
-            authority: None,
             peer_word: PeerWord::default(),
             fails_requests: false,
             effects: VecDeque::new(),

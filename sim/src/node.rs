@@ -267,6 +267,7 @@ impl Node {
                 })
                 .collect(),
             on_no_data: self.on_no_data,
+            serves_by_leave: false,
         };
         let mut bytes = [0u8; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());

@@ -9,7 +9,7 @@ use model::config::settings::GlobalOptions;
 use super::client::{ANSWER_MAX, Client, EXIT_NO_DAEMON};
 use super::meta::Opts;
 use super::metadata::{self, Attached, MetaCommand};
-use crate::daemon::control::{Action, Outcome};
+use crate::daemon::control::{Action, FailoverRequest, Outcome, Reply, Request};
 use crate::daemon::site::{Site, select};
 
 /// Runs `action` in the daemon of `run_dir`.
@@ -23,6 +23,30 @@ pub fn run(site: &Site, run_dir: &Path, action: Action, names: &[String]) -> Out
     }
     client.run(action, names)
 }
+
+/// Asks the failover side of the daemon; a handler waits for as long as it takes.
+pub fn failover(run_dir: &Path, request: FailoverRequest) -> Outcome {
+    let mut client = match Client::connect(run_dir) {
+        Ok(client) => client,
+        Err(e) => return e.outcome(),
+    };
+    let limit = match request {
+        FailoverRequest::Status | FailoverRequest::History => Some(ANSWER_MAX),
+        FailoverRequest::Order { .. } => Some(ORDER_MAX),
+        FailoverRequest::FencePeer { .. } | FailoverRequest::UnfencePeer { .. } => None,
+    };
+    if let Err(e) = client.set_timeout(limit) {
+        return Outcome::failed(EXIT_NO_DAEMON, format!("the time of a command cannot be limited: {e}"));
+    }
+    match client.ask(Request::Failover(request)) {
+        Ok(Reply::Done(outcome)) => outcome,
+        Ok(_) => Outcome::failed(EXIT_NO_DAEMON, "the daemon answers something else"),
+        Err(e) => e.outcome(),
+    }
+}
+
+/// How long a service may take to end, on order.
+const ORDER_MAX: Duration = Duration::from_secs(600);
 
 /// How long a command may take; none: for ever.
 // spec: drbd-admin 2.5, 3.4: each step has its limit, and most commands have one for each volume

@@ -1,6 +1,7 @@
 //! `lockstep failover`: reads the configuration of failover without touching anything (failover 6.2, 6.4).
 
 use std::fmt::Write;
+use std::path::Path;
 
 use clap::Subcommand;
 use model::config::Diagnostic;
@@ -8,8 +9,9 @@ use model::config::diagnostic::exit_code;
 use model::failover::config::{FailoverConfig, Proof};
 use model::failover::{HeartbeatFiles, import, load, print_import};
 
+use super::admin;
 use crate::config_files::FileSystem;
-use crate::daemon::control::Outcome;
+use crate::daemon::control::{FailoverRequest, Outcome, ServiceOrder};
 
 /// The commands.
 #[derive(Subcommand, Debug)]
@@ -22,6 +24,35 @@ pub enum FailoverVerb {
         /// What lines that begin with @ are compared with, as keepalived's -i
         #[arg(short = 'i', long, value_name = "ID")]
         config_id: Option<String>,
+    },
+    /// Says where the services are, and why
+    Status,
+    /// Says what happened to the services, and how long each step took
+    History,
+    /// Moves a service to the other node: it ends here before it begins there
+    Switch {
+        /// Its name
+        service: String,
+    },
+    /// Lets nothing move by itself until 'unfreeze'
+    Freeze {
+        /// Name of the service
+        service: String,
+    },
+    /// Lets a service move by itself again
+    Unfreeze {
+        /// Its name
+        service: String,
+    },
+    /// Ends a service here, and keeps it away until 'clear'
+    Release {
+        /// Its name
+        service: String,
+    },
+    /// Forgets that a service failed, or was released, here
+    Clear {
+        /// Its name
+        service: String,
     },
     /// Prints what heartbeat's files become, as the node of --host reads them
     Import {
@@ -37,9 +68,20 @@ pub enum FailoverVerb {
     },
 }
 
-/// Runs a command as the node `host`.
-pub fn run(verb: &FailoverVerb, host: &str) -> Outcome {
+/// Runs a command as the node `host`; some ask the daemon of `run_dir`.
+pub fn run(verb: &FailoverVerb, host: &str, run_dir: &Path) -> Outcome {
+    let order = |service: &String, order| {
+        let service = service.clone();
+        admin::failover(run_dir, FailoverRequest::Order { service, order })
+    };
     match verb {
+        FailoverVerb::Status => admin::failover(run_dir, FailoverRequest::Status),
+        FailoverVerb::History => admin::failover(run_dir, FailoverRequest::History),
+        FailoverVerb::Switch { service } => order(service, ServiceOrder::Switch),
+        FailoverVerb::Freeze { service } => order(service, ServiceOrder::Freeze),
+        FailoverVerb::Unfreeze { service } => order(service, ServiceOrder::Unfreeze),
+        FailoverVerb::Release { service } => order(service, ServiceOrder::Release),
+        FailoverVerb::Clear { service } => order(service, ServiceOrder::Clear),
         FailoverVerb::Check { file, config_id } => match load(&FileSystem, file, config_id.as_deref()) {
             Ok(loaded) => told(summary(&loaded.config), &loaded.warnings),
             Err(all) => told(String::new(), &all),
@@ -51,6 +93,11 @@ pub fn run(verb: &FailoverVerb, host: &str) -> Outcome {
             }
         }
     }
+}
+
+/// A handler without its environment.
+pub fn no_resource() -> Outcome {
+    Outcome::failed(1, "which resource? Name it, or run this as a handler (DRBD_RESOURCE)")
 }
 
 fn told(out: String, diagnostics: &[Diagnostic]) -> Outcome {

@@ -21,7 +21,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config_files::default_config_file;
-use crate::daemon::control::{Action, Outcome, WaitLimits};
+use crate::daemon::control::{Action, FailoverRequest, Outcome, WaitLimits};
 use crate::daemon::settings::{Settings, Size};
 use crate::daemon::site::{Site, node_name};
 use crate::daemon::{self, DaemonConfig};
@@ -305,10 +305,22 @@ enum Verb {
     ApplyAl(MetaArgs),
     /// Destroys the metadata
     WipeMd(MetaArgs),
-    /// Checks the configuration of failover, or makes one of heartbeat's files
+    /// Services: where they are, where they are to be, and their configuration
     Failover {
         #[command(subcommand)]
         verb: failover::FailoverVerb,
+    },
+    /// To be a resource's fence-peer handler: strikes the peer out of the lease of its service
+    FencePeer {
+        /// The resource; DRBD_RESOURCE of a handler's environment unless told otherwise
+        #[arg(env = "DRBD_RESOURCE")]
+        resource: Option<String>,
+    },
+    /// To be a resource's unfence-peer handler: the peer's copy counts again
+    UnfencePeer {
+        /// The resource; DRBD_RESOURCE of a handler's environment unless told otherwise
+        #[arg(env = "DRBD_RESOURCE")]
+        resource: Option<String>,
     },
     /// Checks the configuration
     ShNop,
@@ -435,7 +447,16 @@ impl Context {
             Verb::RestoreMd { file, args } => self.meta(args, MetaCommand::Restore(file)),
             Verb::ApplyAl(args) => self.meta(args, MetaCommand::ApplyAl),
             Verb::WipeMd(args) => self.meta(args, MetaCommand::Wipe),
-            Verb::Failover { verb } => failover::run(&verb, &self.site.host),
+            Verb::Failover { verb } => failover::run(&verb, &self.site.host, &self.run_dir),
+            Verb::FencePeer { resource } => {
+                let ask = |resource| admin::failover(&self.run_dir, FailoverRequest::FencePeer { resource });
+                resource.map_or_else(failover::no_resource, ask)
+            }
+            Verb::UnfencePeer { resource } => {
+                let ask =
+                    |resource| admin::failover(&self.run_dir, FailoverRequest::UnfencePeer { resource });
+                resource.map_or_else(failover::no_resource, ask)
+            }
             Verb::ShNop => offline::check(&self.site),
             Verb::ShResources => offline::resources(&self.site),
             Verb::ShResource(n) => offline::resource_names(&self.site, &n.names),

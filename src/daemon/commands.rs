@@ -9,6 +9,7 @@ use replicator::{Command, CommandResult, ResizeWish};
 use tokio::time::{Duration, Instant, timeout_at};
 
 use super::control::{Action, Outcome, WaitLimits};
+use super::failover::Failover;
 use super::proc_drbd;
 use super::resources::{self, Adjusted, Resources, Running, unknown_minor, unknown_resource, vol_idx};
 use super::resync_after;
@@ -27,6 +28,8 @@ pub struct Commands {
     pub site: Site,
     /// What is up.
     pub resources: Rc<Resources>,
+    /// The services.
+    pub failover: Rc<Failover>,
 }
 
 impl Commands {

@@ -57,11 +57,56 @@ pub enum Request {
         /// Names of resources.
         targets: Vec<String>,
     },
+    /// Failover. Answered by [`Reply::Done`].
+    Failover(FailoverRequest),
     /// As [`Request::Status`], again after every change.
     Watch {
         /// Names of resources.
         targets: Vec<String>,
     },
+}
+
+/// What is asked of the failover side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailoverRequest {
+    /// Where the services are, and why.
+    Status,
+    /// What happened to them.
+    History,
+    /// An operator's order.
+    Order {
+        /// Name of the service.
+        service: String,
+        /// The order.
+        order: ServiceOrder,
+    },
+    /// The fence-peer handler of a resource; the exit code is that of the handler.
+    FencePeer {
+        /// Name of the resource.
+        resource: String,
+    },
+    /// The unfence-peer handler of a resource.
+    UnfencePeer {
+        /// Name of the resource.
+        resource: String,
+    },
+}
+
+/// What an operator may order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceOrder {
+    /// Move it to the other node.
+    Switch,
+    /// Let nothing move by itself.
+    Freeze,
+    /// Let things move by themselves again.
+    Unfreeze,
+    /// End it here, and stay away.
+    Release,
+    /// Forget that it failed, or was released, here.
+    Clear,
 }
 
 /// What the daemon can do. Names and meaning are those of drbdadm (drbd-admin 3.6).

@@ -17,6 +17,8 @@ use crate::dataplane::HandlerCall;
 
 /// Tells a script of the file with the text of `/proc/drbd`.
 const PROC_DRBD: &str = "LOCKSTEP_PROC_DRBD";
+/// Tells a script where this daemon is reached.
+const RUN_DIR: &str = "LOCKSTEP_RUN_DIR";
 /// What a script says beyond that is not logged.
 const SAID_BYTES_MAX: u64 = 16 << 10;
 
@@ -33,6 +35,7 @@ pub async fn serve(
         let resource = resource.clone();
         let mut environment = environment(&config, &call, &config_file);
         if config.handlers.contains_key(&call.handler) {
+            environment.push((RUN_DIR, all.run_dir().display().to_string()));
             match all.write_proc_drbd() {
                 Ok(path) => environment.push((PROC_DRBD, path.display().to_string())),
                 Err(e) => warn!("the state cannot be written for handlers: {e}"),

@@ -5,6 +5,7 @@ pub mod commands;
 pub mod control;
 mod devices;
 pub mod disk;
+mod failover;
 mod handlers;
 pub mod http;
 mod log;
@@ -33,6 +34,7 @@ use tracing_subscriber::EnvFilter;
 
 use commands::Commands;
 use control::SOCKET_NAME;
+use failover::Failover;
 use log::Log;
 use resources::Resources;
 use settings::Settings;
@@ -112,9 +114,15 @@ async fn serve(config: &DaemonConfig) -> anyhow::Result<()> {
             info!("SIGHUP: ignored; 'lockstep adjust all' takes over what has changed in the file");
         }
     });
-    let resources =
-        Rc::new(Resources::new(config.settings.clone(), &config.site.config_file, &config.run_dir));
-    let commands = Rc::new(Commands { site: config.site.clone(), resources: resources.clone() });
+    let failover = Rc::new(Failover::load(config.settings.failover.config.as_deref())?);
+    let resources = Resources::new(config.settings.clone(), &config.site.config_file, &config.run_dir);
+    let resources = Rc::new(resources.governed_by(failover.clone()));
+    failover.start(&resources, &config.site.host)?;
+    let commands = Rc::new(Commands {
+        site: config.site.clone(),
+        resources: resources.clone(),
+        failover: failover.clone(),
+    });
     tokio::task::spawn_local(server::serve(listener, commands));
     checks.serve(resources.clone());
     tokio::task::spawn_local(resync_after::keep(resources.clone()));
@@ -130,6 +138,7 @@ async fn serve(config: &DaemonConfig) -> anyhow::Result<()> {
         _ = interrupt.recv() => info!("SIGINT: stopping"),
         () = stdin_ended => info!("standard input ended: stopping"),
     }
+    failover.stop().await;
     stop(&resources).await;
     info!("stopped");
     Ok(())

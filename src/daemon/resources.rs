@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use super::control::Outcome;
 use super::devices::{self, Devices};
 use super::disk;
+use super::failover::Failover;
 use super::handlers;
 use super::proc_drbd;
 use super::settings::Settings;
@@ -66,6 +67,8 @@ pub struct Resources {
     /// One lock per name: bringing up, taking down and adjusting exclude each other.
     locks: RefCell<BTreeMap<String, Rc<Mutex<()>>>>,
     changed: watch::Sender<u64>,
+    /// Knows which resources serve only by its leave.
+    failover: Rc<Failover>,
 }
 
 impl Resources {
@@ -78,7 +81,14 @@ impl Resources {
             running: RefCell::default(),
             locks: RefCell::default(),
             changed: watch::Sender::new(0),
+            failover: Rc::default(),
         }
+    }
+
+    /// With services that decide over their resources.
+    pub fn governed_by(mut self, failover: Rc<Failover>) -> Resources {
+        self.failover = failover;
+        self
     }
 
     /// The resource of that name, if it is up.
@@ -151,6 +161,11 @@ impl Resources {
         proc_drbd::write(self, &self.run_dir)
     }
 
+    /// Where the sockets of this daemon are.
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
     /// Ends the thread of a resource and forgets it.
     pub async fn remove(&self, name: &str) {
         let removed = self.running.borrow_mut().remove(name);
@@ -195,8 +210,10 @@ impl Resources {
         let name = &config.name;
         let lowest_minor = config.volumes.iter().map(|v| v.minor.0).min().unwrap_or(0);
         let nbd_tcp = self.settings.nbd_tcp(name, lowest_minor).map_err(|e| Outcome::failed(10, e))?;
+        // It serves nobody until its service says so.
+        let serves_by_leave = self.failover.governs(name);
         Ok(WorkerConfig {
-            core: translated.core.clone(),
+            core: replicator::Config { serves_by_leave, ..translated.core.clone() },
             own_address: config.own_address,
             peer_address: config.peer_address,
             sndbuf_bytes: config.net.sndbuf_bytes,

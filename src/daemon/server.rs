@@ -15,8 +15,8 @@ use tracing::{debug, warn};
 
 use super::commands::Commands;
 use super::control::{
-    Action, CONTROL_VERSION, ControlError, Envelope, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request,
-    TARGETS_MAX, receive, send,
+    Action, CONTROL_VERSION, ControlError, Envelope, FailoverRequest, REPLY_BYTES_MAX, REQUEST_BYTES_MAX,
+    Reply, Request, TARGETS_MAX, receive, send,
 };
 
 /// Connections served at a time; more wait in the backlog.
@@ -60,10 +60,14 @@ impl Beside {
         match request {
             Request::Hello | Request::Status { .. } => None,
             Request::Run { action, .. } if action.only_prints() => None,
-            Request::Watch { .. } | Request::Run { action: Action::Wait { .. }, .. } => {
+            Request::Failover(FailoverRequest::Status | FailoverRequest::History) => None,
+            // A handler waits for as long as nobody knows.
+            Request::Watch { .. }
+            | Request::Run { action: Action::Wait { .. }, .. }
+            | Request::Failover(FailoverRequest::FencePeer { .. }) => {
                 Some((&self.waiting, format!("{WAITING_MAX} others wait or watch")))
             }
-            Request::Run { .. } => {
+            Request::Run { .. } | Request::Failover(_) => {
                 Some((&self.running, format!("{RUNNING_MAX} other commands are under way")))
             }
         }
@@ -129,6 +133,13 @@ async fn converse(
             Request::Watch { targets } => return watch(stream, commands, &targets).await,
             Request::Hello => hello(commands),
             Request::Status { targets } => status(commands, &targets),
+            Request::Failover(request) => {
+                debug!(?request, "failover");
+                tokio::select! {
+                    outcome = commands.failover.answer(request) => Reply::Done(outcome),
+                    () = closed(&mut stream) => return Ok(()),
+                }
+            }
             Request::Run { action, targets } => {
                 debug!(?action, ?targets, "command");
                 let run = commands.run(action, &targets);
@@ -167,7 +178,7 @@ fn objection(envelope: &Envelope) -> Option<String> {
         ));
     }
     let targets = match &envelope.request {
-        Request::Hello => 0,
+        Request::Hello | Request::Failover(_) => 0,
         Request::Run { targets, .. } | Request::Status { targets } | Request::Watch { targets } => {
             targets.len()
         }

@@ -33,12 +33,22 @@ pub struct Settings {
     pub spin_us: Option<u32>,
     /// NBD export over TCP.
     pub nbd: NbdSettings,
+    /// Services that move to the right node.
+    pub failover: FailoverSettings,
     /// Role checks over HTTP.
     pub http: HttpSettings,
     /// Role checks for HAProxy's agent-check.
     pub agent_check: AgentCheckSettings,
     /// Settings of one resource.
     pub resource: BTreeMap<String, ResourceSettings>,
+}
+
+/// Table `[failover]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct FailoverSettings {
+    /// File in keepalived's grammar, with services; none: no failover.
+    pub config: Option<PathBuf>,
 }
 
 /// Table `[nbd]`.

@@ -148,6 +148,7 @@ fn core_config(resource: &ResourceConfig) -> replicator::Config {
         name: resource.name.clone(),
         volumes: volumes.collect(),
         on_no_data: resource.options.on_no_data_accessible,
+        serves_by_leave: false,
     }
 }
 

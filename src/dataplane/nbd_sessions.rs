@@ -586,6 +586,7 @@ pub(super) mod tests {
                 name: name.into(),
                 volumes: vec![volume(0, 10), volume(3, 11)],
                 on_no_data: OnNoData::IoError,
+                serves_by_leave: false,
             },
             own_address: nobody,
             peer_address: nobody,

@@ -47,6 +47,7 @@ pub(super) struct Worker {
     spin: SpinPolicy,
     seen_data_events: u64,
     seen_state_changes: u64,
+    seen_peer_word: Option<Instant>,
     stopping: Option<Stopping>,
 }
 
@@ -139,6 +140,7 @@ impl Worker {
             spin: SpinPolicy::new(config.spin, processors),
             seen_data_events: 0,
             seen_state_changes: 0,
+            seen_peer_word: None,
             stopping: None,
         };
         worker.publish();
@@ -271,6 +273,12 @@ impl Worker {
         let changes = self.core.resource.state_changes();
         if changes != self.seen_state_changes {
             self.seen_state_changes = changes;
+            self.publisher.note_change();
+        }
+        let word = self.core.resource.peer_word_at();
+        if word != self.seen_peer_word {
+            // Addresses are renewed by it.
+            self.seen_peer_word = word;
             self.publisher.note_change();
         }
         self.publisher.publish(self.core.now, &self.core.resource, self.nbd.open_counts());

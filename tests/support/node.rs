@@ -41,7 +41,12 @@ impl Node {
         let socket = dir.join(format!("{name}.nbd"));
         let volume = VolumeConfig { vnr: VolumeNo(0), minor: Minor(0), disk: disk_config() };
         let config = WorkerConfig {
-            core: Config { name: "r0".into(), volumes: vec![volume], on_no_data: OnNoData::IoError },
+            core: Config {
+                name: "r0".into(),
+                volumes: vec![volume],
+                on_no_data: OnNoData::IoError,
+                serves_by_leave: false,
+            },
             own_address: own,
             peer_address: peer,
             sndbuf_bytes: 0,

@@ -479,5 +479,13 @@ impl Station {
 
 fn new_core(disk: &DiskConfig, seed: [u8; 32]) -> Resource {
     let volume = VolumeConfig { vnr: VolumeNo(0), minor: Minor(0), disk: disk.clone() };
-    Resource::new(Config { name: "r0".into(), volumes: vec![volume], on_no_data: OnNoData::IoError }, seed)
+    Resource::new(
+        Config {
+            name: "r0".into(),
+            volumes: vec![volume],
+            on_no_data: OnNoData::IoError,
+            serves_by_leave: false,
+        },
+        seed,
+    )
 }

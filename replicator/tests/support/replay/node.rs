@@ -435,6 +435,7 @@ fn resource(volumes: usize, disk: &DiskConfig, seed: [u8; 32]) -> Resource {
         name: "r0".into(),
         volumes: (0..volumes).map(volume).collect(),
         on_no_data: OnNoData::IoError,
+        serves_by_leave: false,
     };
     Resource::new(config, seed)
 }

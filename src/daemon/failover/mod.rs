@@ -1,0 +1,145 @@
+//! The failover side of the daemon: one task for each service, which runs its machine and does what that wants.
+
+mod service;
+mod steps;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+
+use anyhow::{Context, bail};
+use failover::service::Order;
+use model::failover::config::{FailoverConfig, Proof};
+use model::failover::load;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use super::control::{FailoverRequest, Outcome, ServiceOrder};
+use super::resources::Resources;
+use crate::config_files::FileSystem;
+use service::{Message, ServiceHandle};
+
+/// The services that this node may be the home of.
+#[derive(Default)]
+pub struct Failover {
+    config: FailoverConfig,
+    services: RefCell<BTreeMap<String, ServiceHandle>>,
+}
+
+impl Failover {
+    /// Reads the file; without one there are no services.
+    ///
+    /// # Errors
+    /// It cannot be read, or is wrong.
+    pub fn load(file: Option<&Path>) -> anyhow::Result<Failover> {
+        let Some(file) = file else { return Ok(Failover::default()) };
+        let name = file.to_str().context("failover: the path of the configuration is no text")?;
+        match load(&FileSystem, name, None) {
+            Ok(loaded) => {
+                loaded.warnings.iter().for_each(|w| warn!("{w}"));
+                for instance in &loaded.config.instances {
+                    warn!("vrrp_instance {}: not served yet", instance.name);
+                }
+                Ok(Failover { config: loaded.config, services: RefCell::default() })
+            }
+            Err(all) => {
+                let texts: Vec<String> = all.iter().map(ToString::to_string).collect();
+                bail!("{}", texts.join("\n"))
+            }
+        }
+    }
+
+    /// The resource belongs to a service whose lease decides who may serve clients.
+    pub fn governs(&self, resource: &str) -> bool {
+        self.config.services.iter().any(|s| s.resource == resource && s.proof == Proof::Lease)
+    }
+
+    /// Starts the tasks. Must run in a `LocalSet`.
+    ///
+    /// # Errors
+    /// The lease store's addresses are none.
+    pub fn start(&self, resources: &Rc<Resources>, host: &str) -> anyhow::Result<()> {
+        for one in &self.config.services {
+            info!(service = one.name, resource = one.resource, "service");
+            let handle = service::start(one, &self.config.globals, resources, host)?;
+            self.services.borrow_mut().insert(one.name.clone(), handle);
+        }
+        Ok(())
+    }
+
+    /// Ends every service that is at home here, in peace, for the peer.
+    pub async fn stop(&self) {
+        let names: Vec<String> = self.services.borrow().keys().cloned().collect();
+        for name in names {
+            let outcome = self.order(&name, Order::Stop).await;
+            info!(service = name, "{}{}", outcome.out.trim_end(), outcome.err.trim_end());
+        }
+    }
+
+    /// Answers a request of the control socket.
+    pub async fn answer(&self, request: FailoverRequest) -> Outcome {
+        match request {
+            FailoverRequest::Status => self.gather(Message::Status).await,
+            FailoverRequest::History => self.gather(Message::History).await,
+            FailoverRequest::Order { service, order } => {
+                let order = match order {
+                    ServiceOrder::Switch => Order::Switch,
+                    ServiceOrder::Freeze => Order::Freeze,
+                    ServiceOrder::Unfreeze => Order::Unfreeze,
+                    ServiceOrder::Release => Order::Release,
+                    ServiceOrder::Clear => Order::Clear,
+                };
+                self.order(&service, order).await
+            }
+            FailoverRequest::FencePeer { resource } => self.handler(&resource, Message::FencePeer).await,
+            FailoverRequest::UnfencePeer { resource } => self.handler(&resource, Message::UnfencePeer).await,
+        }
+    }
+
+    async fn order(&self, service: &str, order: Order) -> Outcome {
+        let Some(handle) = self.services.borrow().get(service).cloned() else {
+            return Outcome::failed(10, format!("service {service}: there is none of that name"));
+        };
+        let (reply, answered) = oneshot::channel();
+        handle.send(Message::Order(order, reply));
+        match answered.await {
+            Ok(Ok(text)) => Outcome { out: format!("service {service}: {text}\n"), ..Outcome::default() },
+            Ok(Err(text)) => Outcome::failed(11, format!("service {service}: {text}")),
+            Err(_) => Outcome::failed(20, format!("service {service}: its task has ended")),
+        }
+    }
+
+    async fn gather(&self, message: impl Fn(oneshot::Sender<String>) -> Message) -> Outcome {
+        let handles: Vec<ServiceHandle> = self.services.borrow().values().cloned().collect();
+        let mut out = String::new();
+        for handle in handles {
+            let (reply, answered) = oneshot::channel();
+            handle.send(message(reply));
+            out.push_str(&answered.await.unwrap_or_default());
+        }
+        for server in &self.config.virtual_servers {
+            out.push_str(&format!(
+                "virtual_server {}: {} real servers, not served yet\n",
+                server.name, server.real_servers
+            ));
+        }
+        if out.is_empty() {
+            out.push_str("no services (lockstep.toml, table [failover])\n");
+        }
+        Outcome { out, ..Outcome::default() }
+    }
+
+    /// The exit code of a handler. What is no service's resource cannot be fenced by its lease.
+    async fn handler(&self, resource: &str, message: fn(oneshot::Sender<i32>) -> Message) -> Outcome {
+        let one = self.config.services.iter().find(|s| s.resource == resource);
+        let handle = one.and_then(|s| self.services.borrow().get(&s.name).cloned());
+        let Some(handle) = handle else {
+            return Outcome::failed(1, format!("resource {resource}: it belongs to no service"));
+        };
+        let (reply, answered) = oneshot::channel();
+        handle.send(message(reply));
+        let code = answered.await.unwrap_or(1);
+        Outcome { exit_code: u8::try_from(code).unwrap_or(1), ..Outcome::default() }
+    }
+}

@@ -1,0 +1,496 @@
+//! The task of one service: events in, actions out.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::rc::Rc;
+use std::time::Duration;
+
+use failover::lease::etcd::EtcdStore;
+use failover::lease::machine::{Ask, Expected, StoreAnswer, StoreOp};
+use failover::lease::store::{Expect, StoreError, Swap, Versioned};
+use failover::promote::chain::{Attempt, LossRank, StepPlan, Verb};
+use failover::service::{
+    Action, Event, Grant, Order, Parted, Service, ServiceSettings, ServiceStatus, Storage,
+};
+use model::failover::config::{Globals, Proof, Step};
+use model::state::{ConnState, DiskState, Role};
+use model::status::ResourceSnapshot;
+use model::status::snapshot::StandAloneCause;
+use model::time::Instant;
+use replicator::{Authority, Command};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tracing::{info, warn};
+
+use super::steps;
+use crate::clock;
+use crate::daemon::control::Outcome;
+use crate::daemon::resources::{Resources, Running};
+
+/// Lifetime of an address in the kernel: the shortest that there is (failover 8.7).
+const ADDRESS_LIFETIME: Duration = Duration::from_secs(1);
+/// Term of the lease when none is configured; then only how long a peer has to be silent.
+const TTL_DEFAULT: Duration = Duration::from_millis(600);
+
+/// What a task is asked.
+pub enum Message {
+    Order(Order, oneshot::Sender<Result<String, String>>),
+    FencePeer(oneshot::Sender<i32>),
+    UnfencePeer(oneshot::Sender<i32>),
+    Status(oneshot::Sender<String>),
+    History(oneshot::Sender<String>),
+    /// Of its own helpers.
+    Event(Event),
+}
+
+/// Reaches the task of a service.
+#[derive(Clone)]
+pub struct ServiceHandle(mpsc::UnboundedSender<Message>);
+
+impl ServiceHandle {
+    /// To a task that has ended it is lost, with the sender of its answer.
+    pub fn send(&self, message: Message) {
+        let _ = self.0.send(message);
+    }
+}
+
+struct Task {
+    name: String,
+    resource: String,
+    steps: Vec<Step>,
+    machine: Service,
+    resources: Rc<Resources>,
+    store: Option<Rc<Store>>,
+    own: mpsc::UnboundedSender<Message>,
+    seen: Option<Storage>,
+    answers: BTreeMap<u64, oneshot::Sender<Result<String, String>>>,
+    handlers: BTreeMap<u64, oneshot::Sender<i32>>,
+    running: BTreeMap<u64, AbortHandle>,
+    keys: u64,
+}
+
+struct Store {
+    endpoints: Vec<String>,
+    attempt: Duration,
+    key: String,
+    etcd: Mutex<EtcdStore>,
+}
+
+/// Starts the task of a service. Must run in a `LocalSet`.
+///
+/// # Errors
+/// The lease store's addresses are none.
+pub fn start(
+    service: &model::failover::config::Service,
+    globals: &Globals,
+    resources: &Rc<Resources>,
+    host: &str,
+) -> anyhow::Result<ServiceHandle> {
+    let (own, messages) = mpsc::unbounded_channel();
+    let handle = ServiceHandle(own.clone());
+    let lease = globals.lease.as_ref().filter(|_| service.proof == Proof::Lease);
+    let store = match lease {
+        None => None,
+        Some(lease) => {
+            let attempt = lease.ttl / 3;
+            let key = format!("{}/service/{}", lease.prefix.trim_end_matches('/'), service.name);
+            let etcd = Mutex::new(EtcdStore::new(&lease.endpoints, attempt)?);
+            Some(Rc::new(Store { endpoints: lease.endpoints.clone(), attempt, key, etcd }))
+        }
+    };
+    let ttl = lease.map_or(TTL_DEFAULT, |l| l.ttl);
+    let started = Starting {
+        service: service.clone(),
+        ttl,
+        host: host.to_owned(),
+        resources: resources.clone(),
+        store,
+        own,
+    };
+    tokio::task::spawn_local(started.run(messages));
+    Ok(handle)
+}
+
+/// A service whose resource has not been up yet: who its peer is stands in the resource's configuration.
+struct Starting {
+    service: model::failover::config::Service,
+    ttl: Duration,
+    host: String,
+    resources: Rc<Resources>,
+    store: Option<Rc<Store>>,
+    own: mpsc::UnboundedSender<Message>,
+}
+
+impl Starting {
+    async fn run(self, mut messages: mpsc::UnboundedReceiver<Message>) {
+        let mut changes = self.resources.changes();
+        let running = loop {
+            if let Some(running) = self.resources.get(&self.service.resource) {
+                break running;
+            }
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                message = messages.recv() => match message {
+                    Some(message) => self.not_up(message),
+                    None => return,
+                },
+            }
+        };
+        let config = running.config();
+        let mut task = self.task(&config.host, &config.peer_host);
+        drop(running);
+        task.run(messages).await;
+    }
+
+    fn not_up(&self, message: Message) {
+        let why = format!("resource {} is not up", self.service.resource);
+        match message {
+            Message::Order(Order::Stop, reply) => drop(reply.send(Ok("it is not here".into()))),
+            Message::Order(_, reply) => drop(reply.send(Err(why))),
+            Message::FencePeer(reply) | Message::UnfencePeer(reply) => drop(reply.send(1)),
+            Message::Status(reply) => {
+                drop(reply.send(format!("service {}: Away ({why})\n", self.service.name)))
+            }
+            Message::History(reply) => drop(reply.send(String::new())),
+            Message::Event(_) => {}
+        }
+    }
+
+    fn task(self, me: &str, peer: &str) -> Task {
+        let s = &self.service;
+        debug_assert!(!self.host.is_empty());
+        let first = StepPlan {
+            name: format!("promote {}", s.resource),
+            timeout: s.promote_timeout,
+            retries: 0,
+            loss_rank: LossRank::Second,
+        };
+        let middle = s.steps.iter().map(|step| StepPlan {
+            name: steps::name(step),
+            timeout: step.timeout,
+            retries: step.retries,
+            loss_rank: LossRank::Later,
+        });
+        let last = StepPlan {
+            name: "addresses".into(),
+            timeout: Duration::from_secs(30),
+            retries: 0,
+            loss_rank: LossRank::First,
+        };
+        let settings = ServiceSettings {
+            name: s.name.clone(),
+            me: me.to_owned(),
+            peer: peer.to_owned(),
+            proof: s.proof,
+            preferred: s.preferred_node.clone(),
+            failback: s.failback,
+            ttl: self.ttl,
+            address_lifetime: ADDRESS_LIFETIME,
+            steps: std::iter::once(first).chain(middle).chain([last]).collect(),
+            incarnation: incarnation(),
+        };
+        Task {
+            name: s.name.clone(),
+            resource: s.resource.clone(),
+            steps: s.steps.clone(),
+            machine: Service::new(settings, clock::now()),
+            resources: self.resources,
+            store: self.store,
+            own: self.own,
+            seen: None,
+            answers: BTreeMap::new(),
+            handlers: BTreeMap::new(),
+            running: BTreeMap::new(),
+            keys: 0,
+        }
+    }
+}
+
+/// Differs between two starts of the daemon.
+fn incarnation() -> u64 {
+    let state = std::collections::hash_map::RandomState::new();
+    std::hash::BuildHasher::hash_one(&state, std::process::id())
+}
+
+impl Task {
+    async fn run(&mut self, mut messages: mpsc::UnboundedReceiver<Message>) {
+        let mut any = self.resources.changes();
+        loop {
+            self.look();
+            let wait = self.machine.deadline(clock::now()).saturating_since(clock::now());
+            let mut changes = self.resources.get(&self.resource).map(|r| r.changes());
+            let changed = async {
+                match &mut changes {
+                    Some(changes) => drop(changes.changed().await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                message = messages.recv() => match message {
+                    Some(message) => self.take(message),
+                    None => return,
+                },
+                () = changed => {}
+                bumped = any.changed() => if bumped.is_err() { return },
+                () = tokio::time::sleep(wait.max(Duration::from_millis(1))) => self.tell(Event::Tick),
+            }
+        }
+    }
+
+    /// What the core has published since.
+    fn look(&mut self) {
+        let storage = self.resources.get(&self.resource).map(|r| storage(&r.snapshot()));
+        if storage != self.seen {
+            self.seen = storage;
+            self.tell(Event::Storage(storage));
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Event(event) => {
+                // What a command has led to is seen before its answer.
+                self.look();
+                self.tell(event);
+            }
+            Message::Order(order, reply) => {
+                let key = self.next_key();
+                self.answers.insert(key, reply);
+                self.tell(Event::Order(key, order));
+            }
+            Message::FencePeer(reply) => {
+                let key = self.next_key();
+                self.handlers.insert(key, reply);
+                self.look();
+                self.tell(Event::FencePeer(key));
+            }
+            Message::UnfencePeer(reply) => {
+                let key = self.next_key();
+                self.handlers.insert(key, reply);
+                self.look();
+                self.tell(Event::UnfencePeer(key));
+            }
+            Message::Status(reply) => drop(reply.send(status_text(&self.machine.status(clock::now())))),
+            Message::History(reply) => drop(reply.send(self.history_text())),
+        }
+    }
+
+    fn next_key(&mut self) -> u64 {
+        self.keys += 1;
+        self.keys
+    }
+
+    fn tell(&mut self, event: Event) {
+        let mut actions = Vec::new();
+        self.machine.handle(clock::now(), event, &mut actions);
+        for action in actions {
+            self.act(action);
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Ask(ask) => self.ask(ask),
+            Action::Run(attempt) => self.run_step(attempt),
+            Action::Abort(attempt) => {
+                if let Some(task) = self.running.remove(&attempt.key) {
+                    task.abort();
+                }
+            }
+            Action::Grant(number, grant) => self.grant(number, grant),
+            // Without instances of VRRP there are none.
+            Action::RenewAddresses => {}
+            Action::Connect(discard_my_data) => {
+                if let Some(running) = self.resources.get(&self.resource) {
+                    tokio::task::spawn_local(async move {
+                        let outcome = running.connect(discard_my_data, false).await;
+                        info!("connecting again: {}", outcome.err.trim_end());
+                    });
+                }
+            }
+            Action::HandlerDone(key, code) => {
+                if let Some(reply) = self.handlers.remove(&key) {
+                    let _ = reply.send(code);
+                }
+            }
+            Action::Answer(key, answer) => {
+                if let Some(reply) = self.answers.remove(&key) {
+                    let _ = reply.send(answer);
+                }
+            }
+            Action::Warn(text) => warn!("{text}"),
+            Action::Info(text) => info!("{text}"),
+        }
+    }
+
+    fn grant(&self, number: u64, grant: Grant) {
+        let Some(running) = self.resources.get(&self.resource) else { return };
+        let authority = match grant {
+            Grant::Unbounded => None,
+            Grant::Until(until, by_peer) => Some(Authority { until, by_peer }),
+        };
+        let own = self.own.clone();
+        tokio::task::spawn_local(async move {
+            let done = running.command(Command::SetAuthority(authority), "authority", None).await;
+            if done.exit_code == 0 {
+                let _ = own.send(Message::Event(Event::GrantTaken(number)));
+            }
+        });
+    }
+
+    fn ask(&self, ask: Ask) {
+        let store = self.store.clone().expect("only a lease asks, and it has a store");
+        let own = self.own.clone();
+        tokio::task::spawn_local(async move {
+            let answer = store.carry_out(&ask.op).await;
+            let _ = own.send(Message::Event(Event::Store(ask.id, answer)));
+        });
+    }
+
+    fn run_step(&mut self, attempt: Attempt) {
+        let resources = self.resources.clone();
+        let name = self.resource.clone();
+        let step = attempt.step.checked_sub(1).and_then(|i| self.steps.get(i)).cloned();
+        let (own, is_first) = (self.own.clone(), attempt.step == 0);
+        let task = tokio::task::spawn_local(async move {
+            let running = resources.get(&name);
+            let result = match (running, step) {
+                (None, _) if is_first && attempt.verb != Verb::Start => Ok(()),
+                (None, _) if is_first => Err("the resource is not up".into()),
+                (Some(running), _) if is_first => change_role(&running, attempt.verb).await,
+                (running, Some(step)) => {
+                    let config = running.map(|r| r.config());
+                    let device = config.as_ref().and_then(|c| c.volumes.first()).map(|v| v.device.clone());
+                    steps::run(&step, attempt.verb, &device.unwrap_or_default()).await
+                }
+                // The addresses: there are none.
+                (_, None) => Ok(()),
+            };
+            let _ = own.send(Message::Event(Event::StepDone(attempt.key, result)));
+        });
+        self.running.retain(|_, task| !task.is_finished());
+        self.running.insert(attempt.key, task.abort_handle());
+    }
+
+    fn history_text(&self) -> String {
+        let now = clock::now();
+        let mut out = String::new();
+        for entry in self.machine.history() {
+            let ago = now.saturating_since(entry.at).as_secs();
+            let _ = writeln!(out, "service {}: {ago} s ago {}: {}", self.name, entry.what, entry.why);
+            for step in &entry.steps {
+                let failed = step.failure.as_ref().map(|f| format!(": {f}")).unwrap_or_default();
+                let seconds = step.took.as_secs_f64();
+                let _ = writeln!(out, "    {:?} {} {seconds:.3} s{failed}", step.verb, step.name);
+            }
+        }
+        out
+    }
+}
+
+async fn change_role(running: &Running, verb: Verb) -> Result<(), String> {
+    let config = running.config();
+    let minor = config.volumes.first().map_or_else(String::new, |v| v.minor.to_string());
+    let outcome = match verb {
+        Verb::Start => running.primary(false, &minor).await,
+        Verb::Stop => running.secondary(false, &minor, None).await,
+        Verb::Kill => running.secondary(true, &minor, None).await,
+    };
+    told(&outcome)
+}
+
+fn told(outcome: &Outcome) -> Result<(), String> {
+    if outcome.exit_code == 0 {
+        return Ok(());
+    }
+    Err(outcome.err.trim_end().replace('\n', "; "))
+}
+
+/// Of several volumes the worst.
+fn storage(r: &ResourceSnapshot) -> Storage {
+    let worst = |f: fn(&model::state::VolumeState) -> DiskState| {
+        r.volumes.iter().map(|v| f(&v.state)).min().unwrap_or(DiskState::Diskless)
+    };
+    let conn = r.volumes.iter().map(|v| v.state.conn).min().unwrap_or(r.connection);
+    let behind = r.standalone_reason.as_ref().is_some_and(|why| why.contains("SyncTarget, but I am primary"));
+    let parted = match r.cause() {
+        _ if r.connection != ConnState::StandAlone => None,
+        _ if behind => Some(Parted::Behind),
+        Some(StandAloneCause::SplitBrain) => Some(Parted::SplitBrain),
+        None | Some(StandAloneCause::Operator) => None,
+        Some(_) => Some(Parted::Refused),
+    };
+    Storage {
+        role: r.role,
+        disk: worst(|s| s.disk),
+        conn,
+        peer_role: r.peer_role,
+        peer_disk: worst(|s| s.pdsk),
+        frozen: r.role == Role::Primary && r.suspended(),
+        peer_word_at: r.peer_word_at_ns.map(Instant),
+        connections: r.connections,
+        parted,
+    }
+}
+
+impl Store {
+    async fn carry_out(&self, op: &StoreOp) -> StoreAnswer {
+        let mut etcd = self.etcd.lock().await;
+        let stored = |v: Option<Versioned>| v.map(|v| (v.value, v.revision));
+        let failed = match op {
+            StoreOp::Read => match etcd.read(&self.key).await {
+                Ok(found) => return StoreAnswer::Value(stored(found)),
+                Err(e) => e,
+            },
+            StoreOp::Swap { expected, value } => {
+                let expect = match expected {
+                    Expected::Absent => Expect::Absent,
+                    Expected::Revision(revision) => Expect::Revision(*revision),
+                };
+                match etcd.swap(&self.key, expect, value).await {
+                    Ok(Swap::Done { revision }) => return StoreAnswer::Swapped(revision),
+                    Ok(Swap::Conflict { current }) => return StoreAnswer::Conflict(stored(current)),
+                    Err(e) => e,
+                }
+            }
+        };
+        let text = failed.to_string();
+        match failed {
+            StoreError::NotDone { .. } | StoreError::Endpoint { .. } => StoreAnswer::Failed(text),
+            StoreError::OtherCluster { .. } | StoreError::WentBack { .. } => {
+                warn!("{text}");
+                // What it holds now is judged by the lease, which knows what it held before.
+                if let Ok(fresh) = EtcdStore::new(&self.endpoints, self.attempt) {
+                    *etcd = fresh;
+                }
+                StoreAnswer::Unknown(text)
+            }
+            StoreError::Unknown { .. } => StoreAnswer::Unknown(text),
+        }
+    }
+}
+
+fn status_text(s: &ServiceStatus) -> String {
+    let mut out = format!("service {}: {} ({})", s.name, s.state, s.why);
+    if s.frozen {
+        out.push_str(", frozen");
+    }
+    if s.released {
+        out.push_str(", released");
+    }
+    out.push('\n');
+    if let Some((step, verb)) = &s.working_on {
+        let _ = writeln!(out, "    now: {verb:?} {step}");
+    }
+    if let Some(lease) = &s.lease {
+        let _ = writeln!(out, "    lease: {lease}");
+    }
+    if let Some(obstacle) = &s.obstacle {
+        let _ = writeln!(out, "    not here because: {obstacle}");
+    }
+    if let Some(failure) = &s.last_failure {
+        let _ = writeln!(out, "    last failure here: {failure}");
+    }
+    out
+}
