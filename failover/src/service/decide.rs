@@ -113,6 +113,10 @@ impl Service {
     /// How long a vacant service is left to the other node.
     fn patience(&self) -> Duration {
         let alone = self.quiet_since.is_some();
+        let record = self.lease.as_ref().and_then(|l| l.record());
+        if record.is_some_and(|r| r.offered_to.as_ref() == Some(&self.cfg.me)) {
+            return Duration::ZERO;
+        }
         let first = match &self.cfg.preferred {
             Some(node) => *node == self.cfg.me,
             None => self.cfg.me < self.cfg.peer,

@@ -216,6 +216,8 @@ pub struct Service {
     released: bool,
     /// Not taken before that: it failed here, or was given to the peer.
     away_until: Option<Instant>,
+    /// That was for the peer to take it, which it may have done since.
+    given: bool,
     stopping: Option<u64>,
     switching: Option<u64>,
     releasing: Option<u64>,
@@ -283,6 +285,7 @@ impl Service {
             frozen: false,
             released: false,
             away_until: None,
+            given: false,
             stopping: None,
             switching: None,
             releasing: None,
@@ -366,6 +369,9 @@ impl Service {
             Some(since) => Some(since),
             None => Some(now),
         };
+        if heard && storage.is_some_and(|s| s.peer_role == Role::Primary) && std::mem::take(&mut self.given) {
+            self.away_until = None;
+        }
         self.was_primary |= storage.is_some_and(|s| s.role == Role::Primary);
         self.storage = storage;
     }
@@ -487,7 +493,10 @@ impl Service {
         }
         let reason = self.chain.failure().map(str::to_owned);
         match how {
-            Leaving::ForPeer => self.away_until = Some(now + GIVEN_PAUSE),
+            Leaving::ForPeer => {
+                self.away_until = Some(now + GIVEN_PAUSE);
+                self.given = true;
+            }
             Leaving::Failed => self.away_until = Some(now + FAILED_PAUSE),
             Leaving::Released => self.released = true,
             // Somebody has taken the resource from under it.
