@@ -161,6 +161,11 @@ impl Resources {
         proc_drbd::write(self, &self.run_dir)
     }
 
+    /// Whether the service of a resource is at home here; none: it belongs to no service.
+    pub fn is_home_of_service(&self, resource: &str) -> Option<bool> {
+        self.failover.is_home_of(resource)
+    }
+
     /// Where the sockets of this daemon are.
     pub fn run_dir(&self) -> &Path {
         &self.run_dir

@@ -55,6 +55,12 @@ impl Failover {
         self.config.services.iter().any(|s| s.resource == resource && s.proof == Proof::Lease)
     }
 
+    /// Whether the service of a resource is at home here; none: it belongs to no service.
+    pub fn is_home_of(&self, resource: &str) -> Option<bool> {
+        let one = self.config.services.iter().find(|s| s.resource == resource)?;
+        self.services.borrow().get(&one.name).map(ServiceHandle::is_home)
+    }
+
     /// Starts the tasks. Must run in a `LocalSet`.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The task of one service: events in, actions out.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::rc::Rc;
@@ -10,9 +11,11 @@ use failover::lease::machine::{Ask, Expected, StoreAnswer, StoreOp};
 use failover::lease::store::{Expect, StoreError, Swap, Versioned};
 use failover::promote::chain::{Attempt, LossRank, StepPlan, Verb};
 use failover::service::{
-    Action, Event, Grant, Order, Parted, Service, ServiceSettings, ServiceStatus, Storage,
+    Action, Event, Grant, Order, Parted, Service, ServiceSettings, ServiceStatus, State, Storage,
 };
+use model::config::settings::{Handler, ResourceConfig, VolumeConfig};
 use model::failover::config::{Globals, Proof, Step};
+use model::policy::Fencing;
 use model::state::{ConnState, DiskState, Role};
 use model::status::ResourceSnapshot;
 use model::status::snapshot::StandAloneCause;
@@ -45,12 +48,20 @@ pub enum Message {
 
 /// Reaches the task of a service.
 #[derive(Clone)]
-pub struct ServiceHandle(mpsc::UnboundedSender<Message>);
+pub struct ServiceHandle {
+    sender: mpsc::UnboundedSender<Message>,
+    is_home: Rc<Cell<bool>>,
+}
 
 impl ServiceHandle {
     /// To a task that has ended it is lost, with the sender of its answer.
     pub fn send(&self, message: Message) {
-        let _ = self.0.send(message);
+        let _ = self.sender.send(message);
+    }
+
+    /// Every step of it runs here.
+    pub fn is_home(&self) -> bool {
+        self.is_home.get()
     }
 }
 
@@ -62,6 +73,7 @@ struct Task {
     resources: Rc<Resources>,
     store: Option<Rc<Store>>,
     own: mpsc::UnboundedSender<Message>,
+    is_home: Rc<Cell<bool>>,
     seen: Option<Storage>,
     answers: BTreeMap<u64, oneshot::Sender<Result<String, String>>>,
     handlers: BTreeMap<u64, oneshot::Sender<i32>>,
@@ -87,7 +99,7 @@ pub fn start(
     host: &str,
 ) -> anyhow::Result<ServiceHandle> {
     let (own, messages) = mpsc::unbounded_channel();
-    let handle = ServiceHandle(own.clone());
+    let handle = ServiceHandle { sender: own.clone(), is_home: Rc::default() };
     let lease = globals.lease.as_ref().filter(|_| service.proof == Proof::Lease);
     let store = match lease {
         None => None,
@@ -106,6 +118,7 @@ pub fn start(
         resources: resources.clone(),
         store,
         own,
+        is_home: handle.is_home.clone(),
     };
     tokio::task::spawn_local(started.run(messages));
     Ok(handle)
@@ -119,6 +132,7 @@ struct Starting {
     resources: Rc<Resources>,
     store: Option<Rc<Store>>,
     own: mpsc::UnboundedSender<Message>,
+    is_home: Rc<Cell<bool>>,
 }
 
 impl Starting {
@@ -137,9 +151,25 @@ impl Starting {
             }
         };
         let config = running.config();
+        self.warn_of_fencing(&config);
         let mut task = self.task(&config.host, &config.peer_host);
         drop(running);
         task.run(messages).await;
+    }
+
+    /// Without them it works too; but then a lost peer looks like a split brain until the lease has decided.
+    fn warn_of_fencing(&self, config: &ResourceConfig) {
+        let stonith = |v: &VolumeConfig| v.disk_options.fencing == Fencing::ResourceAndStonith;
+        let complete = config.volumes.iter().all(stonith)
+            && config.handlers.contains_key(&Handler::FencePeer)
+            && config.handlers.contains_key(&Handler::UnfencePeer);
+        if self.store.is_some() && !complete {
+            warn!(
+                "service {}: resource {} should have 'fencing resource-and-stonith' and the handlers fence-peer \
+                 'lockstep fence-peer' and unfence-peer 'lockstep unfence-peer'",
+                self.service.name, config.name
+            );
+        }
     }
 
     fn not_up(&self, message: Message) {
@@ -197,6 +227,7 @@ impl Starting {
             resources: self.resources,
             store: self.store,
             own: self.own,
+            is_home: self.is_home,
             seen: None,
             answers: BTreeMap::new(),
             handlers: BTreeMap::new(),
@@ -284,6 +315,7 @@ impl Task {
     fn tell(&mut self, event: Event) {
         let mut actions = Vec::new();
         self.machine.handle(clock::now(), event, &mut actions);
+        self.is_home.set(self.machine.state() == &State::Home);
         for action in actions {
             self.act(action);
         }

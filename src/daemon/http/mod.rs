@@ -27,7 +27,7 @@ use tracing::{debug, info};
 
 use super::resources::{Resources, Running};
 use super::settings::Settings;
-use roles::{RoleFacts, RoleSource};
+use roles::{RoleFacts, RoleSource, ServiceFacts};
 use routes::Picture;
 
 /// A request head longer than this is refused.
@@ -110,7 +110,9 @@ impl RoleSource for Resources {
         let facts = |running: Rc<Running>| {
             let snapshot = running.snapshot();
             let is_demoting = running.is_demoting() && snapshot.role == Role::Primary;
-            RoleFacts { is_alive: running.is_alive(), is_demoting, service: None, snapshot }
+            let is_home = self.is_home_of_service(&snapshot.name);
+            let service = is_home.map(|is_home| ServiceFacts { is_home, answers: is_home });
+            RoleFacts { is_alive: running.is_alive(), is_demoting, service, snapshot }
         };
         self.all().into_iter().map(facts).collect()
     }
