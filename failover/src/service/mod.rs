@@ -15,16 +15,19 @@
 //! What nobody may do: become Primary without the peer and without proof. Silence is none; the lease is, and so is a
 //! fence-peer handler that has succeeded, and an operator may declare that nothing is needed.
 
+mod addresses;
 mod decide;
 mod fence;
+mod orders;
 mod status;
+mod way;
 
 use model::failover::config::Proof;
 use model::state::{ConnState, DiskState, Role};
 use model::time::{Duration, Instant};
 
-use crate::lease::machine::{Ask, Held, Lease, LeaseConfig, StoreAnswer};
-use crate::promote::chain::{Attempt, Chain, ChainAction, Phase, StepPlan, Verb};
+use crate::lease::machine::{Ask, Lease, LeaseConfig, StoreAnswer};
+use crate::promote::chain::{Attempt, Chain, ChainAction, Phase, StepPlan};
 pub use status::{Entry, ServiceStatus};
 
 /// What the machine has to know.
@@ -244,12 +247,8 @@ pub struct Service {
 const FAILED_PAUSE: Duration = Duration::from_secs(60);
 /// For how long a service given to the peer is not taken back.
 const GIVEN_PAUSE: Duration = Duration::from_secs(10);
-/// How much longer than their lifetime the kernel may keep addresses.
-const ADDRESS_SLACK: Duration = Duration::from_millis(100);
 /// For how long after a ping that the peer has answered addresses are renewed.
 const WORD_GOOD_FOR: Duration = Duration::from_millis(150);
-/// How often addresses are renewed.
-const RENEW_EVERY: Duration = Duration::from_millis(200);
 /// How often nodes that have parted are connected again.
 const CONNECT_EVERY: Duration = Duration::from_secs(2);
 /// How long it may take to get the lease before the node thinks again.
@@ -407,227 +406,6 @@ impl Service {
         }
     }
 
-    /// Taking: the lease has come, or will not.
-    fn at_taking(
-        &mut self,
-        since: Instant,
-        now: Instant,
-        steps: &mut Vec<ChainAction>,
-        out: &mut Vec<Action>,
-    ) -> bool {
-        if let Err(why) = self.may_take(now) {
-            self.give_up_taking(&why, now, out);
-            return true;
-        }
-        let has_proof = self.lease.as_ref().is_none_or(|l| l.held(now) != Held::No);
-        if has_proof {
-            if self.cfg.proof == Proof::Nothing && self.quiet_since.is_some() {
-                out.push(Action::Warn(format!(
-                    "service {}: promote-without-proof: {} may be its home as well",
-                    self.cfg.name, self.cfg.peer
-                )));
-            }
-            self.was_primary = false;
-            self.enter(State::Starting, "its steps are started", now, out);
-            // What the core may do has to be there before it is promoted.
-            self.grant(now, out);
-            self.chain.go_up(now, steps);
-            return true;
-        }
-        if now.saturating_since(since) > TAKING_MAX {
-            self.give_up_taking("the lease could not be had", now, out);
-            return true;
-        }
-        false
-    }
-
-    fn give_up_taking(&mut self, why: &str, now: Instant, out: &mut Vec<Action>) {
-        if let Some(lease) = &mut self.lease {
-            lease.set_hold(false, now);
-            if lease.is_holder() {
-                lease.release(false, now);
-            }
-        }
-        self.enter(State::Away, why, now, out);
-    }
-
-    /// On the way down.
-    fn at_leaving(
-        &mut self,
-        how: Leaving,
-        now: Instant,
-        steps: &mut Vec<ChainAction>,
-        out: &mut Vec<Action>,
-    ) -> bool {
-        match self.chain.phase() {
-            Phase::Down => {}
-            Phase::Up => {
-                let why = self.chain.failure().unwrap_or("it would not stop").to_owned();
-                self.answer_orders(Err(format!("it stays here: {why}")), out);
-                self.record_entry("could not be moved away", now);
-                self.enter(State::Home, &why, now, out);
-                return true;
-            }
-            Phase::Stuck => {
-                let why = self.chain.failure().unwrap_or("a step does not end").to_owned();
-                self.answer_orders(Err(format!("it cannot be ended here: {why}")), out);
-                self.record_entry("cannot be ended here", now);
-                let text = format!(
-                    "service {}: cannot be ended here: {why} ('lockstep failover status')",
-                    self.cfg.name
-                );
-                out.push(Action::Warn(text));
-                self.enter(State::Stuck, &why, now, out);
-                return true;
-            }
-            _ => {
-                // In peace only as long as it is this node's to give.
-                let in_peace = matches!(how, Leaving::ForPeer | Leaving::Released | Leaving::Failed);
-                if in_peace && self.is_lost(now).is_some() {
-                    self.enter(State::Leaving(Leaving::Lost), "lost on the way", now, out);
-                    self.chain.lose(now, steps);
-                    return true;
-                }
-                return false;
-            }
-        }
-        let reason = self.chain.failure().map(str::to_owned);
-        match how {
-            Leaving::ForPeer => {
-                self.away_until = Some(now + GIVEN_PAUSE);
-                self.given = true;
-            }
-            Leaving::Failed => self.away_until = Some(now + FAILED_PAUSE),
-            Leaving::Released => self.released = true,
-            // Somebody has taken the resource from under it.
-            Leaving::Lost if !self.lease.as_ref().is_some_and(|l| l.peer_holds()) => {
-                self.away_until = Some(now + FAILED_PAUSE);
-            }
-            Leaving::Lost | Leaving::Sweeping => {}
-        }
-        if let Some(lease) = &mut self.lease {
-            lease.set_hold(false, now);
-            if lease.is_holder() {
-                // Nothing is Primary here any more, for certain.
-                let for_peer = matches!(how, Leaving::ForPeer | Leaving::Failed);
-                let able = lease.record().is_some_and(|r| r.is_current(&self.cfg.peer));
-                lease.release(for_peer && able, now);
-            }
-        }
-        if how != Leaving::Sweeping {
-            self.record_entry("ended here", now);
-        }
-        if let (Leaving::Failed, Some(reason)) = (how, &reason) {
-            out.push(Action::Warn(format!("service {}: failed here: {reason}", self.cfg.name)));
-        }
-        self.last_reason = reason.or(self.last_reason.take());
-        self.answer_orders(Ok("it has ended here".into()), out);
-        self.enter(State::Away, "it has ended here", now, out);
-        true
-    }
-
-    /// An operator's word.
-    fn ordered(
-        &mut self,
-        key: u64,
-        order: Order,
-        now: Instant,
-        steps: &mut Vec<ChainAction>,
-        out: &mut Vec<Action>,
-    ) {
-        let answer = match order {
-            Order::Freeze => {
-                self.frozen = true;
-                Ok("nothing moves by itself until 'unfreeze'".to_owned())
-            }
-            Order::Unfreeze => {
-                self.frozen = false;
-                Ok("moves by itself again".to_owned())
-            }
-            Order::Clear => {
-                (self.released, self.away_until, self.last_reason) = (false, None, None);
-                if self.state == State::Stuck {
-                    self.enter(State::Leaving(Leaving::Released), "told to try again", now, out);
-                    self.chain.go_down(now, steps);
-                }
-                Ok("may be here again".to_owned())
-            }
-            Order::Stop if self.is_frozen_home() => Ok("its I/O is frozen: everything stays as it is".into()),
-            Order::Switch | Order::Release if self.is_frozen_home() => {
-                Err("its I/O is frozen, nothing that uses it can be ended in peace".into())
-            }
-            Order::Switch => match (&self.state, self.peer_is_able()) {
-                (State::Home, Ok(())) => {
-                    self.switching = Some(key);
-                    self.leave(Leaving::ForPeer, "told to switch", now, steps, out);
-                    return;
-                }
-                (State::Home, Err(why)) => Err(why),
-                _ => Err(format!("it is not at home here: run it on {}", self.cfg.peer)),
-            },
-            Order::Release | Order::Stop => {
-                if order == Order::Release {
-                    self.released = true;
-                }
-                match self.state {
-                    State::Home | State::Starting => {
-                        let slot =
-                            if order == Order::Stop { &mut self.stopping } else { &mut self.releasing };
-                        *slot = Some(key);
-                        let how =
-                            if self.peer_is_able().is_ok() { Leaving::ForPeer } else { Leaving::Released };
-                        self.leave(how, "told to end it here", now, steps, out);
-                        return;
-                    }
-                    State::Leaving(_) => {
-                        let slot =
-                            if order == Order::Stop { &mut self.stopping } else { &mut self.releasing };
-                        *slot = Some(key);
-                        return;
-                    }
-                    State::Away | State::Taking(_) | State::Stuck => {
-                        if matches!(self.state, State::Taking(_)) {
-                            self.give_up_taking("told to stay away", now, out);
-                        }
-                        Ok("it is not here".to_owned())
-                    }
-                }
-            }
-        };
-        if order == Order::Stop {
-            self.released = true;
-        }
-        out.push(Action::Answer(key, answer));
-    }
-
-    /// Here, and nothing can be ended: all writes wait.
-    fn is_frozen_home(&self) -> bool {
-        matches!(self.state, State::Home | State::Starting)
-            && self.storage.is_some_and(|s| s.role == Role::Primary && s.frozen)
-    }
-
-    fn leave(
-        &mut self,
-        how: Leaving,
-        why: &str,
-        now: Instant,
-        steps: &mut Vec<ChainAction>,
-        out: &mut Vec<Action>,
-    ) {
-        self.enter(State::Leaving(how), why, now, out);
-        match how {
-            Leaving::Lost | Leaving::Sweeping => self.chain.lose(now, steps),
-            Leaving::ForPeer | Leaving::Released | Leaving::Failed => self.chain.go_down(now, steps),
-        }
-    }
-
-    fn answer_orders(&mut self, answer: Result<String, String>, out: &mut Vec<Action>) {
-        for key in [self.switching.take(), self.releasing.take(), self.stopping.take()].into_iter().flatten()
-        {
-            out.push(Action::Answer(key, answer.clone()));
-        }
-    }
-
     fn enter(&mut self, state: State, why: &str, now: Instant, out: &mut Vec<Action>) {
         if std::mem::discriminant(&self.state) != std::mem::discriminant(&state) {
             out.push(Action::Info(format!(
@@ -644,44 +422,10 @@ impl Service {
         self.state = state;
     }
 
-    fn run_steps(&mut self, steps: &mut Vec<ChainAction>, now: Instant, out: &mut Vec<Action>) {
-        for step in steps.drain(..) {
-            match step {
-                ChainAction::Run(attempt) if self.adds_addresses(&attempt) => self.delayed = Some(attempt),
-                ChainAction::Run(attempt) => out.push(Action::Run(attempt)),
-                ChainAction::Abort(attempt) if self.delayed == Some(attempt) => self.delayed = None,
-                ChainAction::Abort(attempt) => out.push(Action::Abort(attempt)),
-            }
-        }
-        if self.delayed.is_some() && self.addresses_may_be_added(now) {
-            out.extend(self.delayed.take().map(Action::Run));
-        }
-    }
-
-    fn adds_addresses(&self, attempt: &Attempt) -> bool {
-        attempt.verb == Verb::Start && attempt.step + 1 == self.cfg.steps.len()
-    }
-
-    /// A home that was killed or stands still has its addresses until the kernel takes them back, and one that is cut off
-    /// until its time is over. One that is connected has let go of them. And nobody is called to where he is not served.
-    fn addresses_may_be_added(&self, now: Instant) -> bool {
-        let term = self.peer_ttl.max(self.cfg.ttl);
-        let gone_after = (self.cfg.address_lifetime + WORD_GOOD_FOR + ADDRESS_SLACK).max(term + term / 8);
-        self.may_show_addresses(now) && self.quiet_since.is_none_or(|since| now >= since + gone_after)
-    }
-
     /// The peer, Secondary and connected, has answered a ping that was sent a moment ago. What was seen before this node slept
     /// says nothing about what the peer is now.
     fn peer_is_heard(&self, now: Instant) -> bool {
         self.storage.and_then(|s| s.peer_word_at).is_some_and(|at| now < at + WORD_GOOD_FOR)
-    }
-
-    /// Clients are served, and the peer will not add the addresses before those that are renewed now are gone: it counts
-    /// from when it last heard this node.
-    fn may_show_addresses(&self, now: Instant) -> bool {
-        let alone = self.lease.as_ref().is_none_or(|l| l.held(now) == Held::Alone);
-        let serves = self.storage.is_some_and(|s| s.role == Role::Primary && !s.frozen);
-        serves && (alone || self.peer_is_heard(now))
     }
 
     /// The lease tells whose copy counts, so two nodes that have parted over their data need nobody to decide.
@@ -697,14 +441,6 @@ impl Service {
         }
         self.connect_at = now + CONNECT_EVERY;
         out.push(Action::Connect(!mine && parted == Parted::SplitBrain));
-    }
-
-    /// The addresses stay only while clients are really served.
-    fn renew_addresses(&mut self, now: Instant, out: &mut Vec<Action>) {
-        if self.state == State::Home && self.may_show_addresses(now) && now >= self.renew_at {
-            self.renew_at = now + RENEW_EVERY.min(self.cfg.address_lifetime / 4);
-            out.push(Action::RenewAddresses);
-        }
     }
 
     fn check_invariants(&self) {
