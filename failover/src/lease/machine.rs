@@ -125,6 +125,8 @@ pub struct Lease {
     was_alone: bool,
     /// The record has vanished that said that only this node's copy counts. Nobody takes what is not there.
     alone_without_record: bool,
+    /// Of the last record.
+    changes_seen: u64,
     trouble: Option<String>,
 }
 
@@ -174,6 +176,7 @@ impl Lease {
             wants: Wants::default(),
             was_alone: false,
             alone_without_record: false,
+            changes_seen: 0,
             trouble: None,
         }
     }
@@ -395,6 +398,16 @@ impl Lease {
         let (record, revision) = match stored {
             None => (None, 0),
             Some((bytes, revision)) => match Record::decode(&bytes) {
+                Ok(record) if record.changes < self.changes_seen => {
+                    // The store was put back to an older copy. What has happened since nobody can tell from it.
+                    self.seen = None;
+                    self.trouble = Some(format!(
+                        "the record is older than it was (change {} after {}); when both nodes are connected, delete it: \
+                         it is made again",
+                        record.changes, self.changes_seen
+                    ));
+                    return;
+                }
                 Ok(record) => (Some(record), revision),
                 Err(e) => {
                     self.seen = None;
@@ -424,6 +437,7 @@ impl Lease {
 
     fn note(&mut self, record: Option<Record>, revision: i64, now: Instant) {
         self.trouble = None;
+        self.changes_seen = record.as_ref().map_or(0, |r| r.changes);
         let is_known = self.seen.as_ref().is_some_and(|s| s.revision == revision && s.record == record);
         if !is_known {
             self.seen = Some(Seen { record, revision, since: now });

@@ -225,3 +225,17 @@ fn what_is_no_record_is_neither_taken_nor_overwritten() {
     assert!(a.trouble().unwrap().contains("not a lease"));
     assert_eq!(a.held(ms(5000)), Held::No);
 }
+
+/// From a backup that was made when both copies counted.
+#[test]
+fn an_older_copy_of_the_record_proves_nothing() {
+    let (mut store, mut a, mut b) = held_by_a();
+    let backup = store.value.clone();
+    a.exclude_peer(ms(1000));
+    run(&mut store, &mut [&mut a, &mut b], 1000, 2000);
+    store.value = backup;
+    b.set_hold(true, ms(2000));
+    run(&mut store, &mut [&mut b], 2000, 60_000);
+    assert_eq!((b.held(ms(60_000)), b.can_take(ms(60_000))), (Held::No, Err(Obstacle::NotSeen)));
+    assert!(b.trouble().unwrap().contains("older than it was"));
+}
