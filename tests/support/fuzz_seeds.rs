@@ -78,7 +78,11 @@ fn packets(captures: &[Capture]) -> Vec<Vec<u8>> {
 fn vrrp_packets() -> Vec<Vec<u8>> {
     let mut seeds = BTreeSet::new();
     for entry in fs::read_dir(golden("failover/vrrp")).unwrap() {
-        let file = fs::read(entry.unwrap().path()).unwrap();
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "pcap") {
+            continue;
+        }
+        let file = fs::read(path).unwrap();
         let mut rest = &file[24..];
         while let Some((head, data)) = rest.split_first_chunk::<16>() {
             let len = u32::from_le_bytes([head[8], head[9], head[10], head[11]]) as usize;
