@@ -55,10 +55,9 @@ pub(super) fn start(command: &Command, policy: &Policy) -> Result<Child, Command
     let user = command.user.as_ref().or(policy.user.as_ref());
     let ids = user.map(|user| ids_of(user, &program)).transpose()?;
     let is_root = ids.map_or_else(|| Uid::effective().is_root(), |(uid, _)| uid.is_root());
-    if policy.security && is_root {
-        if let Some(path) = writable_by_others(Path::new(&program)) {
-            return Err(CommandError::Insecure { program, path });
-        }
+    let loose = || writable_by_others(Path::new(&program));
+    if let Some(path) = (policy.security && is_root).then(loose).flatten() {
+        return Err(CommandError::Insecure { program, path });
     }
     let mut process = tokio::process::Command::new(&program);
     process.args(command.words.iter().skip(1));

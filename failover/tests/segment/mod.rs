@@ -111,7 +111,7 @@ impl Settings<'_> {
         format!(
             "{blocks}\nvrrp_instance VI_1 {{\n interface eth0\n version {version}\n virtual_router_id 51\n \
              priority {priority}\n advert_int {interval}\n {password} {more}\n \
-             virtual_ipaddress {{\n {vip}/32\n }}\n}}\n"
+             virtual_ipaddress {{\n {vip}\n }}\n}}\n"
         )
     }
 }

@@ -161,6 +161,15 @@ impl Kernel {
         }
     }
 
+    /// Makes the macvlans whose interface has come, and those that somebody has removed.
+    pub(super) async fn make_missing_macvlans(&mut self, config: &FailoverConfig) {
+        let macs = config.instances.iter().filter(|i| self.links.by_name(&i.interface).is_some());
+        let mut names = macs.filter_map(|i| i.virtual_mac.as_ref()).map(|mac| &mac.name);
+        if names.any(|name| self.links.by_name(name).is_none()) {
+            self.make_macvlans(config).await;
+        }
+    }
+
     /// Removes the macvlans that this configuration does not have; none: all of them.
     pub(super) async fn remove_macvlans(&mut self, config: Option<&FailoverConfig>) {
         let kept: Vec<MacvlanSpec> =

@@ -13,11 +13,11 @@ use super::notify::Notifier;
 use super::sockets::{Packet, Sockets};
 use super::speaker::Speaker;
 use super::track::Sources;
-use super::{Command, Decided, DriverError, FREE_LIFETIME, Notice, RENEW_EVERY, VrrpSettings};
+use super::{ACT_WITHIN, Command, Decided, DriverError, FREE_LIFETIME, Notice, RENEW_EVERY, VrrpSettings};
 use crate::driver::clock;
 use crate::driver::command::Policy;
 use crate::vip::netlink::{Lifetime, Monitor, MonitorEvent, Netlink, NetlinkError};
-use crate::vrrp::packet::ChecksumForm;
+use crate::vrrp::packet::{ChecksumForm, PRIORITY_STOP};
 use crate::vrrp::socket::FrameSocket;
 use crate::vrrp::{
     Action, AlarmChange, AlarmKind, Binding, Event, Interface, Level, Name, RoleLost, State, TrackerResult,
@@ -200,6 +200,15 @@ impl Task {
     }
 
     async fn act(&mut self, decided: Instant, action: Action) {
+        if clock::now().saturating_since(decided) > ACT_WITHIN {
+            // A Master that was stopped since then is perhaps none any more (failover 1.16).
+            if let Some(instance) = master_of(&action) {
+                self.handle(Event::Tick);
+                if !self.is_master(instance) {
+                    return;
+                }
+            }
+        }
         match action {
             Action::Send { instance: _, interface, source, destination, ttl, advert } => {
                 let bytes = advert.encode(source, destination, ChecksumForm::PseudoHeader);
@@ -317,7 +326,7 @@ impl Task {
         self.refused.clear();
         let mut out = Vec::new();
         let now = clock::now();
-        if now.saturating_since(at) > super::ACT_WITHIN {
+        if now.saturating_since(at) > ACT_WITHIN {
             return Err("too much time has gone by since that was decided".to_owned());
         }
         let result = self.vrrp.grant(now, instance, &mut out);
@@ -406,6 +415,7 @@ impl Task {
                 let is_link = matches!(event, MonitorEvent::Link { .. } | MonitorEvent::LinkGone(_));
                 let lost = self.kernel.changed(event);
                 if is_link {
+                    self.kernel.make_missing_macvlans(&self.config).await;
                     self.sockets.links_changed(&self.kernel.links);
                 }
                 self.interfaces_changed();
@@ -540,6 +550,15 @@ fn lifetime(time: Duration) -> Option<Lifetime> {
 
 fn free_lifetime() -> Lifetime {
     lifetime(FREE_LIFETIME).expect("it is a whole number of seconds")
+}
+
+/// Who says or announces something that only a Master may.
+fn master_of(action: &Action) -> Option<&Name> {
+    match action {
+        Action::Send { instance, advert, .. } if advert.priority != PRIORITY_STOP => Some(instance),
+        Action::StartAnnouncing { instance, .. } => Some(instance),
+        _ => None,
+    }
 }
 
 fn log_transition(who: &Who, transition: Transition, priority: u8) {

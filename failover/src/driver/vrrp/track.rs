@@ -110,10 +110,11 @@ async fn watch_files(files: Vec<TrackFile>, results: UnboundedSender<TrackerResu
 /// `init_file`.
 fn init_file(file: &TrackFile) {
     let Some((value, overwrites)) = file.init else { return };
-    if overwrites || !fs::exists(&file.path).unwrap_or(true) {
-        if let Err(e) = fs::write(&file.path, format!("{value}\n")) {
-            tracing::error!("track_file {}: cannot write {}: {e}", file.name, file.path);
-        }
+    if !overwrites && fs::exists(&file.path).unwrap_or(true) {
+        return;
+    }
+    if let Err(e) = fs::write(&file.path, format!("{value}\n")) {
+        tracing::error!("track_file {}: cannot write {}: {e}", file.name, file.path);
     }
 }
 
