@@ -4,6 +4,8 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(feature = "drivers")]
+pub mod driver;
 pub mod lease;
 pub mod promote;
 pub mod service;

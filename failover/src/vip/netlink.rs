@@ -23,7 +23,7 @@ mod monitor;
 mod route;
 mod rule;
 
-pub use address::{AddressOptions, FoundAddress, InterfaceAddress, Lifetime};
+pub use address::{AddressOptions, FoundAddress, InterfaceAddress, Lifetime, source_among};
 pub use link::{Link, LinkIndex, LinkKind};
 pub use macvlan::{MacvlanSpec, virtual_router_mac};
 pub use monitor::{Monitor, MonitorEvent};

@@ -32,10 +32,26 @@ impl Namespace {
     }
 
     /// This thread is in it from now on.
+    #[allow(dead_code, reason = "some tests leave that to programs")]
     pub fn enter(&self) {
-        let file = File::open(format!("/run/netns/{}", self.name)).unwrap();
-        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+        enter(self.file());
     }
+
+    /// Its name.
+    #[allow(dead_code, reason = "for tests that start programs in it")]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What another thread can enter it by.
+    pub fn file(&self) -> File {
+        File::open(format!("/run/netns/{}", self.name)).unwrap()
+    }
+}
+
+/// This thread is in that namespace from now on.
+pub fn enter(namespace: File) {
+    setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
 }
 
 impl Drop for Namespace {
@@ -45,6 +61,7 @@ impl Drop for Namespace {
 }
 
 /// Two namespaces and a cable: `eth0` of each, 10.77.0.1 and 10.77.0.2, fe80::ff:fe00:1 and :2.
+#[allow(dead_code, reason = "some tests have a switch instead")]
 pub fn pair() -> (Namespace, Namespace) {
     let (a, b) = (Namespace::new(), Namespace::new());
     connect(&a, &b);
@@ -52,6 +69,7 @@ pub fn pair() -> (Namespace, Namespace) {
 }
 
 /// Lays the cable of [`pair`].
+#[allow(dead_code, reason = "some tests have a switch instead")]
 pub fn connect(a: &Namespace, b: &Namespace) {
     let mac = ["02:00:00:00:00:01", "02:00:00:00:00:02"];
     #[rustfmt::skip]
@@ -75,6 +93,7 @@ fn ip(arguments: &[&str]) -> String {
 }
 
 /// Runs a test in a thread of its own, which may enter namespaces, with a runtime of one thread.
+#[allow(dead_code, reason = "some tests start programs instead")]
 pub fn run(test: impl AsyncFnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

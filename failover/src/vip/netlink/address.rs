@@ -269,7 +269,8 @@ impl Netlink {
     }
 }
 
-fn source_among(
+/// What [`Netlink::source_address`] finds among these addresses.
+pub fn source_among(
     addresses: &[FoundAddress],
     link: LinkIndex,
     family: Family,
