@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
+#[path = "support/etcd.rs"]
+mod etcd;
 #[path = "support/nbd_client.rs"]
 #[allow(dead_code)]
 mod nbd_client;
@@ -10,54 +12,16 @@ mod nbd_client;
 mod pair;
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use etcd::Etcd;
 use nbd_client::{Client, Replies};
 use pair::{Options, Pair};
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// An etcd of its own, ended with the test.
-struct Etcd {
-    process: Child,
-    url: String,
-}
-
-impl Etcd {
-    fn start(dir: &Path) -> Etcd {
-        let ports = [0, 1].map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-        let [client, peer] = ports.map(|p| p.local_addr().unwrap());
-        let (url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
-        let process = Command::new("etcd")
-            .args(["--log-level", "error", "--data-dir"])
-            .arg(dir.join("etcd"))
-            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
-            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-            .args(["--initial-cluster", &format!("default={peer_url}")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("etcd (package etcd-server)");
-        wait_until("etcd listens", || TcpStream::connect(client).is_ok());
-        Etcd { process, url }
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
@@ -76,7 +40,7 @@ struct Lab {
 impl Lab {
     /// A pair in sync whose service `db` has one step, which says on which node it runs by a file.
     fn new(dir: &Path) -> Lab {
-        let etcd = Etcd::start(dir);
+        let etcd = Etcd::start(dir, None);
         let ports = [0, 1].map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
         let addresses = ports.map(|p| p.local_addr().unwrap().to_string());
         let binary = Path::new(env!("CARGO_BIN_EXE_lockstep"));

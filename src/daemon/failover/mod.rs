@@ -1,5 +1,6 @@
 //! The failover side of the daemon: one task for each service, which runs its machine and does what that wants.
 
+mod addresses;
 mod service;
 mod steps;
 
@@ -25,6 +26,7 @@ use service::{Message, ServiceHandle};
 pub struct Failover {
     config: FailoverConfig,
     services: RefCell<BTreeMap<String, ServiceHandle>>,
+    vrrp: RefCell<Option<addresses::Routers>>,
 }
 
 impl Failover {
@@ -38,10 +40,7 @@ impl Failover {
         match load(&FileSystem, name, None) {
             Ok(loaded) => {
                 loaded.warnings.iter().for_each(|w| warn!("{w}"));
-                for instance in &loaded.config.instances {
-                    warn!("vrrp_instance {}: not served yet", instance.name);
-                }
-                Ok(Failover { config: loaded.config, services: RefCell::default() })
+                Ok(Failover { config: loaded.config, ..Failover::default() })
             }
             Err(all) => {
                 let texts: Vec<String> = all.iter().map(ToString::to_string).collect();
@@ -64,13 +63,20 @@ impl Failover {
     /// Starts the tasks. Must run in a `LocalSet`.
     ///
     /// # Errors
-    /// The lease store's addresses are none.
-    pub fn start(&self, resources: &Rc<Resources>, host: &str) -> anyhow::Result<()> {
+    /// The lease store's addresses are none; or the sockets and tables of virtual routers cannot be had.
+    pub async fn start(&self, resources: &Rc<Resources>, host: &str) -> anyhow::Result<()> {
+        // First of all: what an earlier daemon has left of the addresses goes.
+        let routers = addresses::start(&self.config, resources).await?;
         for one in &self.config.services {
             info!(service = one.name, resource = one.resource, "service");
-            let handle = service::start(one, &self.config.globals, resources, host)?;
+            let commander = routers.as_ref().map(addresses::Routers::commander);
+            let handle = service::start(one, &self.config.globals, resources, host, commander)?;
             self.services.borrow_mut().insert(one.name.clone(), handle);
         }
+        if let Some(routers) = &routers {
+            routers.tell(&self.config, &self.services.borrow());
+        }
+        self.vrrp.replace(routers);
         Ok(())
     }
 
@@ -81,12 +87,22 @@ impl Failover {
             let outcome = self.order(&name, Order::Stop).await;
             info!(service = name, "{}{}", outcome.out.trim_end(), outcome.err.trim_end());
         }
+        let routers = self.vrrp.borrow().as_ref().map(addresses::Routers::commander);
+        if let Some(routers) = routers {
+            routers.stop().await;
+        }
     }
 
     /// Answers a request of the control socket.
     pub async fn answer(&self, request: FailoverRequest) -> Outcome {
         match request {
-            FailoverRequest::Status => self.gather(Message::Status).await,
+            FailoverRequest::Status => {
+                let mut outcome = self.gather(Message::Status).await;
+                if let Some(routers) = &*self.vrrp.borrow() {
+                    outcome.out.push_str(&routers.status_text());
+                }
+                outcome
+            }
             FailoverRequest::History => self.gather(Message::History).await,
             FailoverRequest::Order { service, order } => {
                 let order = match order {
@@ -130,7 +146,7 @@ impl Failover {
                 server.name, server.real_servers
             ));
         }
-        if out.is_empty() {
+        if out.is_empty() && self.config.instances.is_empty() {
             out.push_str("no services (lockstep.toml, table [failover])\n");
         }
         Outcome { out, ..Outcome::default() }

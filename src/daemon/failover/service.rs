@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
+use failover::driver::vrrp::VrrpCommander;
 use failover::lease::etcd::EtcdStore;
 use failover::lease::machine::{Ask, Expected, StoreAnswer, StoreOp};
 use failover::lease::store::{Expect, StoreError, Swap, Versioned};
@@ -25,13 +26,14 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
+use super::addresses::Addresses;
 use super::steps;
 use crate::clock;
 use crate::daemon::control::Outcome;
 use crate::daemon::resources::{Resources, Running};
 
 /// Lifetime of an address in the kernel: the shortest that there is (failover 8.7).
-const ADDRESS_LIFETIME: Duration = Duration::from_secs(1);
+pub const ADDRESS_LIFETIME: Duration = Duration::from_secs(1);
 /// Term of the lease when none is configured; then only how long a peer has to be silent.
 const TTL_DEFAULT: Duration = Duration::from_millis(600);
 
@@ -42,6 +44,8 @@ pub enum Message {
     UnfencePeer(oneshot::Sender<i32>),
     Status(oneshot::Sender<String>),
     History(oneshot::Sender<String>),
+    /// A router of it has lost its role by itself.
+    AddressesLost,
     /// Of its own helpers.
     Event(Event),
 }
@@ -59,6 +63,11 @@ impl ServiceHandle {
         let _ = self.sender.send(message);
     }
 
+    /// Tells services apart.
+    pub fn id(&self) -> *const Cell<bool> {
+        Rc::as_ptr(&self.is_home)
+    }
+
     /// Every step of it runs here.
     pub fn is_home(&self) -> bool {
         self.is_home.get()
@@ -74,6 +83,7 @@ struct Task {
     store: Option<Rc<Store>>,
     own: mpsc::UnboundedSender<Message>,
     is_home: Rc<Cell<bool>>,
+    addresses: Addresses,
     seen: Option<Storage>,
     answers: BTreeMap<u64, oneshot::Sender<Result<String, String>>>,
     handlers: BTreeMap<u64, oneshot::Sender<i32>>,
@@ -97,6 +107,7 @@ pub fn start(
     globals: &Globals,
     resources: &Rc<Resources>,
     host: &str,
+    routers: Option<VrrpCommander>,
 ) -> anyhow::Result<ServiceHandle> {
     let (own, messages) = mpsc::unbounded_channel();
     let handle = ServiceHandle { sender: own.clone(), is_home: Rc::default() };
@@ -119,6 +130,7 @@ pub fn start(
         store,
         own,
         is_home: handle.is_home.clone(),
+        addresses: Addresses::new(service.instances.clone(), routers),
     };
     tokio::task::spawn_local(started.run(messages));
     Ok(handle)
@@ -133,6 +145,7 @@ struct Starting {
     store: Option<Rc<Store>>,
     own: mpsc::UnboundedSender<Message>,
     is_home: Rc<Cell<bool>>,
+    addresses: Addresses,
 }
 
 impl Starting {
@@ -182,7 +195,7 @@ impl Starting {
                 drop(reply.send(format!("service {}: Away ({why})\n", self.service.name)))
             }
             Message::History(reply) => drop(reply.send(String::new())),
-            Message::Event(_) => {}
+            Message::Event(_) | Message::AddressesLost => {}
         }
     }
 
@@ -228,6 +241,7 @@ impl Starting {
             store: self.store,
             own: self.own,
             is_home: self.is_home,
+            addresses: self.addresses,
             seen: None,
             answers: BTreeMap::new(),
             handlers: BTreeMap::new(),
@@ -285,6 +299,7 @@ impl Task {
                 self.look();
                 self.tell(event);
             }
+            Message::AddressesLost => self.addresses.lost(),
             Message::Order(order, reply) => {
                 let key = self.next_key();
                 self.answers.insert(key, reply);
@@ -331,8 +346,7 @@ impl Task {
                 }
             }
             Action::Grant(number, grant) => self.grant(number, grant),
-            // Without instances of VRRP there are none.
-            Action::RenewAddresses => {}
+            Action::RenewAddresses => self.addresses.renew(),
             Action::Connect(discard_my_data) => {
                 if let Some(running) = self.resources.get(&self.resource) {
                     tokio::task::spawn_local(async move {
@@ -385,6 +399,10 @@ impl Task {
         let name = self.resource.clone();
         let step = attempt.step.checked_sub(1).and_then(|i| self.steps.get(i)).cloned();
         let (own, is_first) = (self.own.clone(), attempt.step == 0);
+        if attempt.step > self.steps.len() {
+            self.run_addresses(attempt);
+            return;
+        }
         let task = tokio::task::spawn_local(async move {
             let running = resources.get(&name);
             let result = match (running, step) {
@@ -396,13 +414,26 @@ impl Task {
                     let device = config.as_ref().and_then(|c| c.volumes.first()).map(|v| v.device.clone());
                     steps::run(&step, attempt.verb, &device.unwrap_or_default()).await
                 }
-                // The addresses: there are none.
-                (_, None) => Ok(()),
+                (_, None) => unreachable!("the addresses are looked at above"),
             };
             let _ = own.send(Message::Event(Event::StepDone(attempt.key, result)));
         });
         self.running.retain(|_, task| !task.is_finished());
         self.running.insert(attempt.key, task.abort_handle());
+    }
+
+    fn run_addresses(&mut self, attempt: Attempt) {
+        let own = self.own.clone();
+        let done = move |result| {
+            let _ = own.send(Message::Event(Event::StepDone(attempt.key, result)));
+        };
+        if attempt.verb == Verb::Start {
+            let granted = self.addresses.grant();
+            tokio::task::spawn_local(async move { done(granted.await) });
+        } else {
+            let revoked = self.addresses.revoke();
+            tokio::task::spawn_local(async move { done(revoked.await) });
+        }
     }
 
     fn history_text(&self) -> String {

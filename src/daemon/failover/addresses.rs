@@ -1,0 +1,203 @@
+//! The virtual routers of this node, and what services and they have to tell each other.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::rc::Rc;
+use std::time::Duration;
+
+use failover::driver::vrrp::{Command, Notice, VrrpCommander, VrrpHandle, VrrpSettings};
+use failover::service::Event;
+use failover::vrrp::VrrpStatus;
+use model::failover::config::FailoverConfig;
+use model::state::DiskState;
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::service::{ADDRESS_LIFETIME, Message, ServiceHandle};
+use crate::clock;
+use crate::daemon::resources::Resources;
+
+/// The running routers.
+pub struct Routers {
+    commander: VrrpCommander,
+    status: watch::Receiver<VrrpStatus>,
+    /// Taken by the task that passes on what they tell.
+    handle: RefCell<Option<VrrpHandle>>,
+}
+
+/// The instances of one service, as its task uses them.
+pub struct Addresses {
+    instances: Vec<String>,
+    commander: Option<VrrpCommander>,
+    /// They are here, as far as is known.
+    held: Rc<Cell<bool>>,
+}
+
+/// Starts the routers, if any are configured. Must run in a `LocalSet`.
+///
+/// # Errors
+/// No sockets, or no access to the kernel's tables.
+pub async fn start(config: &FailoverConfig, resources: &Rc<Resources>) -> anyhow::Result<Option<Routers>> {
+    if config.instances.is_empty() {
+        return Ok(None);
+    }
+    let bound = config.services.iter().flat_map(|s| s.instances.iter().cloned()).collect();
+    let settings = VrrpSettings { config: config.clone(), bound, address_lifetime: ADDRESS_LIFETIME };
+    let handle = failover::driver::vrrp::start(settings).await?;
+    let (commander, status) = (handle.commander(), handle.status());
+    tokio::task::spawn_local(tell_of_disks(commander.clone(), resources.clone()));
+    Ok(Some(Routers { commander, status, handle: RefCell::new(Some(handle)) }))
+}
+
+impl Routers {
+    /// Sends commands to them.
+    pub fn commander(&self) -> VrrpCommander {
+        self.commander.clone()
+    }
+
+    /// Passes on to the services what their instances tell.
+    pub fn tell(&self, config: &FailoverConfig, services: &BTreeMap<String, ServiceHandle>) {
+        let mut owners = BTreeMap::new();
+        for service in &config.services {
+            let Some(handle) = services.get(&service.name) else { continue };
+            owners.extend(service.instances.iter().map(|i| (i.clone(), handle.clone())));
+        }
+        if let Some(handle) = self.handle.take() {
+            tokio::task::spawn_local(pass_on(handle, owners));
+        }
+    }
+
+    /// Each instance in a line.
+    pub fn status_text(&self) -> String {
+        let mut out = String::new();
+        for i in &self.status.borrow().instances {
+            let _ =
+                writeln!(out, "vrrp_instance {}: {:?}, priority {}", i.name, i.state, i.effective_priority);
+            for alarm in &i.alarms {
+                let _ = writeln!(out, "    alarm: {}", alarm.text);
+            }
+        }
+        out
+    }
+}
+
+impl Addresses {
+    /// Those of a service.
+    pub fn new(instances: Vec<String>, commander: Option<VrrpCommander>) -> Addresses {
+        Addresses { instances, commander, held: Rc::default() }
+    }
+
+    /// They come here, as was decided now.
+    ///
+    /// # Errors
+    /// Why one of them does not.
+    pub fn grant(&self) -> impl Future<Output = Result<(), String>> + use<> {
+        let (instances, commander, held) =
+            (self.instances.clone(), self.commander.clone(), self.held.clone());
+        let decided = clock::now();
+        async move {
+            let Some(commander) = commander else { return Ok(()) };
+            for instance in &instances {
+                let (answer, answered) = tokio::sync::oneshot::channel();
+                commander.send_decided(decided, Command::Grant(instance.clone(), answer));
+                let granted = answered.await.unwrap_or_else(|_| Err("the VRRP driver has ended".into()));
+                granted.map_err(|why| format!("vrrp_instance {instance}: {why}"))?;
+            }
+            held.set(true);
+            Ok(())
+        }
+    }
+
+    /// They go.
+    pub fn revoke(&self) -> impl Future<Output = Result<(), String>> + use<> {
+        let (instances, commander) = (self.instances.clone(), self.commander.clone());
+        self.held.set(false);
+        async move {
+            let Some(commander) = commander else { return Ok(()) };
+            for instance in &instances {
+                commander.revoke(instance).await;
+            }
+            Ok(())
+        }
+    }
+
+    /// They may stay for another lifetime; what is not here any more comes back.
+    pub fn renew(&self) {
+        let Some(commander) = &self.commander else { return };
+        if self.held.get() {
+            self.instances.iter().for_each(|i| commander.renew(i));
+            return;
+        }
+        let granted = self.grant();
+        tokio::task::spawn_local(async move {
+            if let Err(why) = granted.await {
+                warn!("{why}");
+            }
+        });
+    }
+
+    /// A router has lost its role by itself.
+    pub fn lost(&self) {
+        self.held.set(false);
+    }
+}
+
+async fn pass_on(mut handle: VrrpHandle, owners: BTreeMap<String, ServiceHandle>) {
+    let mut speaking = BTreeSet::new();
+    while let Some(notice) = handle.notice().await {
+        let (instance, message) = match notice {
+            Notice::PeerSpeaks { instance, speaks } => {
+                if speaks {
+                    speaking.insert(instance.clone())
+                } else {
+                    speaking.remove(&instance)
+                };
+                let of_service = |i: &&String| {
+                    owners.get(*i).map(ServiceHandle::id) == owners.get(&instance).map(ServiceHandle::id)
+                };
+                let any = speaking.iter().any(|i| of_service(&i));
+                (instance, Message::Event(Event::PeerSpeaks(any)))
+            }
+            Notice::Fault { instance, fault } => {
+                let fault = fault.map(|f| format!("vrrp_instance {instance}: {f}"));
+                (instance, Message::Event(Event::Fault(fault)))
+            }
+            Notice::RoleLost { instance, why } => {
+                warn!("vrrp_instance {instance}: its addresses are gone: {why}");
+                (instance, Message::AddressesLost)
+            }
+        };
+        if let Some(owner) = owners.get(&instance) {
+            owner.send(message);
+        }
+    }
+}
+
+/// For `track_resource`: which disks are UpToDate.
+async fn tell_of_disks(commander: VrrpCommander, resources: Rc<Resources>) {
+    let mut told: BTreeMap<String, bool> = BTreeMap::new();
+    let mut changes = resources.changes();
+    loop {
+        for running in resources.all() {
+            let snapshot = running.snapshot();
+            let good = !snapshot.volumes.is_empty()
+                && snapshot.volumes.iter().all(|v| v.state.disk == DiskState::UpToDate);
+            if told.insert(snapshot.name.clone(), good) != Some(good) {
+                commander.send(Command::Resource { name: snapshot.name.clone(), is_up_to_date: good });
+            }
+        }
+        for (name, good) in told.iter_mut().filter(|(name, _)| resources.get(name).is_none()) {
+            if std::mem::take(good) {
+                commander.send(Command::Resource { name: name.clone(), is_up_to_date: false });
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(20);
