@@ -75,7 +75,7 @@ impl Segment {
         loop {
             // In this order: one that leaves between two looks is not seen twice.
             let (there, here) = (self.has_address(1 - i), self.has_address(i));
-            assert!(!(there && here) || !self.has_address(1 - i), "both nodes have the address");
+            assert!(!(there && here && self.has_address(1 - i)), "both nodes have the address");
             if here {
                 return begun.elapsed();
             }

@@ -125,8 +125,13 @@ pub struct Lease {
     was_alone: bool,
     /// The record has vanished that said that only this node's copy counts. Nobody takes what is not there.
     alone_without_record: bool,
-    /// Of the last record.
+    /// The revision that a swap expected which would let the peer's copy count, and whose answer was lost: while this one is
+    /// there, it may yet be made.
+    maybe_included: Option<i64>,
+    /// Of the newest record so far.
     changes_seen: u64,
+    /// An older record may be believed: the peer is connected, so nobody has gone on alone.
+    older_allowed: bool,
     trouble: Option<String>,
 }
 
@@ -144,6 +149,8 @@ struct Pending {
     sent_at: Instant,
     /// What is there if the swap succeeds.
     becomes: Option<Record>,
+    /// The revision that it expects; 0: none.
+    expected: i64,
     included: bool,
 }
 
@@ -176,7 +183,9 @@ impl Lease {
             wants: Wants::default(),
             was_alone: false,
             alone_without_record: false,
+            maybe_included: None,
             changes_seen: 0,
+            older_allowed: false,
             trouble: None,
         }
     }
@@ -223,6 +232,11 @@ impl Lease {
         }
     }
 
+    /// Whether an older record than one that was seen may be believed.
+    pub fn allow_older(&mut self, allowed: bool) {
+        self.older_allowed = allowed;
+    }
+
     /// Gives up that wish.
     pub fn leave_absent(&mut self) {
         if !self.alone_without_record {
@@ -232,20 +246,22 @@ impl Lease {
 
     /// What the record gives the right to, now.
     pub fn held(&self, now: Instant) -> Held {
-        if self.alone_without_record && self.wants.release.is_none() {
+        if self.wants.release.is_some() {
+            return Held::No;
+        }
+        // From the moment that the peer may count again, it may take the record when the term is over.
+        if (self.was_alone || self.alone_without_record) && !self.peer_may_count() {
             return Held::Alone;
         }
-        let Some(until) = self.held_until.filter(|_| self.wants.release.is_none()) else { return Held::No };
-        match (&self.seen, &self.pending) {
-            // From the moment that the peer may count again, it may take the record when the term is over.
-            (Some(Seen { record: Some(r), .. }), p)
-                if r.is_only_current(&self.cfg.me) && !p.as_ref().is_some_and(|p| p.included) =>
-            {
-                Held::Alone
-            }
-            _ if now < until => Held::Until(until),
+        match self.held_until {
+            Some(until) if now < until => Held::Until(until),
             _ => Held::No,
         }
+    }
+
+    /// A swap that lets the peer's copy count again is on its way, or may yet be made.
+    fn peer_may_count(&self) -> bool {
+        self.pending.as_ref().is_some_and(|p| p.included) || self.maybe_included.is_some()
     }
 
     /// Until when the last renewal is good, past or not; none: this node is not the holder.
@@ -261,8 +277,7 @@ impl Lease {
     /// Only this node's copy counts, for certain.
     pub fn is_alone(&self) -> bool {
         let record = self.seen.as_ref().and_then(|s| s.record.as_ref());
-        record.is_some_and(|r| r.is_only_current(&self.cfg.me))
-            && !self.pending.as_ref().is_some_and(|p| p.included)
+        record.is_some_and(|r| r.is_only_current(&self.cfg.me)) && !self.peer_may_count()
     }
 
     /// The record, if it is known.
@@ -334,11 +349,12 @@ impl Lease {
                 (StoreOp::Swap { expected, value: record.encode() }, Some(record))
             }
         };
+        let expected = self.seen.as_ref().map_or(0, |s| s.revision);
         let peer_counts = |r: &Record| r.is_current(&self.cfg.peer);
         let included = becomes.as_ref().is_some_and(peer_counts) && !self.record().is_some_and(peer_counts);
         let keeps = |r: &Record| r.is_only_current(&self.cfg.me) && r.held_by(&self.cfg.me).is_some();
         self.was_alone &= becomes.as_ref().is_none_or(|r| keeps(r) || self.alone_without_record);
-        self.pending = Some(Pending { id: self.asked, sent_at: now, becomes, included });
+        self.pending = Some(Pending { id: self.asked, sent_at: now, becomes, expected, included });
         Some(Ask { id: self.asked, op, timeout: self.cfg.ttl / 3 })
     }
 
@@ -357,6 +373,7 @@ impl Lease {
             // Whatever is to be done starts from there.
             StoreAnswer::Value(stored) | StoreAnswer::Conflict(stored) => self.saw(stored, now),
             StoreAnswer::Swapped(revision) => {
+                self.maybe_included = None;
                 let Some(record) = pending.becomes else {
                     self.lost("the store confirms a swap that nobody asked for".into(), now);
                     return;
@@ -372,7 +389,12 @@ impl Lease {
                 // What was seen is as good as before: nothing was done.
                 self.trouble = Some(text);
             }
-            StoreAnswer::Unknown(text) => self.lost(text, now),
+            StoreAnswer::Unknown(text) => {
+                if pending.included {
+                    self.maybe_included = Some(pending.expected);
+                }
+                self.lost(text, now);
+            }
         }
         if self.trouble.is_none() && self.next_change_is_urgent(now) {
             self.hurry(now);
@@ -383,7 +405,7 @@ impl Lease {
     /// There is more to do than to look again, or to renew in time.
     fn next_change_is_urgent(&self, now: Instant) -> bool {
         let renews = |r: &Record| r.holder.is_some() && Some(&r.current) == self.record().map(|s| &s.current);
-        let in_time = self.held_until.is_some_and(|until| now < until);
+        let in_time = self.held_until.is_some_and(|until| now < until) && self.maybe_included.is_none();
         self.next_change(now).is_some_and(|r| !(in_time && renews(&r)))
     }
 
@@ -398,19 +420,18 @@ impl Lease {
         let (record, revision) = match stored {
             None => (None, 0),
             Some((bytes, revision)) => match Record::decode(&bytes) {
-                Ok(record) if record.changes < self.changes_seen => {
+                Ok(record) if record.changes < self.changes_seen && !self.older_allowed => {
                     // The store was put back to an older copy. What has happened since nobody can tell from it.
-                    self.seen = None;
+                    (self.seen, self.was_alone) = (None, false);
                     self.trouble = Some(format!(
-                        "the record is older than it was (change {} after {}); when both nodes are connected, delete it: \
-                         it is made again",
+                        "the record is older than it was (change {} after {}): it counts when both nodes are connected",
                         record.changes, self.changes_seen
                     ));
                     return;
                 }
                 Ok(record) => (Some(record), revision),
                 Err(e) => {
-                    self.seen = None;
+                    (self.seen, self.was_alone) = (None, false);
                     self.trouble = Some(e.to_string());
                     return;
                 }
@@ -437,7 +458,8 @@ impl Lease {
 
     fn note(&mut self, record: Option<Record>, revision: i64, now: Instant) {
         self.trouble = None;
-        self.changes_seen = record.as_ref().map_or(0, |r| r.changes);
+        self.changes_seen = record.as_ref().map_or(self.changes_seen, |r| r.changes);
+        self.maybe_included = self.maybe_included.filter(|expected| *expected == revision);
         let is_known = self.seen.as_ref().is_some_and(|s| s.revision == revision && s.record == record);
         if !is_known {
             self.seen = Some(Seen { record, revision, since: now });
@@ -464,7 +486,10 @@ impl Lease {
         let Some(record) = &seen.record else {
             let both = self.wants.create?;
             let current = if both { vec![me.clone(), peer.clone()] } else { vec![me.clone()] };
-            return Some(Record::new(None, current));
+            // Those who have seen the last one do not take this one for older.
+            let both = both && !self.alone_without_record;
+            let current = if both { current } else { vec![me.clone()] };
+            return Some(Record { changes: self.changes_seen, ..Record::new(None, current) });
         };
         let mine = record.held_by(me).is_some_and(|h| h.incarnation == self.cfg.incarnation);
         if let Some(for_peer) = self.wants.release {

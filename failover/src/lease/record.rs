@@ -85,6 +85,9 @@ impl Record {
         if record.holder.as_ref().is_some_and(|h| !is_name(&h.node) || !TTL_MS.contains(&h.ttl_ms)) {
             return Err(RecordError::Value("the holder's name or term is impossible"));
         }
+        if record.holder.as_ref().is_some_and(|h| !record.is_current(&h.node)) {
+            return Err(RecordError::Value("the holder's data is not current"));
+        }
         Ok(record)
     }
 

@@ -158,6 +158,11 @@ impl Chain {
         &self.phase
     }
 
+    /// The step is ended, or never was begun.
+    pub fn has_ended(&self, step: usize) -> bool {
+        !self.started[step] && self.current.as_ref().is_none_or(|c| c.step != step)
+    }
+
     /// The step that is worked on, and what is done to it.
     pub fn working_on(&self) -> Option<(&str, Verb)> {
         self.current.as_ref().map(|c| (self.steps[c.step].name.as_str(), c.verb))

@@ -36,7 +36,7 @@ impl Service {
     pub(super) fn addresses_may_be_added(&self, now: Instant) -> bool {
         let term = self.peer_ttl.max(self.cfg.ttl);
         let gone_after = (self.cfg.address_lifetime + WORD_GOOD_FOR + ADDRESS_SLACK).max(term + term / 8);
-        self.may_show_addresses(now) && self.quiet_since.is_none_or(|since| now >= since + gone_after)
+        self.may_show_addresses(now) && self.apart_since.is_none_or(|since| now >= since + gone_after)
     }
 
     /// Clients are served, and the peer will not add the addresses before those that are renewed now are gone: it counts

@@ -43,7 +43,9 @@ impl Service {
     /// The record is made, or made again, by a node that sees its peer be Secondary: the peer is not the home for certain.
     pub(super) fn make_lease_if_both_see(&mut self, now: Instant) {
         let heard = self.peer_is_heard(now);
+        let connected = self.storage.is_some_and(|s| s.conn >= ConnState::Connected);
         let Some(lease) = &mut self.lease else { return };
+        lease.allow_older(connected);
         let meet = self.storage.filter(|s| {
             heard
                 && s.conn >= ConnState::Connected
@@ -65,7 +67,7 @@ impl Service {
         if self.frozen {
             return no("frozen by an operator ('lockstep failover unfreeze')");
         }
-        if let Some(fault) = &self.fault {
+        if let Some(fault) = self.cfg.obstacle.as_ref().or(self.fault.as_ref()) {
             return Err(fault.clone());
         }
         if let Some(until) = self.away_until.filter(|until| now < *until) {
@@ -180,10 +182,11 @@ impl Service {
         }
         let able = self.peer_is_able().is_ok();
         self.peer_able_since = if able { self.peer_able_since.or(Some(now)) } else { None };
-        if self.frozen || !able {
+        let bad_disk = self.storage.filter(|s| s.disk != DiskState::UpToDate);
+        // A home without a good copy of its own leaves also when it is frozen: what it answers is on the peer alone.
+        if self.frozen && bad_disk.is_none() || !able {
             return false;
         }
-        let bad_disk = self.storage.filter(|s| s.disk != DiskState::UpToDate);
         let why = match (&self.fault, bad_disk) {
             (Some(fault), _) => fault.clone(),
             (None, Some(s)) => format!("the disk here is {}", s.disk),

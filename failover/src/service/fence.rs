@@ -91,7 +91,7 @@ impl Service {
             return;
         };
         let equal = self.storage.is_some_and(|s| {
-            s.conn == ConnState::Connected
+            s.conn >= ConnState::Connected
                 && s.disk == DiskState::UpToDate
                 && s.peer_disk == DiskState::UpToDate
         });

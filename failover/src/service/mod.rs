@@ -53,6 +53,8 @@ pub struct ServiceSettings {
     pub steps: Vec<StepPlan>,
     /// Drawn at the start of the daemon.
     pub incarnation: u64,
+    /// Why the service can never be here; none: it can.
+    pub obstacle: Option<String>,
 }
 
 /// What the storage core publishes; of several volumes the worst.
@@ -72,6 +74,8 @@ pub struct Storage {
     pub frozen: bool,
     /// When the last ping was sent that the peer, connected as Secondary, has answered.
     pub peer_word_at: Option<Instant>,
+    /// The peer may hear this node: a connection is established, whatever has been agreed on it.
+    pub linked: bool,
     /// How many connections there have been.
     pub connections: u32,
     /// It has parted from its peer because of what their data or roles are, not by an operator.
@@ -207,6 +211,8 @@ pub struct Service {
     storage: Option<Storage>,
     /// Since when the peer cannot be heard over the replication link; none: it can.
     quiet_since: Option<Instant>,
+    /// Since when the nodes have agreed on nothing: what the peer has let go of is not known.
+    apart_since: Option<Instant>,
     /// Since when both could have it and nobody has.
     vacant_since: Option<Instant>,
     /// Since when the peer could have it while it is here.
@@ -277,6 +283,7 @@ impl Service {
             lease,
             storage: None,
             quiet_since: Some(now),
+            apart_since: Some(now),
             vacant_since: None,
             peer_able_since: None,
             peer_speaks: false,
@@ -358,16 +365,21 @@ impl Service {
     }
 
     fn storage_is(&mut self, storage: Option<Storage>, now: Instant) {
-        let is_heard = |s: &Storage| s.conn >= ConnState::Connected;
-        let heard = storage.as_ref().is_some_and(is_heard);
+        let heard = storage.as_ref().is_some_and(|s| s.linked);
+        if storage.is_none() {
+            self.granted = None;
+        }
         let flapped = storage.map(|s| s.connections) != self.storage.map(|s| s.connections);
-        self.quiet_since = match self.quiet_since {
-            _ if heard => None,
+        let since = |before: Option<Instant>, ended: bool| match before {
+            _ if !ended => None,
             // A connection came and went unseen: whatever the peer was told in it, it may rely on.
             Some(_) if flapped => Some(now),
             Some(since) => Some(since),
             None => Some(now),
         };
+        self.quiet_since = since(self.quiet_since, !heard);
+        let agreed = storage.as_ref().is_some_and(|s| s.conn >= ConnState::Connected);
+        self.apart_since = since(self.apart_since, !agreed);
         if heard && storage.is_some_and(|s| s.peer_role == Role::Primary) && std::mem::take(&mut self.given) {
             self.away_until = None;
         }

@@ -78,6 +78,16 @@ impl Service {
                     self.cfg.name
                 );
                 out.push(Action::Warn(text));
+                let last = self.cfg.steps.len() - 1;
+                if let Some(lease) =
+                    self.lease.as_mut().filter(|_| self.chain.has_ended(0) && self.chain.has_ended(last))
+                {
+                    // Nothing is Primary here, and nobody is called here: the peer may have it.
+                    lease.set_hold(false, now);
+                    if lease.is_holder() {
+                        lease.release(false, now);
+                    }
+                }
                 self.enter(State::Stuck, &why, now, out);
                 return true;
             }

@@ -303,6 +303,14 @@ impl Resource {
             let result = CommandResult::State(StateResult::ConcurrentStateChange);
             out.push(Action::CommandDone { id: given_up.id, result });
         }
+        for (id, command) in mem::take(&mut self.cmds.queue) {
+            if matches!(command, Command::Primary { .. } | Command::Secondary { .. }) {
+                let result = CommandResult::State(StateResult::ConcurrentStateChange);
+                out.push(Action::CommandDone { id, result });
+            } else {
+                self.cmds.queue.push_back((id, command));
+            }
+        }
         self.cmds.queue.push_front((id, Command::Secondary { open: 0, force: true }));
         self.something_changed = true;
         self.drive_commands(out);

@@ -431,6 +431,7 @@ impl Cluster {
             peer_disk: s.pdsk,
             frozen: s.role == Role::Primary && !core.serves(self.w.clock(n)),
             peer_word_at: core.peer_word_at(),
+            linked: s.conn >= ConnState::WFReportParams,
             connections: core.connections(),
             parted: (s.conn == ConnState::StandAlone).then(|| parted(core, self.w.now)).flatten(),
         })
@@ -575,6 +576,7 @@ fn service(n: usize, rng: &mut Rng, now: Instant, bug: Option<Bug>) -> Service {
         address_lifetime: ADDRESS_LIFETIME,
         steps,
         incarnation: rng.next(),
+        obstacle: None,
     };
     Service::new(settings, now)
 }

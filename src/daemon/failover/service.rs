@@ -16,7 +16,7 @@ use failover::service::{
 };
 use model::config::settings::{Handler, ResourceConfig, VolumeConfig};
 use model::failover::config::{Globals, Proof, Step};
-use model::policy::Fencing;
+use model::policy::{Fencing, Protocol};
 use model::state::{ConnState, DiskState, Role};
 use model::status::ResourceSnapshot;
 use model::status::snapshot::StandAloneCause;
@@ -24,7 +24,7 @@ use model::time::Instant;
 use replicator::{Authority, Command};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::addresses::Addresses;
 use super::steps;
@@ -84,6 +84,7 @@ struct Task {
     own: mpsc::UnboundedSender<Message>,
     is_home: Rc<Cell<bool>>,
     addresses: Addresses,
+    grants: mpsc::UnboundedSender<(u64, Option<Authority>)>,
     seen: Option<Storage>,
     answers: BTreeMap<u64, oneshot::Sender<Result<String, String>>>,
     handlers: BTreeMap<u64, oneshot::Sender<i32>>,
@@ -132,7 +133,15 @@ pub fn start(
         is_home: handle.is_home.clone(),
         addresses: Addresses::new(service.instances.clone(), routers),
     };
-    tokio::task::spawn_local(started.run(messages));
+    let task = tokio::task::spawn_local(started.run(messages));
+    let name = service.name.clone();
+    tokio::task::spawn_local(async move {
+        if task.await.is_err_and(|e| e.is_panic()) {
+            // Nobody bounds its resource any more. Without this process it is nobody's, and the peer takes over.
+            error!("service {name}: an invariant is violated: the daemon ends");
+            std::process::exit(70);
+        }
+    });
     Ok(handle)
 }
 
@@ -165,7 +174,13 @@ impl Starting {
         };
         let config = running.config();
         self.warn_of_fencing(&config);
-        let mut task = self.task(&config.host, &config.peer_host);
+        let obstacle = (self.store.is_some() && config.net.protocol != Protocol::C).then(|| {
+            format!(
+                "resource {}: protocol {} may lose what was acknowledged; use C",
+                config.name, config.net.protocol
+            )
+        });
+        let mut task = self.task(&config.host, &config.peer_host, obstacle);
         drop(running);
         task.run(messages).await;
     }
@@ -199,7 +214,7 @@ impl Starting {
         }
     }
 
-    fn task(self, me: &str, peer: &str) -> Task {
+    fn task(self, me: &str, peer: &str, obstacle: Option<String>) -> Task {
         let s = &self.service;
         debug_assert!(!self.host.is_empty());
         let first = StepPlan {
@@ -231,7 +246,12 @@ impl Starting {
             address_lifetime: ADDRESS_LIFETIME,
             steps: std::iter::once(first).chain(middle).chain([last]).collect(),
             incarnation: incarnation(),
+            obstacle,
         };
+        let (grants, to_core) = mpsc::unbounded_channel();
+        let core =
+            Core { resource: s.resource.clone(), resources: self.resources.clone(), own: self.own.clone() };
+        tokio::task::spawn_local(core.take_grants(to_core));
         Task {
             name: s.name.clone(),
             resource: s.resource.clone(),
@@ -242,11 +262,31 @@ impl Starting {
             own: self.own,
             is_home: self.is_home,
             addresses: self.addresses,
+            grants,
             seen: None,
             answers: BTreeMap::new(),
             handlers: BTreeMap::new(),
             running: BTreeMap::new(),
             keys: 0,
+        }
+    }
+}
+
+/// Where grants go.
+struct Core {
+    resource: String,
+    resources: Rc<Resources>,
+    own: mpsc::UnboundedSender<Message>,
+}
+
+impl Core {
+    async fn take_grants(self, mut grants: mpsc::UnboundedReceiver<(u64, Option<Authority>)>) {
+        while let Some((number, authority)) = grants.recv().await {
+            let Some(running) = self.resources.get(&self.resource) else { continue };
+            let done = running.command(Command::SetAuthority(authority), "authority", None).await;
+            if done.exit_code == 0 {
+                let _ = self.own.send(Message::Event(Event::GrantTaken(number)));
+            }
         }
     }
 }
@@ -371,18 +411,12 @@ impl Task {
     }
 
     fn grant(&self, number: u64, grant: Grant) {
-        let Some(running) = self.resources.get(&self.resource) else { return };
         let authority = match grant {
             Grant::Unbounded => None,
             Grant::Until(until, by_peer) => Some(Authority { until, by_peer }),
         };
-        let own = self.own.clone();
-        tokio::task::spawn_local(async move {
-            let done = running.command(Command::SetAuthority(authority), "authority", None).await;
-            if done.exit_code == 0 {
-                let _ = own.send(Message::Event(Event::GrantTaken(number)));
-            }
-        });
+        // One after the other: the core keeps the last one that it gets.
+        let _ = self.grants.send((number, authority));
     }
 
     fn ask(&self, ask: Ask) {
@@ -407,6 +441,10 @@ impl Task {
             let running = resources.get(&name);
             let result = match (running, step) {
                 (None, _) if is_first && attempt.verb != Verb::Start => Ok(()),
+                // Its thread has ended, and with it whatever it served.
+                (Some(running), _) if is_first && attempt.verb != Verb::Start && !running.is_alive() => {
+                    Ok(())
+                }
                 (None, _) if is_first => Err("the resource is not up".into()),
                 (Some(running), _) if is_first => change_role(&running, attempt.verb).await,
                 (running, Some(step)) => {
@@ -492,6 +530,7 @@ fn storage(r: &ResourceSnapshot) -> Storage {
         peer_disk: worst(|s| s.pdsk),
         frozen: r.role == Role::Primary && r.suspended(),
         peer_word_at: r.peer_word_at_ns.map(Instant),
+        linked: r.connection >= ConnState::WFReportParams,
         connections: r.connections,
         parted,
     }
