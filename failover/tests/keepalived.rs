@@ -336,3 +336,29 @@ fn ours_that_disagrees_with_keepalived_stays_backup_and_says_so() {
     std::thread::sleep(2 * S);
     assert!(!watch.has(2), "two masters");
 }
+
+/// Interfaces that come and go elsewhere on the machine keep the kernel's network configuration locked most of the time.
+fn busy(kinds: (Kind, Kind)) {
+    let segment = Segment::new(2);
+    let watch = Watch::new(&segment, VIP);
+    let _pair = pair(&segment, &watch, kinds, (&with(101).text(), &with(100).text()));
+    let at = Instant::now();
+    while at.elapsed() < 6 * S {
+        let elsewhere = support::Namespace::new();
+        let commands: String =
+            (0..150).map(|n| format!("link add d{n} type veth peer name e{n}\nlink set d{n} up\n")).collect();
+        let file = segment.file(9);
+        std::fs::write(&file, commands).unwrap();
+        elsewhere.ip(&["-batch", file.to_str().unwrap()]);
+    }
+    let moves = watch.seen().iter().filter(|seen| seen.at > at).count();
+    println!("a busy kernel: the address of {:?} came or went {moves} times", kinds.0);
+    std::thread::sleep(2 * S);
+    assert!(watch.has(1) && !watch.has(2), "it stays there, or is back there");
+    assert!(moves <= 4, "it moves all the time");
+}
+
+#[test]
+fn a_busy_kernel_does_not_move_the_address_of_ours() {
+    busy((Ours, Keepalived));
+}

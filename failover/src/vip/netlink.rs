@@ -13,6 +13,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::AsyncSocket;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 mod address;
@@ -129,7 +130,16 @@ impl NetlinkError {
 /// The kernel's tables of one network namespace.
 pub struct Netlink {
     handle: rtnetlink::Handle,
-    connection: JoinHandle<()>,
+    /// Goes on as long as it is not dropped.
+    _connection: Connection,
+}
+
+/// Who writes requests and reads answers.
+enum Connection {
+    /// A task of the runtime that the requests are made in.
+    Task(JoinHandle<()>),
+    /// A thread, which ends when this is gone.
+    Thread(#[allow(dead_code, reason = "it is only dropped")] oneshot::Sender<()>),
 }
 
 impl Netlink {
@@ -138,18 +148,42 @@ impl Netlink {
     /// # Errors
     /// No socket can be had.
     pub fn open() -> Result<Netlink, NetlinkError> {
-        let (mut connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Open)?;
-        // The last message of a dump says too whether the dump was interrupted; an acknowledgement tells "done" from a
-        // connection that has ended.
-        connection.set_forward_done(true);
-        connection.set_forward_ack(true);
-        let socket = connection.socket_mut().socket_mut();
-        // Both only make answers better, and older kernels lack them.
-        let _ = socket.set_ext_ack(true);
-        let _ = socket.set_netlink_get_strict_chk(true);
-        Ok(Netlink { handle, connection: tokio::spawn(connection) })
+        let (connection, handle) = connect()?;
+        Ok(Netlink { handle, _connection: Connection::Task(tokio::spawn(connection)) })
     }
 
+    /// The same with a thread of its own for the socket. The kernel does what it is asked while the request is written, and
+    /// whoever writes stands still as long as anybody on this machine holds the lock of its network configuration.
+    ///
+    /// # Errors
+    /// No thread or no socket can be had.
+    pub fn open_apart() -> Result<Netlink, NetlinkError> {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (ends, ended) = oneshot::channel::<()>();
+        let serve = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(e) => return drop(tell.send(Err(NetlinkError::Open(e)))),
+            };
+            runtime.block_on(async {
+                match connect() {
+                    Ok((connection, handle)) => {
+                        let _ = tell.send(Ok(handle));
+                        tokio::select! {
+                            () = connection => {}
+                            _ = ended => {}
+                        }
+                    }
+                    Err(e) => drop(tell.send(Err(e))),
+                }
+            });
+        };
+        std::thread::Builder::new().name("netlink".to_owned()).spawn(serve).map_err(NetlinkError::Open)?;
+        let closed = || NetlinkError::Closed { what: "open netlink".to_owned() };
+        let handle = told.recv().map_err(|_| closed())??;
+        Ok(Netlink { handle, _connection: Connection::Thread(ends) })
+    }
     /// Has something changed, and waits until it is.
     async fn change(
         &self,
@@ -222,10 +256,26 @@ impl Netlink {
     }
 }
 
-impl Drop for Netlink {
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.connection.abort();
+        if let Connection::Task(task) = self {
+            task.abort();
+        }
     }
+}
+
+/// A socket in the network namespace of this thread, and what its requests are made by.
+fn connect() -> Result<(impl Future<Output = ()> + Send + 'static, rtnetlink::Handle), NetlinkError> {
+    let (mut connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Open)?;
+    // The last message of a dump says too whether the dump was interrupted; an acknowledgement tells "done" from a
+    // connection that has ended.
+    connection.set_forward_done(true);
+    connection.set_forward_ack(true);
+    let socket = connection.socket_mut().socket_mut();
+    // Both only make answers better, and older kernels lack them.
+    let _ = socket.set_ext_ack(true);
+    let _ = socket.set_netlink_get_strict_chk(true);
+    Ok((connection, handle))
 }
 
 struct Answer {

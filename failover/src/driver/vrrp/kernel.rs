@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use model::failover::config::{FailoverConfig, VirtualAddress, VirtualRoute, VirtualRule, VrrpInstance};
 use model::time::Instant;
@@ -58,6 +59,15 @@ pub(super) enum Put {
     Failed(String),
 }
 
+/// What has come of adding or renewing.
+pub(super) struct Renewal {
+    pub instance: Name,
+    /// When it was decided on.
+    pub decided: Instant,
+    put: Vec<(VirtualAddress, Instant)>,
+    pub outcome: Put,
+}
+
 /// What became of an address that an instance holds.
 pub(super) enum Lost {
     /// The kernel took it, since nobody has renewed it.
@@ -68,7 +78,7 @@ pub(super) enum Lost {
 
 /// The tables.
 pub(super) struct Kernel {
-    netlink: Netlink,
+    netlink: Rc<Netlink>,
     pub(super) links: Links,
     found: Vec<FoundAddress>,
     held: BTreeMap<Name, Held>,
@@ -82,7 +92,7 @@ pub(super) struct Kernel {
 impl Kernel {
     pub(super) fn new(netlink: Netlink) -> Kernel {
         Kernel {
-            netlink,
+            netlink: Rc::new(netlink),
             links: Links::default(),
             found: Vec::new(),
             held: BTreeMap::new(),
@@ -289,35 +299,85 @@ impl Kernel {
 
     /// Adds or renews every address of an instance that was not since `since`, on a decision made at `decided`.
     pub(super) async fn put(&mut self, instance: &Name, since: Instant, decided: Instant) -> Put {
-        let Some(held) = self.held.get_mut(instance) else { return Put::Done };
-        let mut failure = None;
-        for one in held.addresses.iter_mut().filter(|one| !one.abandoned && one.put_at < Some(since)) {
-            // Since the decision this process may have been stopped, or the kernel have been busy.
-            let now = clock::now();
-            if now.saturating_since(decided) > ACT_WITHIN {
-                return Put::Late;
-            }
-            let interface = one.config.interface.as_ref();
-            let result = match self.links.index(interface) {
-                Some(link) => {
-                    let wanted = plan::address_of(&one.config, link, held.lifetime);
-                    self.netlink.put_address(&wanted.address).await.map_err(|e| e.to_string())
-                }
-                None => Err(format!("there is no interface {}", interface.map_or("", String::as_str))),
-            };
-            match result {
-                Ok(()) => one.put_at = Some(now),
-                Err(e) => failure = failure.or(Some(e)),
+        let renewal = self.renewal(instance, since, decided).await;
+        self.renewed(&renewal);
+        renewal.outcome
+    }
+
+    /// The same, while other things are done. What comes of it is for [`Kernel::renewed`]; it has to be dropped before an
+    /// address of the instance is removed, or it might come back.
+    pub(super) fn renewal(
+        &self,
+        instance: &Name,
+        since: Instant,
+        decided: Instant,
+    ) -> impl Future<Output = Renewal> + 'static {
+        let (instance, netlink) = (instance.clone(), self.netlink.clone());
+        let mut wanted = Vec::new();
+        if let Some(held) = self.held.get(&instance) {
+            for one in held.addresses.iter().filter(|one| !one.abandoned && one.put_at < Some(since)) {
+                let interface = one.config.interface.as_ref();
+                let address = self
+                    .links
+                    .index(interface)
+                    .map(|link| plan::address_of(&one.config, link, held.lifetime).address);
+                wanted.push((one.config.clone(), address));
             }
         }
-        if held.trouble != failure {
-            match &failure {
+        async move {
+            let (mut put, mut failure) = (Vec::new(), None);
+            for (config, address) in wanted {
+                // Since the decision this process may have been stopped, or the kernel have been busy.
+                let now = clock::now();
+                if now.saturating_since(decided) > ACT_WITHIN {
+                    return Renewal { instance, decided, put, outcome: Put::Late };
+                }
+                let result = match address {
+                    Some(address) => netlink.put_address(&address).await.map_err(|e| e.to_string()),
+                    None => Err(format!(
+                        "there is no interface {}",
+                        config.interface.as_deref().unwrap_or_default()
+                    )),
+                };
+                match result {
+                    Ok(()) => put.push((config, now)),
+                    Err(e) => failure = failure.or(Some(e)),
+                }
+            }
+            Renewal { instance, decided, put, outcome: failure.map_or(Put::Done, Put::Failed) }
+        }
+    }
+
+    /// Remembers what has come of a renewal.
+    pub(super) fn renewed(&mut self, renewal: &Renewal) {
+        let instance = &renewal.instance;
+        let Some(held) = self.held.get_mut(instance) else { return };
+        for (config, at) in &renewal.put {
+            if let Some(one) = held.addresses.iter_mut().find(|one| one.config == *config) {
+                one.put_at = Some(*at);
+            }
+        }
+        let failure = match &renewal.outcome {
+            Put::Done => None,
+            Put::Failed(why) => Some(why),
+            Put::Late => return,
+        };
+        if held.trouble.as_ref() != failure {
+            match failure {
                 Some(text) => tracing::error!("vrrp_instance {instance}: {text}"),
                 None => tracing::info!("vrrp_instance {instance}: its addresses are there again"),
             }
-            held.trouble.clone_from(&failure);
+            held.trouble = failure.cloned();
         }
-        failure.map_or(Put::Done, Put::Failed)
+    }
+
+    /// Takes the addresses of an instance away until they are renewed.
+    pub(super) async fn withdraw(&mut self, instance: &Name) {
+        // Nobody else has taken them.
+        let held = self.held.get_mut(instance).into_iter().flat_map(|held| &mut held.addresses);
+        held.for_each(|one| one.put_at = None);
+        let addresses = self.addresses_held(instance);
+        self.take(instance, &addresses).await;
     }
 
     /// Removes addresses, held or not.
@@ -325,6 +385,10 @@ impl Kernel {
         if let Some(held) = self.held.get_mut(instance) {
             held.addresses.retain(|one| !addresses.contains(&one.config));
         }
+        self.take(instance, addresses).await;
+    }
+
+    async fn take(&self, instance: &Name, addresses: &[VirtualAddress]) {
         // The last one first: the first one of a subnet may take the others with it.
         for address in addresses.iter().rev() {
             let Some(link) = self.links.index(address.interface.as_ref()) else { continue };

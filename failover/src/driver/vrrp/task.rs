@@ -7,8 +7,9 @@ use std::time::Duration;
 use model::failover::config::FailoverConfig;
 use model::time::Instant;
 use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
 
-use super::kernel::{Kernel, Lost, Put};
+use super::kernel::{Kernel, Lost, Put, Renewal};
 use super::notify::Notifier;
 use super::sockets::{Packet, Sockets};
 use super::speaker::Speaker;
@@ -34,6 +35,8 @@ pub(super) struct Task {
     config: FailoverConfig,
     bound: BTreeSet<Name>,
     bound_lifetime: Lifetime,
+    /// The same: for how long a renewal is good that is decided on now.
+    renewal_is_good_for: Duration,
     kernel: Kernel,
     monitor: Monitor,
     sockets: Sockets,
@@ -48,6 +51,9 @@ pub(super) struct Task {
     status: watch::Sender<VrrpStatus>,
     /// Free instances that hold addresses are looked at then.
     renew_at: Instant,
+    /// Renewals on their way to the kernel: adverts do not wait until it has time.
+    renewals: JoinSet<Renewal>,
+    renewing: BTreeMap<Name, AbortHandle>,
     /// What the machine was told of each interface.
     interfaces: BTreeMap<String, Interface>,
     told: Told,
@@ -67,6 +73,7 @@ enum Happened {
     Monitor(Result<MonitorEvent, NetlinkError>),
     Packet(Packet),
     Result(Option<TrackerResult>),
+    Renewal(Option<Result<Renewal, tokio::task::JoinError>>),
     Time,
 }
 
@@ -79,7 +86,7 @@ impl Task {
         let VrrpSettings { config, bound, address_lifetime } = settings;
         let bound_lifetime = lifetime(address_lifetime).ok_or(DriverError::Lifetime(address_lifetime))?;
         let mut monitor = Monitor::open()?;
-        let mut kernel = Kernel::new(Netlink::open()?);
+        let mut kernel = Kernel::new(Netlink::open_apart()?);
         kernel.read().await?;
         kernel.configure(&config);
         kernel.remove_leftovers(&config).await?;
@@ -102,6 +109,7 @@ impl Task {
             config,
             bound: BTreeSet::new(),
             bound_lifetime,
+            renewal_is_good_for: address_lifetime,
             kernel,
             monitor,
             sockets,
@@ -114,6 +122,8 @@ impl Task {
             notices,
             status,
             renew_at: now + RENEW_EVERY,
+            renewals: JoinSet::new(),
+            renewing: BTreeMap::new(),
             interfaces: interfaces.into_iter().map(|i| (i.name.clone(), i)).collect(),
             told: Told::default(),
             refused: BTreeMap::new(),
@@ -138,6 +148,9 @@ impl Task {
                     event = self.monitor.next() => Happened::Monitor(event),
                     packet = self.sockets.receive() => Happened::Packet(packet),
                     () = tokio::time::sleep(left) => Happened::Time,
+                    renewal = self.renewals.join_next(), if !self.renewals.is_empty() => {
+                        Happened::Renewal(renewal)
+                    }
                     result = self.results.1.recv() => Happened::Result(result),
                 }
             };
@@ -156,7 +169,9 @@ impl Task {
                     self.handle(Event::Packet { interface: &interface, ip: &ip, payload: &payload });
                 }
                 Happened::Result(Some(result)) => self.handle(Event::Tracker(&result)),
-                Happened::Result(None) => {}
+                Happened::Renewal(Some(Ok(renewal))) => self.renewed(renewal).await,
+                // It was given up.
+                Happened::Result(None) | Happened::Renewal(_) => {}
                 Happened::Time => self.time().await,
             }
             self.settle().await;
@@ -176,8 +191,8 @@ impl Task {
         if now >= self.renew_at {
             self.renew_at = now + RENEW_EVERY;
             for instance in self.kernel.holders() {
-                if !self.bound.contains(&instance) {
-                    self.put_free(&instance, now, now).await;
+                if !self.bound.contains(&instance) && self.is_master(&instance) {
+                    self.renew(&instance, now, now);
                 }
             }
         }
@@ -243,6 +258,9 @@ impl Task {
             | Action::AddRules { .. }
             | Action::StartAnnouncing { .. } => {}
             Action::RemoveAddresses { instance, addresses } => {
+                if let Some(renewing) = self.renewing.remove(&instance) {
+                    renewing.abort();
+                }
                 self.kernel.remove_addresses(&instance, &addresses).await;
             }
             Action::RemoveRoutes { instance, routes } => self.kernel.remove_routes(&instance, &routes).await,
@@ -369,15 +387,44 @@ impl Task {
             if !self.is_master(&name) || !self.bound.contains(&name) {
                 continue;
             }
-            match self.kernel.put(&name, at, at).await {
-                Put::Done => self.kernel.restore_ways(&name).await,
-                Put::Late => {
-                    tracing::warn!(
-                        "vrrp_instance {name}: a renewal came too late; its addresses may end by themselves"
-                    );
+            self.renew(&name, at, at);
+        }
+    }
+
+    /// Begins to renew what an instance holds; nothing, if that is on its way already.
+    fn renew(&mut self, instance: &Name, since: Instant, decided: Instant) {
+        if self.renewing.get(instance).is_none_or(AbortHandle::is_finished) {
+            let renewal = self.kernel.renewal(instance, since, decided);
+            self.renewing.insert(instance.clone(), self.renewals.spawn_local(renewal));
+        }
+    }
+
+    async fn renewed(&mut self, renewal: Renewal) {
+        let Renewal { instance, decided, .. } = &renewal;
+        self.kernel.renewed(&renewal);
+        if !self.bound.contains(instance) {
+            if renewal.outcome == Put::Late {
+                self.handle(Event::Tick);
+                self.settle().await;
+                if self.is_master(instance) {
+                    self.renew(instance, *decided, clock::now());
                 }
-                Put::Failed(_) => {}
             }
+            return;
+        }
+        if !self.is_master(instance) {
+            return;
+        }
+        if clock::now().saturating_since(*decided) > self.renewal_is_good_for {
+            tracing::warn!("vrrp_instance {instance}: a renewal took so long that it is taken back");
+            return self.kernel.withdraw(instance).await;
+        }
+        match renewal.outcome {
+            Put::Done => self.kernel.restore_ways(instance).await,
+            Put::Late => tracing::warn!(
+                "vrrp_instance {instance}: a renewal came too late; its addresses may end by themselves"
+            ),
+            Put::Failed(_) => {}
         }
     }
 
