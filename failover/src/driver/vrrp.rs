@@ -112,7 +112,7 @@ pub enum DriverError {
 /// A command, and when it was decided on.
 type Decided = (Instant, Command);
 
-/// A running driver. Dropping it stops the driver as [`Command::Stop`] does.
+/// A running driver. When it and all its [`VrrpCommander`]s are dropped, the driver stops as with [`Command::Stop`].
 #[derive(Debug)]
 pub struct VrrpHandle {
     commands: mpsc::UnboundedSender<Decided>,

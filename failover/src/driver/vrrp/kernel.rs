@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use model::failover::config::{FailoverConfig, VirtualAddress, VirtualRoute, VirtualRule, VrrpInstance};
+use model::failover::config::{
+    FailoverConfig, TrackTarget, Tracker, VirtualAddress, VirtualRoute, VirtualRule, VrrpInstance,
+};
 use model::time::Instant;
 
 use super::ACT_WITHIN;
@@ -84,6 +86,8 @@ pub(super) struct Kernel {
     held: BTreeMap<Name, Held>,
     /// Every address of the configuration with its interface and prefix: none of them is anybody's own.
     virtual_addresses: BTreeSet<(String, IpAddr, u8)>,
+    /// Every interface that the configuration names. There may be thousands of others on the machine.
+    names: BTreeSet<String>,
     /// Every rule of the configuration as the kernel gets it.
     rules: Vec<(Name, VirtualRule, RuleSpec)>,
     macvlans: Vec<MacvlanSpec>,
@@ -97,6 +101,7 @@ impl Kernel {
             found: Vec::new(),
             held: BTreeMap::new(),
             virtual_addresses: BTreeSet::new(),
+            names: BTreeSet::new(),
             rules: Vec::new(),
             macvlans: Vec::new(),
         }
@@ -118,6 +123,10 @@ impl Kernel {
             Some((a.interface?, a.address, prefix_len))
         };
         self.virtual_addresses = addresses.filter_map(key).collect();
+        self.names = self.virtual_addresses.iter().map(|(interface, _, _)| interface.clone()).collect();
+        self.names.extend(config.instances.iter().flat_map(interfaces_of));
+        let of_groups = config.sync_groups.iter().flat_map(|group| &group.trackers);
+        self.names.extend(of_groups.filter_map(tracked_interface));
         let all = || config.instances.iter().flat_map(|i| &i.rules);
         let specs = (plan::rules_of(all(), Family::V4), plan::rules_of(all(), Family::V6));
         let mut specs = specs.0.into_iter().zip(specs.1);
@@ -216,7 +225,28 @@ impl Kernel {
                 _ => None,
             },
         };
-        self.links.0.values().map(interface).collect()
+        self.links.0.values().filter(|link| self.names.contains(&link.name)).map(interface).collect()
+    }
+
+    /// Whether something has happened to an interface that the configuration names. One that gets another name is none of
+    /// them any more, or becomes one.
+    pub(super) fn concerns(&self, event: &MonitorEvent) -> bool {
+        let is_named = |link: &Link| self.names.contains(&link.name);
+        match event {
+            MonitorEvent::Link { now, before } => is_named(now) || before.as_ref().is_some_and(is_named),
+            MonitorEvent::LinkGone(link) => is_named(link),
+            MonitorEvent::Address(found) | MonitorEvent::AddressGone(found) => {
+                self.links.0.get(&found.address.link).is_none_or(is_named)
+            }
+            MonitorEvent::Missed => true,
+        }
+    }
+
+    /// Takes what [does not concern](Kernel::concerns) anybody.
+    pub(super) fn learn(&mut self, event: MonitorEvent) {
+        if self.changed(event).is_some() {
+            tracing::debug!("an address was lost on an interface that nobody names");
+        }
     }
 
     fn is_virtual(&self, found: &FoundAddress) -> bool {
@@ -316,12 +346,7 @@ impl Kernel {
         let mut wanted = Vec::new();
         if let Some(held) = self.held.get(&instance) {
             for one in held.addresses.iter().filter(|one| !one.abandoned && one.put_at < Some(since)) {
-                let interface = one.config.interface.as_ref();
-                let address = self
-                    .links
-                    .index(interface)
-                    .map(|link| plan::address_of(&one.config, link, held.lifetime).address);
-                wanted.push((one.config.clone(), address));
+                wanted.push((one.config.clone(), self.wanted(&one.config, held.lifetime)));
             }
         }
         async move {
@@ -346,6 +371,15 @@ impl Kernel {
             }
             Renewal { instance, decided, put, outcome: failure.map_or(Put::Done, Put::Failed) }
         }
+    }
+
+    fn wanted(&self, config: &VirtualAddress, lifetime: Lifetime) -> Option<InterfaceAddress> {
+        let link = self.links.index(config.interface.as_ref())?;
+        let mut address = plan::address_of(config, link, lifetime).address;
+        // A master that was killed still has the address, and its kernel would object for it: duplicate address detection
+        // would leave the address unusable on the new one.
+        address.options.no_dad |= address.local.is_ipv6();
+        Some(address)
     }
 
     /// Remembers what has come of a renewal.
@@ -503,6 +537,24 @@ fn addresses_of(instance: &VrrpInstance) -> Vec<VirtualAddress> {
         address.interface.get_or_insert_with(|| usual.clone());
     }
     addresses
+}
+
+/// The interfaces that an instance needs besides those of its addresses.
+fn interfaces_of(instance: &VrrpInstance) -> Vec<String> {
+    let routes = instance.routes.iter().filter_map(|route| route.interface.clone());
+    let macvlan = instance.virtual_mac.iter().map(|mac| mac.name.clone());
+    let tracked = instance.trackers.iter().filter_map(tracked_interface);
+    [instance.interface.clone()].into_iter().chain(routes).chain(macvlan).chain(tracked).collect()
+}
+
+fn tracked_interface(tracker: &Tracker) -> Option<String> {
+    match &tracker.target {
+        TrackTarget::Interface(name) => Some(name.clone()),
+        TrackTarget::Script(_)
+        | TrackTarget::File(_)
+        | TrackTarget::Process(_)
+        | TrackTarget::Resource(_) => None,
+    }
 }
 
 fn is_same(a: &InterfaceAddress, b: &InterfaceAddress) -> bool {

@@ -25,9 +25,9 @@ use crate::vrrp::{
     Transition, Vrrp, VrrpStatus, Who,
 };
 
-/// So many packets are taken in a row before timers have their turn. They come first so that a Backup that was a little late
-/// hears what has come meanwhile before it believes that nothing has.
-const PACKETS_IN_A_ROW: u32 = 64;
+/// So many packets and events are taken in a row before timers have their turn. They come first so that a Backup that was a
+/// little late hears what has come meanwhile before it believes that nothing has.
+const EVENTS_IN_A_ROW: u32 = 64;
 
 /// The driver.
 pub(super) struct Task {
@@ -135,11 +135,11 @@ impl Task {
     }
 
     pub(super) async fn run(mut self) {
-        let mut packets = 0;
+        let mut in_a_row = 0;
         loop {
             let deadline = self.deadline();
             let left = deadline.saturating_since(clock::now());
-            let happened = if packets >= PACKETS_IN_A_ROW && left.is_zero() {
+            let happened = if in_a_row >= EVENTS_IN_A_ROW && left.is_zero() {
                 Happened::Time
             } else {
                 tokio::select! {
@@ -154,7 +154,7 @@ impl Task {
                     result = self.results.1.recv() => Happened::Result(result),
                 }
             };
-            packets = if matches!(happened, Happened::Packet(_)) { packets + 1 } else { 0 };
+            in_a_row = if matches!(happened, Happened::Time) { 0 } else { in_a_row + 1 };
             match happened {
                 Happened::Command(Some((at, Command::Stop(answer)))) => {
                     tracing::debug!("told to stop {:?} ago", clock::now().saturating_since(at));
@@ -234,10 +234,12 @@ impl Task {
                 let is_bound = self.bound.contains(&instance);
                 let lifetime = if is_bound { self.bound_lifetime } else { free_lifetime() };
                 self.kernel.hold(&instance, &addresses, lifetime);
+                // What is there already stays as it is: only a renewal renews.
+                let never = Instant::default();
                 if is_bound {
-                    self.put_bound(&instance, decided).await;
+                    self.put_bound(&instance, never, decided).await;
                 } else {
-                    self.put_free(&instance, decided, decided).await;
+                    self.put_free(&instance, never, decided).await;
                 }
             }
             Action::AddRoutes { instance, routes } if self.is_master(&instance) => {
@@ -309,8 +311,8 @@ impl Task {
         }
     }
 
-    async fn put_bound(&mut self, instance: &Name, decided: Instant) {
-        let why = match self.kernel.put(instance, decided, decided).await {
+    async fn put_bound(&mut self, instance: &Name, since: Instant, decided: Instant) {
+        let why = match self.kernel.put(instance, since, decided).await {
             Put::Done => return,
             Put::Late => "too much time has gone by since that was decided".to_owned(),
             Put::Failed(why) => why,
@@ -436,6 +438,7 @@ impl Task {
         self.kernel.configure(&config);
         let policy = policy(&config);
         self.notifier.configure(&config, policy.clone());
+        self.interfaces_changed();
         self.handle(Event::Reload { config: &config, bound });
         self.learn_bound();
         self.settle().await;
@@ -459,6 +462,9 @@ impl Task {
         match event {
             Ok(MonitorEvent::Missed) => self.read_again().await,
             Ok(event) => {
+                if !self.kernel.concerns(&event) {
+                    return self.kernel.learn(event);
+                }
                 let is_link = matches!(event, MonitorEvent::Link { .. } | MonitorEvent::LinkGone(_));
                 let lost = self.kernel.changed(event);
                 if is_link {
@@ -529,7 +535,9 @@ impl Task {
     fn interfaces_changed(&mut self) {
         let now: BTreeMap<String, Interface> =
             self.kernel.interfaces().into_iter().map(|i| (i.name.clone(), i)).collect();
-        let gone = self.interfaces.keys().filter(|name| !now.contains_key(*name));
+        // One that only the configuration has forgotten is still there.
+        let is_gone = |name: &&String| !now.contains_key(*name) && self.kernel.links.by_name(name).is_none();
+        let gone = self.interfaces.keys().filter(is_gone);
         let gone = gone.map(|name| Interface { name: name.clone(), is_up: false, ipv4: None, ipv6: None });
         let changed = now.values().filter(|i| self.interfaces.get(&i.name) != Some(i)).cloned();
         let all: Vec<Interface> = gone.chain(changed).collect();
