@@ -11,7 +11,7 @@ use std::path::PathBuf;
 pub use router::{Kind, Router};
 pub use watch::Watch;
 
-use crate::support::Namespace;
+use crate::support::{Namespace, wait_for_carrier};
 
 /// The virtual address of most tests.
 pub const VIP: &str = "10.77.0.100";
@@ -40,6 +40,7 @@ impl Segment {
             node.ip(&["addr", "add", &format!("10.77.0.{number}/24"), "brd", "+", "dev", "eth0"]);
             node.ip(&["link", "set", "eth0", "up"]);
         }
+        nodes.iter().for_each(wait_for_carrier);
         Segment { nodes, switch, directory: tempfile::tempdir().unwrap() }
     }
 

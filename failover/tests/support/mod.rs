@@ -83,6 +83,16 @@ pub fn connect(a: &Namespace, b: &Namespace) {
         let v6 = format!("fe80::ff:fe00:{number}/64");
         namespace.ip(&["addr", "add", &v6, "dev", "eth0", "scope", "link", "nodad"]);
     }
+    [a, b].into_iter().for_each(wait_for_carrier);
+}
+
+/// The kernel tells of a carrier when it has the time.
+pub fn wait_for_carrier(namespace: &Namespace) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !namespace.ip(&["-o", "link", "show", "dev", "eth0"]).contains("state UP") {
+        assert!(Instant::now() < end, "the cable has a carrier");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn ip(arguments: &[&str]) -> String {
