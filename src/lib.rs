@@ -5,7 +5,6 @@
 const _: () = assert!(!replicator::PLANTED_BUGS, "the core was compiled with the feature planted-bugs");
 
 pub mod cli;
-mod clock;
 pub mod config_files;
 pub mod daemon;
 pub mod dataplane;

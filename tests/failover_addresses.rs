@@ -7,8 +7,9 @@
 mod etcd;
 #[path = "support/pair.rs"]
 mod pair;
+#[path = "support/service.rs"]
+mod service;
 
-use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
@@ -16,9 +17,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use etcd::Etcd;
-use pair::{Options, Pair};
+use pair::Pair;
+use service::{LIMIT, Place, in_sync, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const ADDRESS: &str = "10.88.0.100";
 
 fn sh(script: &str) {
@@ -103,67 +104,29 @@ impl Lab {
     fn new(dir: &Path) -> Lab {
         let segment = Segment::new();
         let etcd = Etcd::start(dir, Some((&segment.name("3"), Ipv4Addr::new(10, 88, 0, 3))));
-        let binary = Path::new(env!("CARGO_BIN_EXE_lockstep"));
-        let b = binary.display();
-        let sections =
-            format!("handlers {{ fence-peer \"{b} fence-peer\"; unfence-peer \"{b} unfence-peer\"; }}");
-        let options = Options {
-            disk_bytes: 16 << 20,
-            net: "ping-timeout 2; connect-int 1; ping-int 1; timeout 9;",
-            disk: "fencing resource-and-stonith;",
-            sections: &sections,
+        let place = Place {
             addresses: ["10.89.0.1:7788".into(), "10.89.0.2:7788".into()],
             netns: [Some(segment.name("1")), Some(segment.name("2"))],
-            prewritten: false,
+            net: "ping-timeout 2; connect-int 1; ping-int 1; timeout 9;",
         };
-        let mut pair = Pair::create(binary, &dir.join("pair"), &options);
-        let file = pair.dir.join("failover.conf");
-        let text = format!(
-            "global_defs {{\n lease_store {}\n lease_ttl 0.6\n}}\nvrrp_instance VI_1 {{\n version 3\n interface eth0\n \
-             virtual_router_id 51\n priority 100\n advert_int 0.1\n virtual_ipaddress {{\n  {ADDRESS}/24\n }}\n}}\n\
-             service db {{\n resource r0\n vrrp_instance VI_1\n}}\n",
-            etcd.url
-        );
-        fs::write(&file, text).unwrap();
-        let toml = format!("[failover]\nconfig = \"{}\"\n", file.display());
-        fs::write(pair.dir.join("lockstep.toml"), toml).unwrap();
-        for i in 0..2 {
-            pair.start(i);
-            pair.ok(i, &["up", "r0"]);
-        }
-        pair.ok(0, &["wait-connect", "r0"]);
-        pair.ok(0, &["new-current-uuid", "--clear-bitmap", "r0/0"]);
+        let blocks = |_: &Path| {
+            format!(
+                "vrrp_instance VI_1 {{\n version 3\n interface eth0\n virtual_router_id 51\n priority 100\n \
+                 advert_int 0.1\n virtual_ipaddress {{\n  {ADDRESS}/24\n }}\n}}\n\
+                 service db {{\n resource r0\n vrrp_instance VI_1\n}}\n"
+            )
+        };
+        let pair = service::pair(dir, &etcd, place, "0.6", blocks);
         Lab { pair, _etcd: etcd, segment }
     }
 
     fn home(&self) -> usize {
-        let begun = Instant::now();
-        loop {
-            if let Some(i) = (0..2).find(|i| self.segment.has_address(*i)) {
-                return i;
-            }
-            let both = [0, 1].map(|i| self.status(i));
-            assert!(begun.elapsed() < LIMIT, "it finds a home: {both:?}");
-            sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn status(&self, i: usize) -> String {
-        let o = self.pair.run(i, &["failover", "status"]);
-        String::from_utf8_lossy(&o.stdout).into_owned()
-    }
-
-    fn in_sync(&self) {
-        let begun = Instant::now();
-        let good = |i| {
-            let o = self.pair.run(i, &["dstate", "r0"]);
-            String::from_utf8_lossy(&o.stdout).trim() == "UpToDate/UpToDate"
-        };
-        while !(0..2).all(good) {
-            let both = [0, 1].map(|i| self.status(i));
-            assert!(begun.elapsed() < LIMIT, "both copies are good: {both:?}");
-            sleep(Duration::from_millis(50));
-        }
+        let mut found = None;
+        wait_until(&self.pair, "it finds a home", || {
+            found = (0..2).find(|i| self.segment.has_address(*i));
+            found.is_some()
+        });
+        found.unwrap()
     }
 }
 
@@ -172,19 +135,19 @@ fn the_address_is_where_the_service_is_and_nowhere_else() {
     let dir = tempfile::tempdir().unwrap();
     let mut lab = Lab::new(dir.path());
     let first = lab.home();
-    lab.in_sync();
+    in_sync(&lab.pair);
     lab.pair.ok(first, &["failover", "switch", "db"]);
     let other = 1 - first;
     println!("switch: {:.3} s to the address", lab.segment.address_comes_to(other).as_secs_f64());
 
-    lab.in_sync();
+    in_sync(&lab.pair);
     lab.pair.kill(other);
     let took = lab.segment.address_comes_to(first);
     println!("SIGKILL: {:.3} s to the address", took.as_secs_f64());
 
     lab.pair.start(other);
     lab.pair.ok(other, &["up", "r0"]);
-    lab.in_sync();
+    in_sync(&lab.pair);
     // A home that stands still, and wakes up.
     sleep(Duration::from_secs(1));
     lab.pair.signal(first, "STOP");
@@ -197,6 +160,6 @@ fn the_address_is_where_the_service_is_and_nowhere_else() {
         assert!(!lab.segment.has_address(first), "its time is over");
         sleep(Duration::from_millis(5));
     }
-    lab.in_sync();
+    in_sync(&lab.pair);
     assert!(lab.segment.has_address(other) && !lab.segment.has_address(first));
 }

@@ -8,9 +8,10 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
+use failover::vip::announce::virtual_mac;
 use failover::vip::netlink::{
     AddressOptions, Family, InterfaceAddress, Lifetime, LinkIndex, MAIN_TABLE, MacvlanSpec, Monitor,
-    MonitorEvent, Netlink, NetlinkError, RouteSpec, RuleSpec, virtual_router_mac,
+    MonitorEvent, Netlink, NetlinkError, RouteSpec, RuleSpec,
 };
 use failover::vip::plan::{Reason, Tables, WantedAddress, plan};
 use model::failover::config::RouteKind;
@@ -300,13 +301,12 @@ fn ip_shows_routes_and_rules_of_keepalived() {
 fn a_virtual_router_has_an_interface_of_its_own() {
     run(async || {
         let (a, _b, netlink, eth0) = start().await;
-        let v4 = MacvlanSpec { name: "vrrp.51".into(), lower: eth0, mac: virtual_router_mac(Family::V4, 51) };
-        let v6 =
-            MacvlanSpec { name: "vrrp6.51".into(), lower: eth0, mac: virtual_router_mac(Family::V6, 51) };
+        let v4 = MacvlanSpec { name: "vrrp.51".into(), lower: eth0, mac: virtual_mac(51, false) };
+        let v6 = MacvlanSpec { name: "vrrp6.51".into(), lower: eth0, mac: virtual_mac(51, true) };
         let link = netlink.make_macvlan(&v4).await.unwrap();
         assert!(link.up);
         assert_eq!(netlink.make_macvlan(&v4).await.unwrap().index, link.index, "taken over");
-        let other_mac = MacvlanSpec { mac: virtual_router_mac(Family::V4, 52), ..v4.clone() };
+        let other_mac = MacvlanSpec { mac: virtual_mac(52, false), ..v4.clone() };
         assert!(matches!(netlink.make_macvlan(&other_mac).await, Err(NetlinkError::InTheWay { .. })));
         assert!(matches!(netlink.remove_macvlan(&other_mac).await, Err(NetlinkError::InTheWay { .. })));
         netlink.make_macvlan(&v6).await.unwrap();

@@ -8,7 +8,8 @@ use std::io::Read;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use failover::vip::netlink::{Family, Link, MacvlanSpec, Netlink, virtual_router_mac};
+use failover::vip::announce::virtual_mac;
+use failover::vip::netlink::{Family, Link, MacvlanSpec, Netlink};
 use failover::vrrp::socket::{FrameSocket, MULTICAST_TTL, Received, SocketSpec, VrrpSocket};
 use socket2::{Domain, Protocol, Socket, Type};
 use support::{Namespace, connect, pair, run};
@@ -249,7 +250,7 @@ fn adverts_leave_by_the_interface_of_the_virtual_router() {
             let wire = Wire::open();
             let receiver = open(&b, spec(family, Some(group))).await;
             a.enter();
-            let (lower, mac) = (eth0(&netlink).await.index, virtual_router_mac(family, 51));
+            let (lower, mac) = (eth0(&netlink).await.index, virtual_mac(51, family == Family::V6));
             let link =
                 netlink.make_macvlan(&MacvlanSpec { name: "vrrp.51".into(), lower, mac }).await.unwrap();
             let mut sender =

@@ -67,7 +67,11 @@ impl Resource {
     /// This node may admit and answer requests now. By a bounded right only together with a good copy of the peer: what it
     /// answered alone would be lost if the peer took its place.
     pub(crate) fn may_serve(&self) -> bool {
-        self.authority.is_none_or(|a| self.now < self.bound(a) && self.is_mirrored())
+        self.has_right(self.now)
+    }
+
+    fn has_right(&self, now: Instant) -> bool {
+        self.authority.is_none_or(|a| now < self.bound(a) && self.is_mirrored())
     }
 
     fn bound(&self, authority: Authority) -> Instant {
@@ -81,8 +85,8 @@ impl Resource {
 
     /// Clients are served, as of `now`.
     pub fn serves(&self, now: Instant) -> bool {
-        let authority = self.authority.is_none_or(|a| now < self.bound(a) && self.is_mirrored());
-        self.role() == Role::Primary && !self.vols.iter().any(|v| v.state.any_susp()) && authority
+        let frozen = self.vols.iter().any(|v| v.state.any_susp());
+        self.role() == Role::Primary && !frozen && self.has_right(now)
     }
 
     /// When the last ping was sent that the peer, connected as Secondary, has answered.

@@ -25,4 +25,5 @@ mod token;
 mod worker;
 pub mod worker_api;
 
+pub(crate) use worker::random_seed;
 pub use worker_api::{HandlerCall, OpenedDisk, WorkerConfig, WorkerHandle};

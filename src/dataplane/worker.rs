@@ -24,7 +24,6 @@ use super::snapshot::Publisher;
 use super::spin::SpinPolicy;
 use super::token::Token;
 use super::worker_api::{HandlerCall, Message, OpenedDisk, Shared, WorkerConfig};
-use crate::clock;
 
 /// Everything the thread owns. The ring comes first: it is dropped first, and with it ends every operation on
 /// what the others own.
@@ -124,7 +123,7 @@ impl Worker {
         let processors = std::thread::available_parallelism().map_or(1, |n| n.get());
         let mut worker = Worker {
             ring,
-            core: Core::new(Resource::new(config.core.clone(), random_seed()?), clock::now()),
+            core: Core::new(Resource::new(config.core.clone(), random_seed()?), failover::driver::now()),
             disks,
             peers: PeerSockets::new(config.own_address, config.peer_address, buffers),
             nbd,
@@ -160,7 +159,7 @@ impl Worker {
     /// is submitted by the wait of the next turn.
     fn turn(&mut self) -> std::io::Result<()> {
         self.wait()?;
-        self.core.now = clock::now();
+        self.core.now = failover::driver::now();
         let mut woken = false;
         for _ in 0..COMPLETIONS_PER_TURN {
             let Some(completion) = self.ring.next_completion() else { break };
@@ -410,8 +409,8 @@ fn switches_of_thread() -> i64 {
     usage.map_or(0, |usage| usage.involuntary_context_switches())
 }
 
-/// Seed of the core's random numbers; data generations must never repeat.
-fn random_seed() -> std::io::Result<[u8; 32]> {
+/// Seed of random numbers: data generations must never repeat, nor what tells two lives of a daemon apart.
+pub(crate) fn random_seed() -> std::io::Result<[u8; 32]> {
     let mut seed = [0; 32];
     std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut seed)?;
     Ok(seed)

@@ -16,6 +16,7 @@ use std::time::Duration;
 use model::time::Instant;
 
 use super::record::{Holder, Record};
+use super::store::Expect;
 
 /// Who takes part.
 #[derive(Clone, Debug)]
@@ -38,19 +39,10 @@ pub enum StoreOp {
     /// Put this in its place.
     Swap {
         /// If it is still so.
-        expected: Expected,
+        expected: Expect,
         /// The new record.
         value: Vec<u8>,
     },
-}
-
-/// What a swap replaces.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Expected {
-    /// Nothing is there.
-    Absent,
-    /// The record at this revision.
-    Revision(i64),
 }
 
 /// A question to the store.
@@ -339,8 +331,8 @@ impl Lease {
             Some(mut record) => {
                 let seen = self.seen.as_ref().expect("a change starts from what was seen");
                 let expected = match seen.record {
-                    None => Expected::Absent,
-                    Some(_) => Expected::Revision(seen.revision),
+                    None => Expect::Absent,
+                    Some(_) => Expect::Revision(seen.revision),
                 };
                 record.changes = record.changes.wrapping_add(1);
                 if record.held_by(&self.cfg.me).is_some() {

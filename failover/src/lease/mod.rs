@@ -10,5 +10,5 @@ pub mod etcd;
 mod http;
 pub mod machine;
 pub mod record;
-#[cfg(feature = "drivers")]
+pub mod register;
 pub mod store;

@@ -24,6 +24,8 @@ mod way;
 
 use model::failover::config::Proof;
 use model::state::{ConnState, DiskState, Role};
+use model::status::ResourceSnapshot;
+use model::status::snapshot::StandAloneCause;
 use model::time::{Duration, Instant};
 
 use crate::lease::machine::{Ask, Lease, LeaseConfig, StoreAnswer};
@@ -91,6 +93,23 @@ pub enum Parted {
     Behind,
     /// Something else about the data, or the roles.
     Refused,
+}
+
+impl Parted {
+    /// As the core publishes it; none: it does not stand alone, or an operator wants that.
+    pub fn of(r: &ResourceSnapshot) -> Option<Parted> {
+        if r.connection != ConnState::StandAlone {
+            return None;
+        }
+        if r.standalone_reason.as_ref().is_some_and(|why| why.contains("SyncTarget, but I am primary")) {
+            return Some(Parted::Behind);
+        }
+        match r.cause() {
+            Some(StandAloneCause::SplitBrain) => Some(Parted::SplitBrain),
+            None | Some(StandAloneCause::Operator) => None,
+            Some(_) => Some(Parted::Refused),
+        }
+    }
 }
 
 /// What a Primary may do.

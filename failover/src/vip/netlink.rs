@@ -26,7 +26,7 @@ mod rule;
 
 pub use address::{AddressOptions, FoundAddress, InterfaceAddress, Lifetime, source_among};
 pub use link::{Link, LinkIndex, LinkKind};
-pub use macvlan::{MacvlanSpec, virtual_router_mac};
+pub use macvlan::MacvlanSpec;
 pub use monitor::{Monitor, MonitorEvent};
 pub use route::{MAIN_TABLE, RouteSpec};
 pub use rule::RuleSpec;

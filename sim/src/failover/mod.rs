@@ -18,11 +18,9 @@ use model::config::settings::Handler;
 use model::failover::config::Proof;
 use model::policy::Fencing;
 use model::state::{ConnState, Role};
-use model::status::snapshot::StandAloneCause;
 use model::time::{Duration, Instant};
 use replicator::{
-    Authority, ClientResult, Command, CommandId, CommandResult, DiskConfig, HandlerRun, NetConfig, Resource,
-    VolIdx,
+    Authority, ClientResult, Command, CommandId, CommandResult, DiskConfig, HandlerRun, NetConfig, VolIdx,
 };
 
 use crate::hooks::FencePeer;
@@ -433,7 +431,9 @@ impl Cluster {
             peer_word_at: core.peer_word_at(),
             linked: s.conn >= ConnState::WFReportParams,
             connections: core.connections(),
-            parted: (s.conn == ConnState::StandAlone).then(|| parted(core, self.w.now)).flatten(),
+            parted: (s.conn == ConnState::StandAlone)
+                .then(|| Parted::of(&core.snapshot(self.w.now)))
+                .flatten(),
         })
     }
 
@@ -579,19 +579,6 @@ fn service(n: usize, rng: &mut Rng, now: Instant, bug: Option<Bug>) -> Service {
         obstacle: None,
     };
     Service::new(settings, now)
-}
-
-/// As a daemon tells it from what its core publishes.
-fn parted(core: &Resource, now: Instant) -> Option<Parted> {
-    let snapshot = core.snapshot(now);
-    if snapshot.standalone_reason.as_deref().is_some_and(|r| r.contains("SyncTarget, but I am primary")) {
-        return Some(Parted::Behind);
-    }
-    match snapshot.cause() {
-        Some(StandAloneCause::SplitBrain) => Some(Parted::SplitBrain),
-        None | Some(StandAloneCause::Operator) => None,
-        Some(_) => Some(Parted::Refused),
-    }
 }
 
 trait PopIfDue {

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
+use failover::driver::now;
 use failover::driver::vrrp::{Command, Notice, VrrpCommander, VrrpHandle, VrrpSettings};
 use failover::service::Event;
 use failover::vrrp::VrrpStatus;
@@ -15,7 +16,6 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::service::{ADDRESS_LIFETIME, Message, ServiceHandle};
-use crate::clock;
 use crate::daemon::resources::Resources;
 
 /// The running routers.
@@ -95,7 +95,7 @@ impl Addresses {
     pub fn grant(&self) -> impl Future<Output = Result<(), String>> + use<> {
         let (instances, commander, held) =
             (self.instances.clone(), self.commander.clone(), self.held.clone());
-        let decided = clock::now();
+        let decided = now();
         async move {
             let Some(commander) = commander else { return Ok(()) };
             for instance in &instances {

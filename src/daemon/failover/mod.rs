@@ -64,13 +64,13 @@ impl Failover {
     ///
     /// # Errors
     /// The lease store's addresses are none; or the sockets and tables of virtual routers cannot be had.
-    pub async fn start(&self, resources: &Rc<Resources>, host: &str) -> anyhow::Result<()> {
+    pub async fn start(&self, resources: &Rc<Resources>) -> anyhow::Result<()> {
         // First of all: what an earlier daemon has left of the addresses goes.
         let routers = addresses::start(&self.config, resources).await?;
         for one in &self.config.services {
             info!(service = one.name, resource = one.resource, "service");
             let commander = routers.as_ref().map(addresses::Routers::commander);
-            let handle = service::start(one, &self.config.globals, resources, host, commander)?;
+            let handle = service::start(one, &self.config.globals, resources, commander)?;
             self.services.borrow_mut().insert(one.name.clone(), handle);
         }
         if let Some(routers) = &routers {

@@ -6,10 +6,11 @@ use std::fmt::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
+use failover::driver::now;
 use failover::driver::vrrp::VrrpCommander;
 use failover::lease::etcd::EtcdStore;
-use failover::lease::machine::{Ask, Expected, StoreAnswer, StoreOp};
-use failover::lease::store::{Expect, StoreError, Swap, Versioned};
+use failover::lease::machine::{Ask, StoreAnswer, StoreOp};
+use failover::lease::store::{StoreError, Swap, Versioned};
 use failover::promote::chain::{Attempt, LossRank, StepPlan, Verb};
 use failover::service::{
     Action, Event, Grant, Order, Parted, Service, ServiceSettings, ServiceStatus, State, Storage,
@@ -19,7 +20,6 @@ use model::failover::config::{Globals, Proof, Step};
 use model::policy::{Fencing, Protocol};
 use model::state::{ConnState, DiskState, Role};
 use model::status::ResourceSnapshot;
-use model::status::snapshot::StandAloneCause;
 use model::time::Instant;
 use replicator::{Authority, Command};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -28,9 +28,9 @@ use tracing::{error, info, warn};
 
 use super::addresses::Addresses;
 use super::steps;
-use crate::clock;
 use crate::daemon::control::Outcome;
 use crate::daemon::resources::{Resources, Running};
+use crate::dataplane::random_seed;
 
 /// Lifetime of an address in the kernel: the shortest that there is (failover 8.7).
 pub const ADDRESS_LIFETIME: Duration = Duration::from_secs(1);
@@ -102,14 +102,15 @@ struct Store {
 /// Starts the task of a service. Must run in a `LocalSet`.
 ///
 /// # Errors
-/// The lease store's addresses are none.
+/// The lease store's addresses are none, or there is no randomness.
 pub fn start(
     service: &model::failover::config::Service,
     globals: &Globals,
     resources: &Rc<Resources>,
-    host: &str,
     routers: Option<VrrpCommander>,
 ) -> anyhow::Result<ServiceHandle> {
+    let seed = random_seed()?;
+    let incarnation = u64::from_le_bytes(seed[..8].try_into().expect("eight octets"));
     let (own, messages) = mpsc::unbounded_channel();
     let handle = ServiceHandle { sender: own.clone(), is_home: Rc::default() };
     let lease = globals.lease.as_ref().filter(|_| service.proof == Proof::Lease);
@@ -126,7 +127,7 @@ pub fn start(
     let started = Starting {
         service: service.clone(),
         ttl,
-        host: host.to_owned(),
+        incarnation,
         resources: resources.clone(),
         store,
         own,
@@ -149,7 +150,7 @@ pub fn start(
 struct Starting {
     service: model::failover::config::Service,
     ttl: Duration,
-    host: String,
+    incarnation: u64,
     resources: Rc<Resources>,
     store: Option<Rc<Store>>,
     own: mpsc::UnboundedSender<Message>,
@@ -216,7 +217,6 @@ impl Starting {
 
     fn task(self, me: &str, peer: &str, obstacle: Option<String>) -> Task {
         let s = &self.service;
-        debug_assert!(!self.host.is_empty());
         let first = StepPlan {
             name: format!("promote {}", s.resource),
             timeout: s.promote_timeout,
@@ -245,7 +245,7 @@ impl Starting {
             ttl: self.ttl,
             address_lifetime: ADDRESS_LIFETIME,
             steps: std::iter::once(first).chain(middle).chain([last]).collect(),
-            incarnation: incarnation(),
+            incarnation: self.incarnation,
             obstacle,
         };
         let (grants, to_core) = mpsc::unbounded_channel();
@@ -256,7 +256,7 @@ impl Starting {
             name: s.name.clone(),
             resource: s.resource.clone(),
             steps: s.steps.clone(),
-            machine: Service::new(settings, clock::now()),
+            machine: Service::new(settings, now()),
             resources: self.resources,
             store: self.store,
             own: self.own,
@@ -291,19 +291,14 @@ impl Core {
     }
 }
 
-/// Differs between two starts of the daemon.
-fn incarnation() -> u64 {
-    let state = std::collections::hash_map::RandomState::new();
-    std::hash::BuildHasher::hash_one(&state, std::process::id())
-}
-
 impl Task {
     async fn run(&mut self, mut messages: mpsc::UnboundedReceiver<Message>) {
         let mut any = self.resources.changes();
         loop {
-            self.look();
-            let wait = self.machine.deadline(clock::now()).saturating_since(clock::now());
+            // What is published from here on ends the wait.
             let mut changes = self.resources.get(&self.resource).map(|r| r.changes());
+            self.look();
+            let wait = self.machine.deadline(now()).saturating_since(now());
             let changed = async {
                 match &mut changes {
                     Some(changes) => drop(changes.changed().await),
@@ -357,7 +352,7 @@ impl Task {
                 self.look();
                 self.tell(Event::UnfencePeer(key));
             }
-            Message::Status(reply) => drop(reply.send(status_text(&self.machine.status(clock::now())))),
+            Message::Status(reply) => drop(reply.send(status_text(&self.machine.status(now())))),
             Message::History(reply) => drop(reply.send(self.history_text())),
         }
     }
@@ -369,7 +364,7 @@ impl Task {
 
     fn tell(&mut self, event: Event) {
         let mut actions = Vec::new();
-        self.machine.handle(clock::now(), event, &mut actions);
+        self.machine.handle(now(), event, &mut actions);
         self.is_home.set(self.machine.state() == &State::Home);
         for action in actions {
             self.act(action);
@@ -475,10 +470,10 @@ impl Task {
     }
 
     fn history_text(&self) -> String {
-        let now = clock::now();
+        let at = now();
         let mut out = String::new();
         for entry in self.machine.history() {
-            let ago = now.saturating_since(entry.at).as_secs();
+            let ago = at.saturating_since(entry.at).as_secs();
             let _ = writeln!(out, "service {}: {ago} s ago {}: {}", self.name, entry.what, entry.why);
             for step in &entry.steps {
                 let failed = step.failure.as_ref().map(|f| format!(": {f}")).unwrap_or_default();
@@ -514,14 +509,6 @@ fn storage(r: &ResourceSnapshot) -> Storage {
         r.volumes.iter().map(|v| f(&v.state)).min().unwrap_or(DiskState::Diskless)
     };
     let conn = r.volumes.iter().map(|v| v.state.conn).min().unwrap_or(r.connection);
-    let behind = r.standalone_reason.as_ref().is_some_and(|why| why.contains("SyncTarget, but I am primary"));
-    let parted = match r.cause() {
-        _ if r.connection != ConnState::StandAlone => None,
-        _ if behind => Some(Parted::Behind),
-        Some(StandAloneCause::SplitBrain) => Some(Parted::SplitBrain),
-        None | Some(StandAloneCause::Operator) => None,
-        Some(_) => Some(Parted::Refused),
-    };
     Storage {
         role: r.role,
         disk: worst(|s| s.disk),
@@ -532,7 +519,7 @@ fn storage(r: &ResourceSnapshot) -> Storage {
         peer_word_at: r.peer_word_at_ns.map(Instant),
         linked: r.connection >= ConnState::WFReportParams,
         connections: r.connections,
-        parted,
+        parted: Parted::of(r),
     }
 }
 
@@ -545,17 +532,11 @@ impl Store {
                 Ok(found) => return StoreAnswer::Value(stored(found)),
                 Err(e) => e,
             },
-            StoreOp::Swap { expected, value } => {
-                let expect = match expected {
-                    Expected::Absent => Expect::Absent,
-                    Expected::Revision(revision) => Expect::Revision(*revision),
-                };
-                match etcd.swap(&self.key, expect, value).await {
-                    Ok(Swap::Done { revision }) => return StoreAnswer::Swapped(revision),
-                    Ok(Swap::Conflict { current }) => return StoreAnswer::Conflict(stored(current)),
-                    Err(e) => e,
-                }
-            }
+            StoreOp::Swap { expected, value } => match etcd.swap(&self.key, *expected, value).await {
+                Ok(Swap::Done { revision }) => return StoreAnswer::Swapped(revision),
+                Ok(Swap::Conflict { current }) => return StoreAnswer::Conflict(stored(current)),
+                Err(e) => e,
+            },
         };
         let text = failed.to_string();
         match failed {

@@ -11,9 +11,10 @@ use model::time::Instant;
 
 use super::ACT_WITHIN;
 use crate::driver::clock;
+use crate::vip::announce::virtual_mac;
 use crate::vip::netlink::{
     Family, FoundAddress, InterfaceAddress, Lifetime, Link, LinkIndex, MacvlanSpec, MonitorEvent, Netlink,
-    NetlinkError, RouteSpec, RuleSpec, source_among, virtual_router_mac,
+    NetlinkError, RouteSpec, RuleSpec, source_among,
 };
 use crate::vip::plan::{self, Reason, Step, Tables};
 use crate::vrrp::{Interface, Name};
@@ -205,7 +206,7 @@ impl Kernel {
     fn macvlan(&self, instance: &VrrpInstance) -> Option<MacvlanSpec> {
         let mac = instance.virtual_mac.as_ref()?;
         let lower = self.links.index(Some(&instance.interface))?;
-        let address = virtual_router_mac(family_of(instance), instance.virtual_router_id);
+        let address = virtual_mac(instance.virtual_router_id, family_of(instance) == Family::V6);
         Some(MacvlanSpec { name: mac.name.clone(), lower, mac: address })
     }
 

@@ -2,6 +2,7 @@
 //! right to act.
 
 use super::*;
+use crate::lease::register::Register;
 
 const TTL: Duration = Duration::from_millis(600);
 /// Questions on their way at the same time, of both nodes and of earlier lives of theirs.
@@ -59,21 +60,6 @@ fn node(n: usize, rng: &mut Rng, t: u64, life: u32, rate: u64) -> Node {
     Node { lease, rate, paused_until: 0, life, excluded: false }
 }
 
-fn carry_out(value: &mut Stored, revision: &mut i64, op: &StoreOp) -> StoreAnswer {
-    let StoreOp::Swap { expected, value: new } = op else { return StoreAnswer::Value(value.clone()) };
-    let found = match (&*value, expected) {
-        (None, Expected::Absent) => true,
-        (Some((_, r)), Expected::Revision(e)) => r == e,
-        _ => false,
-    };
-    if !found {
-        return StoreAnswer::Conflict(value.clone());
-    }
-    *revision += 1;
-    *value = Some((new.clone(), *revision));
-    StoreAnswer::Swapped(*revision)
-}
-
 /// One life of a pair; how many milliseconds somebody had the right.
 fn schedule(seed: u64) -> u64 {
     let rng = &mut Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -81,13 +67,13 @@ fn schedule(seed: u64) -> u64 {
     let rates = [0, 1].map(|_| 950_000 + rng.below(100_000));
     let mut nodes = [0, 1].map(|n| node(n, rng, 0, 0, rates[n]));
     nodes[0].lease.create(true, Instant(0));
-    let (mut value, mut revision) = (None, 0);
+    let mut register = Register::default();
     let mut flights: Vec<Flight> = Vec::new();
     let slow = 1 + rng.below(400);
     let mut served = 0;
     for t in 1..8_000u64 {
         for f in flights.iter_mut().filter(|f| f.reaches_store == t) {
-            f.answer = Some(carry_out(&mut value, &mut revision, &f.ask.op));
+            f.answer = Some(register.carry_out(&f.ask.op));
         }
         let (back, still): (Vec<Flight>, Vec<Flight>) = flights.into_iter().partition(|f| {
             // Whoever stands still reads it when it goes on.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::lease::register::Register;
 
 const TTL: Duration = Duration::from_millis(600);
 
@@ -6,41 +7,19 @@ fn lease(me: &str, peer: &str, incarnation: u64) -> Lease {
     Lease::new(LeaseConfig { me: me.into(), peer: peer.into(), incarnation, ttl: TTL }, Instant(0))
 }
 
-/// The store, and the agenda of asking it at once.
+/// The store, asked and answering at once.
 #[derive(Default)]
-struct Store {
-    value: Stored,
-    revision: i64,
-}
+struct Store(Register);
 
 impl Store {
-    fn carry_out(&mut self, op: &StoreOp) -> StoreAnswer {
-        match op {
-            StoreOp::Read => StoreAnswer::Value(self.value.clone()),
-            StoreOp::Swap { expected, value } => {
-                let found = match (&self.value, expected) {
-                    (None, Expected::Absent) => true,
-                    (Some((_, r)), Expected::Revision(e)) => r == e,
-                    _ => false,
-                };
-                if !found {
-                    return StoreAnswer::Conflict(self.value.clone());
-                }
-                self.revision += 1;
-                self.value = Some((value.clone(), self.revision));
-                StoreAnswer::Swapped(self.revision)
-            }
-        }
-    }
-
     fn record(&self) -> Option<Record> {
-        self.value.as_ref().map(|(bytes, _)| Record::decode(bytes).unwrap())
+        self.0.value.as_ref().map(|(bytes, _)| Record::decode(bytes).unwrap())
     }
 
     fn serve(&mut self, lease: &mut Lease, now: Instant) {
         for _ in 0..8 {
             let Some(ask) = lease.poll(now) else { return };
-            let answer = self.carry_out(&ask.op);
+            let answer = self.0.carry_out(&ask.op);
             lease.answer(now, ask.id, answer);
         }
         panic!("asks without end at {now:?}: {lease:?}");
@@ -87,7 +66,7 @@ fn a_holder_that_renews_is_not_displaced() {
     run(&mut store, &mut [&mut a, &mut b], 1000, 20_000);
     assert!(matches!(a.held(ms(20_000)), Held::Until(_)));
     assert_eq!(b.held(ms(20_000)), Held::No);
-    assert!(store.revision > 100, "renewed four times a term");
+    assert!(store.0.revision > 100, "renewed four times a term");
 }
 
 #[test]
@@ -148,7 +127,7 @@ fn a_home_is_not_alone_from_the_moment_that_it_asks_for_its_peer() {
     run(&mut store, &mut [&mut a], 1000, 1200);
     a.include_peer(ms(1200));
     let ask = a.poll(ms(1200)).expect("at once");
-    let _ = store.carry_out(&ask.op);
+    let _ = store.0.carry_out(&ask.op);
     assert!(matches!(a.held(ms(1201)), Held::Until(_)), "{:?}", a.held(ms(1201)));
     assert_eq!(a.held(ms(9000)), Held::No);
     a.answer(ms(9000), ask.id, StoreAnswer::Unknown("no answer".into()));
@@ -167,12 +146,12 @@ fn a_swap_whose_answer_was_lost_counts_from_its_sending() {
     let ask = (at..at + 200).find_map(|t| b.poll(ms(t)).map(|ask| (t, ask)));
     let (sent, ask) = ask.unwrap();
     assert!(matches!(ask.op, StoreOp::Swap { .. }), "{ask:?}");
-    let _ = store.carry_out(&ask.op);
+    let _ = store.0.carry_out(&ask.op);
     b.answer(ms(sent + 200), ask.id, StoreAnswer::Unknown("timeout".into()));
     assert_eq!(b.held(ms(sent + 200)), Held::No, "nobody knows");
     let read = b.poll(ms(sent + 200)).unwrap();
     assert_eq!(read.op, StoreOp::Read);
-    let answer = store.carry_out(&read.op);
+    let answer = store.0.carry_out(&read.op);
     b.answer(ms(sent + 210), read.id, answer);
     assert_eq!(b.held(ms(sent + 210)), Held::Until(ms(sent + 525)));
 }
@@ -195,7 +174,7 @@ fn what_is_let_go_of_can_be_taken_at_once_by_whom_it_is_offered_to() {
 #[test]
 fn a_record_that_vanished_is_nobodys() {
     let (mut store, mut a, mut b) = held_by_a();
-    store.value = None;
+    store.0.value = None;
     b.set_hold(true, ms(1000));
     run(&mut store, &mut [&mut a, &mut b], 1000, 30_000);
     assert_eq!((a.held(ms(30_000)), b.held(ms(30_000))), (Held::No, Held::No));
@@ -218,10 +197,10 @@ fn a_daemon_that_starts_again_goes_on_at_once() {
 #[test]
 fn what_is_no_record_is_neither_taken_nor_overwritten() {
     let (mut store, mut a, _) = held_by_a();
-    store.value = Some((b"something else".to_vec(), 999));
+    store.0.value = Some((b"something else".to_vec(), 999));
     a.exclude_peer(ms(1000));
     run(&mut store, &mut [&mut a], 1000, 5000);
-    assert_eq!(store.value, Some((b"something else".to_vec(), 999)));
+    assert_eq!(store.0.value, Some((b"something else".to_vec(), 999)));
     assert!(a.trouble().unwrap().contains("not a lease"));
     assert_eq!(a.held(ms(5000)), Held::No);
 }
@@ -230,10 +209,10 @@ fn what_is_no_record_is_neither_taken_nor_overwritten() {
 #[test]
 fn an_older_copy_of_the_record_proves_nothing() {
     let (mut store, mut a, mut b) = held_by_a();
-    let backup = store.value.clone();
+    let backup = store.0.value.clone();
     a.exclude_peer(ms(1000));
     run(&mut store, &mut [&mut a, &mut b], 1000, 2000);
-    store.value = backup;
+    store.0.value = backup;
     b.set_hold(true, ms(2000));
     run(&mut store, &mut [&mut b], 2000, 60_000);
     assert_eq!((b.held(ms(60_000)), b.can_take(ms(60_000))), (Held::No, Err(Obstacle::NotSeen)));

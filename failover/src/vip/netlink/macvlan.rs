@@ -6,7 +6,8 @@ use netlink_packet_route::link::{LinkMessage, MacVlanMode};
 use rtnetlink::LinkMacVlan;
 
 use super::link::is_interface_name;
-use super::{Family, Link, LinkIndex, LinkKind, Netlink, NetlinkError};
+use super::{Link, LinkIndex, LinkKind, Netlink, NetlinkError};
+use crate::vip::announce::virtual_mac;
 
 /// A macvlan that is wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,15 +18,6 @@ pub struct MacvlanSpec {
     pub lower: LinkIndex,
     /// Its address.
     pub mac: [u8; 6],
-}
-
-/// MAC of a virtual router (failover 1.1).
-pub const fn virtual_router_mac(family: Family, virtual_router_id: u8) -> [u8; 6] {
-    let kind = match family {
-        Family::V4 => 1,
-        Family::V6 => 2,
-    };
-    [0x00, 0x00, 0x5e, 0x00, kind, virtual_router_id]
 }
 
 impl Netlink {
@@ -57,7 +49,7 @@ impl Netlink {
         let link = self.link(&spec.name).await?.ok_or_else(gone)?;
         prepare(&spec.name)?;
         self.set_up(link.index, true).await?;
-        if spec.mac[..5] == virtual_router_mac(Family::V6, 0)[..5] {
+        if spec.mac[..5] == virtual_mac(0, true)[..5] {
             self.copy_link_local(spec.lower, link.index).await?;
         }
         self.link(&spec.name).await?.ok_or_else(gone)
@@ -141,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_mac_of_a_virtual_router_ends_in_its_number() {
-        assert_eq!(virtual_router_mac(Family::V4, 51), [0, 0, 0x5e, 0, 1, 51]);
-        assert_eq!(virtual_router_mac(Family::V6, 255), [0, 0, 0x5e, 0, 2, 255]);
+        assert_eq!(virtual_mac(51, false), [0, 0, 0x5e, 0, 1, 51]);
+        assert_eq!(virtual_mac(255, true), [0, 0, 0x5e, 0, 2, 255]);
     }
 }
