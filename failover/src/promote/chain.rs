@@ -330,6 +330,8 @@ impl Chain {
             }
             (Phase::GoingDown, _) => {
                 self.failure = Some(text);
+                // It may end yet, whoever has given it up.
+                self.started[step] = false;
                 return self.begin_up_again(now, out);
             }
             (Phase::Undoing, Verb::Stop) => {
@@ -344,10 +346,9 @@ impl Chain {
         self.advance(now, out);
     }
 
-    /// A step would not stop: those above it are started again, and the service stays.
+    /// A step would not stop: it and those above it are started again, and the service stays.
     fn begin_up_again(&mut self, now: Instant, out: &mut Vec<ChainAction>) {
         self.todo.clear();
-        // The one that did not stop runs, or is started where it does not.
         self.begin_up(now, out);
     }
 

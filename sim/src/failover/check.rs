@@ -43,9 +43,6 @@ impl Cluster {
         let has_address = |s: &Side| s.address_until.is_some_and(|until| now < until);
         let both = self.sides.iter().all(has_address);
         assert!(!both, "both nodes have the address; the store: {}", self.store.text());
-        if self.bug != Some(Bug::AddressFirst) {
-            return;
-        }
         for (n, side) in self.sides.iter().enumerate() {
             let is_primary = self.w.volume(n).is_none_or(|s| s.role == Role::Primary);
             assert!(!has_address(side) || is_primary, "an address where nothing is Primary");
