@@ -34,7 +34,8 @@ impl Lab {
         let etcd = Etcd::start(dir, None);
         let ports = [0, 1].map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
         let addresses = ports.map(|p| p.local_addr().unwrap().to_string());
-        let place = Place { addresses, netns: [None, None], net: "ping-timeout 3; connect-int 1;" };
+        let net = "ping-timeout 3; connect-int 1;";
+        let place = Place { addresses, netns: [None, None], launcher: Vec::new(), net };
         // LOCKSTEP_HOST is in the environment of the daemon, and so in that of its steps.
         let blocks = |d: &Path| {
             let d = d.display();

@@ -25,6 +25,8 @@ pub struct Pair {
     pub config: PathBuf,
     pub nodes: [Node; 2],
     binary: PathBuf,
+    /// Daemons are started by this command; what it is given is the rest of the line.
+    pub launcher: Vec<String>,
 }
 
 /// What a pair is made with.
@@ -110,7 +112,8 @@ impl Pair {
         let config = dir.join("r0.conf");
         fs::write(&config, text).expect("the configuration");
         fs::write(dir.join("lockstep.toml"), "").expect("settings: none but the defaults");
-        let pair = Pair { dir: dir.clone(), config, nodes, binary: binary.to_path_buf() };
+        let pair =
+            Pair { dir: dir.clone(), config, nodes, binary: binary.to_path_buf(), launcher: Vec::new() };
         for i in 0..2 {
             pair.ok(i, &["create-md", "--force", "r0"]);
         }
@@ -118,16 +121,20 @@ impl Pair {
     }
 
     fn command(&self, i: usize) -> Command {
+        self.command_by(&[], i)
+    }
+
+    fn command_by(&self, launcher: &[String], i: usize) -> Command {
         let n = &self.nodes[i];
-        let mut c = match &n.netns {
-            Some(ns) => {
-                // Only the network is another: `ip netns exec` would also copy all mounts, and keep them busy.
-                let mut c = Command::new("nsenter");
-                c.arg(format!("--net=/run/netns/{ns}")).arg(&self.binary);
-                c
-            }
-            None => Command::new(&self.binary),
-        };
+        let binary = self.binary.to_str().expect("its path is text").to_owned();
+        let mut words = launcher.to_vec();
+        if let Some(ns) = &n.netns {
+            // Only the network is another: `ip netns exec` would also copy all mounts, and keep them busy.
+            words.extend(["nsenter".to_owned(), format!("--net=/run/netns/{ns}")]);
+        }
+        words.push(binary);
+        let mut c = Command::new(&words[0]);
+        c.args(&words[1..]);
         c.env("LOCKSTEP_CONFIG", &self.config)
             .env("LOCKSTEP_HOST", n.name)
             .env("LOCKSTEP_RUN_DIR", &n.run_dir)
@@ -215,7 +222,7 @@ impl Pair {
             fs::OpenOptions::new().create(true).append(true).open(self.log_file(i)).expect("a log file");
         let err = log.try_clone().expect("the same log");
         let child = self
-            .command(i)
+            .command_by(&self.launcher, i)
             .arg("daemon")
             .stdin(Stdio::null())
             .stdout(log)

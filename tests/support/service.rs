@@ -1,7 +1,9 @@
 //! A pair whose resource belongs to a service with a lease. Includes [`crate::etcd`] and [`crate::pair`].
 
+#![allow(dead_code)] // each test uses its part
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -15,18 +17,41 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 pub struct Place<'a> {
     pub addresses: [String; 2],
     pub netns: [Option<String>; 2],
+    /// What the daemons are started by; none: nothing.
+    pub launcher: Vec<String>,
     /// Lines inside `net { }`.
     pub net: &'a str,
 }
 
-/// A connected pair in sync; `blocks` of the failover file are made for its directory, and `ttl` is its `lease_ttl`.
+/// Bytes of the disks of a [`pair`].
+pub const DISK_BYTES: u64 = 16 << 20;
+
+/// A connected pair in sync on new disks; `blocks` of the failover file are made for its directory, and `ttl` is its `lease_ttl`.
 pub fn pair(dir: &Path, etcd: &Etcd, place: Place<'_>, ttl: &str, blocks: impl Fn(&Path) -> String) -> Pair {
-    let binary = Path::new(env!("CARGO_BIN_EXE_lockstep"));
+    let disks = ["n1", "n2"].map(|name| {
+        let disk = dir.join(format!("{name}.img"));
+        fs::File::create(&disk).unwrap().set_len(DISK_BYTES).unwrap();
+        disk
+    });
+    pair_on(dir, disks, etcd, place, ttl, blocks)
+}
+
+/// The same on two disks that are equal.
+pub fn pair_on(
+    dir: &Path,
+    disks: [PathBuf; 2],
+    etcd: &Etcd,
+    place: Place<'_>,
+    ttl: &str,
+    blocks: impl Fn(&Path) -> String,
+) -> Pair {
+    let given = std::env::var_os("LOCKSTEP_BIN").map(PathBuf::from);
+    let binary = given.unwrap_or_else(|| env!("CARGO_BIN_EXE_lockstep").into());
     let b = binary.display();
     let sections =
         format!("handlers {{ fence-peer \"{b} fence-peer\"; unfence-peer \"{b} unfence-peer\"; }}");
     let options = Options {
-        disk_bytes: 16 << 20,
+        disk_bytes: 0,
         net: place.net,
         disk: "fencing resource-and-stonith;",
         sections: &sections,
@@ -34,7 +59,8 @@ pub fn pair(dir: &Path, etcd: &Etcd, place: Place<'_>, ttl: &str, blocks: impl F
         netns: place.netns,
         prewritten: false,
     };
-    let mut pair = Pair::create(binary, &dir.join("pair"), &options);
+    let mut pair = Pair::on_disks(&binary, &dir.join("pair"), &options, disks);
+    pair.launcher = place.launcher;
     let file = pair.dir.join("failover.conf");
     let globals = format!("global_defs {{\n lease_store {}\n lease_ttl {ttl}\n}}\n", etcd.url);
     fs::write(&file, globals + &blocks(&pair.dir)).unwrap();
@@ -60,7 +86,7 @@ pub fn wait_until(pair: &Pair, what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
         let late = begun.elapsed() > LIMIT;
-        assert!(!late, "{what}: {:?}", [0, 1].map(|i| status(pair, i)));
+        assert!(!late, "{what}: {:?}\n{}", [0, 1].map(|i| status(pair, i)), pair.logs());
         sleep(Duration::from_millis(20));
     }
 }
