@@ -5,7 +5,8 @@
 //! Needs root, and from Debian: postgresql-15, etcd-server, e2fsprogs, libnbd-bin (nbdfuse), fuse3, mount, iproute2.
 //!
 //! One round of each fault; `LOCKSTEP_ROUNDS=20` makes twenty and prints the distributions of what the client saw
-//! (docs/failover.md), `LOCKSTEP_STANDSTILL=30` is for how long a stopped daemon stands still (seconds).
+//! (docs/failover.md), `LOCKSTEP_STANDSTILL=30` is for how long a stopped daemon stands still (seconds), `LOCKSTEP_FAULTS` names some
+//! of the faults.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
@@ -35,6 +36,8 @@ use service::{Place, in_sync, status, wait_until};
 
 const DATABASE_PORT: u16 = 5432;
 const DISK_MIB: u64 = 192;
+/// An outage that wants an explanation.
+const REMARKABLE: Duration = Duration::from_secs(10);
 /// Rows that show that the database is alive.
 const SIGN_OF_LIFE: usize = 20;
 
@@ -194,8 +197,12 @@ impl Lab {
         let written = writer.count();
         let found = self.ask(&format!("select count(*) from ledger where n <= {written}"));
         assert_eq!(found, [written.to_string()], "{fault:?}: confirmed rows are there");
+        let outage = writer.longest_gap(at);
+        if outage > REMARKABLE {
+            println!("{fault:?}: {outage:?} without an answer\n{}", self.pair.logs());
+        }
         Round {
-            outage: writer.longest_gap(at),
+            outage,
             writable: fault.moves().then(|| self.promotion(other, at_clock)),
             address: self.watch.came(other, at),
             recovery,
@@ -307,7 +314,9 @@ fn a_database_goes_on_on_exactly_one_side_whatever_happens_to_its_home() {
     let first = lab.home();
     println!("the database is on n{}", first + 1);
     let writer = Writer::start(lab.segment.file("3"), database());
-    for fault in Fault::ALL {
+    let wanted = std::env::var("LOCKSTEP_FAULTS").unwrap_or_default();
+    let is_wanted = |fault: &Fault| wanted.is_empty() || wanted.contains(&format!("{fault:?}"));
+    for fault in Fault::ALL.into_iter().filter(is_wanted) {
         let found: Vec<Round> = (0..rounds).map(|_| lab.round(fault, &writer, standstill)).collect();
         let each = |f: &dyn Fn(&Round) -> Option<Duration>| found.iter().filter_map(f).collect::<Vec<_>>();
         println!(

@@ -19,6 +19,9 @@ pub struct Node {
     daemon: Option<Child>,
 }
 
+/// Of each log, in messages.
+const LOG_LINES: usize = 50;
+
 /// The pair.
 pub struct Pair {
     pub dir: PathBuf,
@@ -295,7 +298,7 @@ impl Pair {
         let tail = |n: &Node| {
             let text = fs::read_to_string(self.dir.join(n.name).join("log")).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
-            format!("--- {}\n{}\n", n.name, lines[lines.len().saturating_sub(25)..].join("\n"))
+            format!("--- {}\n{}\n", n.name, lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"))
         };
         self.nodes.iter().map(tail).collect()
     }

@@ -7,6 +7,7 @@ use model::time::{Duration, Instant};
 use super::status::obstacle_words;
 use super::{Action, FAILBACK_AFTER, Leaving, Parted, Service, State, Storage};
 use crate::lease::machine::Obstacle;
+use crate::lease::record::Record;
 use crate::promote::chain::{ChainAction, Phase};
 
 /// For how long the node that is not the preferred one leaves a vacant service to the other one.
@@ -116,7 +117,10 @@ impl Service {
     fn patience(&self) -> Duration {
         let alone = self.quiet_since.is_some();
         let record = self.lease.as_ref().and_then(|l| l.record());
-        if record.is_some_and(|r| r.offered_to.as_ref() == Some(&self.cfg.me)) {
+        // It was offered, or its holder could not even let go of it.
+        let is_left =
+            |r: &Record| r.offered_to.as_ref() == Some(&self.cfg.me) || r.held_by(&self.cfg.peer).is_some();
+        if record.is_some_and(is_left) {
             return Duration::ZERO;
         }
         let first = match &self.cfg.preferred {
@@ -134,19 +138,20 @@ impl Service {
     }
 
     /// Why this node is not the home any more; none: it is.
-    pub(super) fn is_lost(&self, _now: Instant) -> Option<String> {
+    pub(super) fn is_lost(&self) -> Option<(Leaving, String)> {
+        let peer = &self.cfg.peer;
         if self.lease.as_ref().is_some_and(|l| l.peer_holds()) {
-            return Some(format!("{} has taken it", self.cfg.peer));
+            return Some((Leaving::Lost, format!("{peer} has taken it")));
         }
         let record = self.lease.as_ref().and_then(|l| l.record());
         if record.is_some_and(|r| !r.is_current(&self.cfg.me)) {
-            return Some(format!("{} has gone on without it", self.cfg.peer));
+            return Some((Leaving::Lost, format!("{peer} has gone on without it")));
         }
         match &self.storage {
             Some(s) if s.parted == Some(Parted::Behind) => {
-                Some(format!("the copy of {} is newer", self.cfg.peer))
+                Some((Leaving::Lost, format!("the copy of {peer} is newer")))
             }
-            None => Some("its resource is not up any more".into()),
+            None => Some((Leaving::TakenAway, "its resource is not up any more".into())),
             Some(_) => None,
         }
     }
@@ -158,8 +163,8 @@ impl Service {
         steps: &mut Vec<ChainAction>,
         out: &mut Vec<Action>,
     ) -> bool {
-        let Some(why) = self.is_lost(now) else { return false };
-        self.leave(Leaving::Lost, &why, now, steps, out);
+        let Some((how, why)) = self.is_lost() else { return false };
+        self.leave(how, &why, now, steps, out);
         true
     }
 
@@ -173,11 +178,11 @@ impl Service {
         let demoted = self
             .storage
             .filter(|s| self.was_primary && s.role != Role::Primary)
-            .map(|_| "its resource was demoted here".to_owned());
-        if let Some(why) = self.is_lost(now).or(demoted) {
+            .map(|_| (Leaving::TakenAway, "its resource was demoted here".to_owned()));
+        if let Some((how, why)) = self.is_lost().or(demoted) {
             self.record_entry("lost it", now);
             out.push(Action::Warn(format!("service {}: lost here: {why}", self.cfg.name)));
-            self.leave(Leaving::Lost, &why, now, steps, out);
+            self.leave(how, &why, now, steps, out);
             return true;
         }
         let able = self.peer_is_able().is_ok();

@@ -212,8 +212,10 @@ pub enum Leaving {
     ForPeer,
     /// To stay away, in peace.
     Released,
-    /// The peer has it, or the resource is gone.
+    /// The peer has it.
     Lost,
+    /// Somebody here has demoted the resource, or taken it down.
+    TakenAway,
     /// A step has failed.
     Failed,
     /// What an earlier daemon has left is ended.

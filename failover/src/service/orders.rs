@@ -97,7 +97,7 @@ impl Service {
     ) {
         self.enter(State::Leaving(how), why, now, out);
         match how {
-            Leaving::Lost | Leaving::Sweeping => self.chain.lose(now, steps),
+            Leaving::Lost | Leaving::TakenAway | Leaving::Sweeping => self.chain.lose(now, steps),
             Leaving::ForPeer | Leaving::Released | Leaving::Failed => self.chain.go_down(now, steps),
         }
     }

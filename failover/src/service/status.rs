@@ -53,7 +53,7 @@ pub(super) fn word(state: &State) -> &'static str {
         State::Taking(_) => "Taking",
         State::Starting => "Starting",
         State::Home => "Home",
-        State::Leaving(Leaving::Lost) => "Losing",
+        State::Leaving(Leaving::Lost | Leaving::TakenAway) => "Losing",
         State::Leaving(Leaving::Sweeping) => "Sweeping",
         State::Leaving(_) => "Leaving",
         State::Stuck => "Stuck",

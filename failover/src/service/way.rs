@@ -94,12 +94,9 @@ impl Service {
             _ => {
                 // In peace only as long as it is this node's to give.
                 let in_peace = matches!(how, Leaving::ForPeer | Leaving::Released | Leaving::Failed);
-                if in_peace && self.is_lost(now).is_some() {
-                    self.enter(State::Leaving(Leaving::Lost), "lost on the way", now, out);
-                    self.chain.lose(now, steps);
-                    return true;
-                }
-                return false;
+                let Some((how, why)) = self.is_lost().filter(|_| in_peace) else { return false };
+                self.leave(how, &why, now, steps, out);
+                return true;
             }
         }
         let reason = self.chain.failure().map(str::to_owned);
@@ -110,11 +107,10 @@ impl Service {
             }
             Leaving::Failed => self.away_until = Some(now + FAILED_PAUSE),
             Leaving::Released => self.released = true,
-            // Somebody has taken the resource from under it.
-            Leaving::Lost if !self.lease.as_ref().is_some_and(|l| l.peer_holds()) => {
+            Leaving::TakenAway if !self.lease.as_ref().is_some_and(|l| l.peer_holds()) => {
                 self.away_until = Some(now + FAILED_PAUSE);
             }
-            Leaving::Lost | Leaving::Sweeping => {}
+            Leaving::Lost | Leaving::TakenAway | Leaving::Sweeping => {}
         }
         if let Some(lease) = &mut self.lease {
             lease.set_hold(false, now);
