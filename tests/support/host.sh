@@ -4,7 +4,8 @@ set -eu
 dir=$1
 pg=/usr/lib/postgresql/15/bin
 fuse=$LOCKSTEP_RUN_DIR/device
-pidfile=$LOCKSTEP_RUN_DIR/nbdfuse.pid
+# What a host remembers dies with it: its processes have other numbers in its next life.
+pidfile=$dir/dev/nbdfuse.pid
 
 alive() { pgrep -x postgres >/dev/null; }
 
@@ -20,6 +21,7 @@ detach() {
 case $2-$3 in
 device-start)
   mkdir -p "$fuse"
+  mountpoint -q "$dir/dev" || mount -t tmpfs tmpfs "$dir/dev"
   if [[ ! -e $fuse/nbd ]]; then
     setsid nbdfuse --pidfile "$pidfile" "$fuse" "nbd+unix:///r0?socket=$LOCKSTEP_RUN_DIR/r0.nbd" \
       </dev/null >/dev/null 2>&1 &
@@ -28,7 +30,6 @@ device-start)
       sleep 0.01
     done
   fi
-  mountpoint -q "$dir/dev" || mount -t tmpfs tmpfs "$dir/dev"
   [[ -L $dir/dev/disk ]] || ln -s "$(losetup -f --show "$fuse/nbd")" "$dir/dev/disk"
   ;;
 device-stop)

@@ -53,7 +53,7 @@ pub fn pair_on(
     let options = Options {
         disk_bytes: 0,
         net: place.net,
-        disk: "fencing resource-and-stonith;",
+        disk: "fencing resource-and-stonith; c-plan-ahead 0; resync-rate 400M;",
         sections: &sections,
         addresses: place.addresses,
         netns: place.netns,
