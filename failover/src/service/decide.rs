@@ -131,7 +131,7 @@ impl Service {
     }
 
     /// The peer has the service, as far as is known.
-    fn is_elsewhere(&self, now: Instant) -> bool {
+    pub(super) fn is_elsewhere(&self, now: Instant) -> bool {
         let connected = self.storage.filter(|s| s.conn >= ConnState::Connected);
         let is_primary = connected.is_some_and(|s| s.peer_role == Role::Primary);
         is_primary || self.lease.as_ref().is_some_and(|l| l.peer_holds() && l.can_take(now).is_err())

@@ -101,6 +101,8 @@ impl Service {
         }
         let reason = self.chain.failure().map(str::to_owned);
         match how {
+            // It may be quicker than the word that everything has ended here.
+            Leaving::ForPeer if self.is_elsewhere(now) => {}
             Leaving::ForPeer => {
                 self.away_until = Some(now + GIVEN_PAUSE);
                 self.given = true;
