@@ -293,6 +293,11 @@ fn new_database(dir: &Path) -> [std::path::PathBuf; 2] {
     ["n1.img", "n2.img"].map(|name| dir.join(name))
 }
 
+/// The last thing that happened, with its steps.
+fn last_entry(history: &str) -> &str {
+    history.rfind("service db: ").map_or(history, |at| &history[at..])
+}
+
 fn spread(name: &str, mut times: Vec<Duration>) -> String {
     if times.is_empty() {
         return String::new();
@@ -331,6 +336,9 @@ fn a_database_goes_on_on_exactly_one_side_whatever_happens_to_its_home() {
     lab.pair.ok(lab.home(), &["failover", "switch", "db"]);
     lab.lives(&writer, "rows are written after a switch");
     println!("switch: client without an answer {:.2} s", writer.longest_gap(before).as_secs_f64());
+    for i in 0..2 {
+        println!("{}", last_entry(&lab.pair.ok(i, &["failover", "history"])));
+    }
     let (written, resync) = (writer.end(), lab.largest_resync());
     println!("{written} rows confirmed, all there; largest resync {resync} KiB of {DISK_MIB} MiB");
     assert!(resync < DISK_MIB * 1024 / 3, "a resync of what has changed");
