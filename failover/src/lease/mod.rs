@@ -6,9 +6,12 @@
 
 #[cfg(feature = "drivers")]
 pub mod etcd;
+pub mod handler;
 #[cfg(feature = "drivers")]
 mod http;
+pub mod kernel;
 pub mod machine;
+pub mod memory;
 pub mod record;
 pub mod register;
 pub mod store;
