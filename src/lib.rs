@@ -9,3 +9,4 @@ pub mod config_files;
 pub mod daemon;
 pub mod dataplane;
 pub mod demo;
+pub mod lease_memory;

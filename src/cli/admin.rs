@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use model::config::settings::GlobalOptions;
 
-use super::client::{ANSWER_MAX, Client, EXIT_NO_DAEMON};
+use super::client::{ANSWER_MAX, Client, ClientError, EXIT_NO_DAEMON};
 use super::meta::Opts;
 use super::metadata::{self, Attached, MetaCommand};
-use crate::daemon::control::{Action, FailoverRequest, Outcome, Reply, Request};
+use crate::daemon::control::{Action, FailoverRequest, NOT_MINE, Outcome, Reply, Request};
 use crate::daemon::site::{Site, select};
 
 /// Runs `action` in the daemon of `run_dir`.
@@ -26,22 +26,34 @@ pub fn run(site: &Site, run_dir: &Path, action: Action, names: &[String]) -> Out
 
 /// Asks the failover side of the daemon; a handler waits for as long as it takes.
 pub fn failover(run_dir: &Path, request: FailoverRequest) -> Outcome {
-    let mut client = match Client::connect(run_dir) {
-        Ok(client) => client,
-        Err(e) => return e.outcome(),
-    };
+    ask_failover(run_dir, request).unwrap_or_else(|e| e.outcome())
+}
+
+/// The same for a handler; none: there is no daemon, or it has nothing to do with the resource.
+pub fn handler(run_dir: &Path, request: FailoverRequest) -> Option<Outcome> {
+    match ask_failover(run_dir, request) {
+        Ok(outcome) if outcome.exit_code == NOT_MINE => None,
+        Ok(outcome) => Some(outcome),
+        Err(ClientError::Unreachable { .. }) => None,
+        // One that is there and says nothing may still have the lease.
+        Err(e) => Some(e.outcome()),
+    }
+}
+
+fn ask_failover(run_dir: &Path, request: FailoverRequest) -> Result<Outcome, ClientError> {
+    let mut client = Client::connect(run_dir)?;
     let limit = match request {
         FailoverRequest::Status | FailoverRequest::History => Some(ANSWER_MAX),
         FailoverRequest::Order { .. } => Some(ORDER_MAX),
         FailoverRequest::FencePeer { .. } | FailoverRequest::UnfencePeer { .. } => None,
     };
     if let Err(e) = client.set_timeout(limit) {
-        return Outcome::failed(EXIT_NO_DAEMON, format!("the time of a command cannot be limited: {e}"));
+        let text = format!("the time of a command cannot be limited: {e}");
+        return Ok(Outcome::failed(EXIT_NO_DAEMON, text));
     }
-    match client.ask(Request::Failover(request)) {
-        Ok(Reply::Done(outcome)) => outcome,
-        Ok(_) => Outcome::failed(EXIT_NO_DAEMON, "the daemon answers something else"),
-        Err(e) => e.outcome(),
+    match client.ask(Request::Failover(request))? {
+        Reply::Done(outcome) => Ok(outcome),
+        _ => Ok(Outcome::failed(EXIT_NO_DAEMON, "the daemon answers something else")),
     }
 }
 

@@ -13,13 +13,16 @@ use super::admin;
 use crate::config_files::FileSystem;
 use crate::daemon::control::{FailoverRequest, Outcome, ServiceOrder};
 
+/// Where the file is looked for unless told otherwise.
+pub const DEFAULT_FILE: &str = "/etc/lockstep/failover.conf";
+
 /// The commands.
 #[derive(Subcommand, Debug)]
 pub enum FailoverVerb {
     /// Reads a file in keepalived's grammar, and says what is wrong and what is in it
     Check {
         /// The file
-        #[arg(default_value = "/etc/lockstep/failover.conf")]
+        #[arg(default_value = DEFAULT_FILE)]
         file: String,
         /// What lines that begin with @ are compared with, as keepalived's -i
         #[arg(short = 'i', long, value_name = "ID")]
@@ -93,11 +96,6 @@ pub fn run(verb: &FailoverVerb, host: &str, run_dir: &Path) -> Outcome {
             }
         }
     }
-}
-
-/// A handler without its environment.
-pub fn no_resource() -> Outcome {
-    Outcome::failed(1, "which resource? Name it, or run this as a handler (DRBD_RESOURCE)")
 }
 
 fn told(out: String, diagnostics: &[Diagnostic]) -> Outcome {

@@ -6,6 +6,7 @@ pub mod arguments;
 pub mod boot;
 pub mod client;
 pub mod failover;
+pub mod handler;
 pub mod meta;
 pub mod metadata;
 pub mod offline;
@@ -17,11 +18,12 @@ mod tests;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use ::failover::lease::handler::Duty;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config_files::default_config_file;
-use crate::daemon::control::{Action, FailoverRequest, Outcome, WaitLimits};
+use crate::daemon::control::{Action, Outcome, WaitLimits};
 use crate::daemon::settings::{Settings, Size};
 use crate::daemon::site::{Site, node_name};
 use crate::daemon::{self, DaemonConfig};
@@ -311,17 +313,9 @@ enum Verb {
         verb: failover::FailoverVerb,
     },
     /// To be a resource's fence-peer handler: strikes the peer out of the lease of its service
-    FencePeer {
-        /// The resource; DRBD_RESOURCE of a handler's environment unless told otherwise
-        #[arg(env = "DRBD_RESOURCE")]
-        resource: Option<String>,
-    },
+    FencePeer(handler::HandlerArgs),
     /// To be a resource's unfence-peer handler: the peer's copy counts again
-    UnfencePeer {
-        /// The resource; DRBD_RESOURCE of a handler's environment unless told otherwise
-        #[arg(env = "DRBD_RESOURCE")]
-        resource: Option<String>,
-    },
+    UnfencePeer(handler::HandlerArgs),
     /// Checks the configuration
     ShNop,
     /// Prints the names of this host's resources
@@ -418,7 +412,11 @@ impl Cli {
         };
         let run_dir = settings.run_dir(self.global.run_dir.as_deref());
         let site = Site {
-            config_file: self.global.config.unwrap_or_else(|| default_config_file().to_owned()),
+            config_file: self
+                .global
+                .config
+                .or_else(|| handler::config_file(&self.verb))
+                .unwrap_or_else(|| default_config_file().to_owned()),
             host: self.global.host.unwrap_or_else(node_name),
         };
         let context = Context { site, settings, run_dir };
@@ -448,15 +446,8 @@ impl Context {
             Verb::ApplyAl(args) => self.meta(args, MetaCommand::ApplyAl),
             Verb::WipeMd(args) => self.meta(args, MetaCommand::Wipe),
             Verb::Failover { verb } => failover::run(&verb, &self.site.host, &self.run_dir),
-            Verb::FencePeer { resource } => {
-                let ask = |resource| admin::failover(&self.run_dir, FailoverRequest::FencePeer { resource });
-                resource.map_or_else(failover::no_resource, ask)
-            }
-            Verb::UnfencePeer { resource } => {
-                let ask =
-                    |resource| admin::failover(&self.run_dir, FailoverRequest::UnfencePeer { resource });
-                resource.map_or_else(failover::no_resource, ask)
-            }
+            Verb::FencePeer(args) => self.handler(Duty::Fence, &args),
+            Verb::UnfencePeer(args) => self.handler(Duty::Unfence, &args),
             Verb::ShNop => offline::check(&self.site),
             Verb::ShResources => offline::resources(&self.site),
             Verb::ShResource(n) => offline::resource_names(&self.site, &n.names),
@@ -480,6 +471,10 @@ impl Context {
             Verb::Proc => self.ask(Action::Proc, &[]),
             online => self.online(online),
         }
+    }
+
+    fn handler(&self, duty: Duty, args: &handler::HandlerArgs) -> Outcome {
+        handler::run(duty, args, &self.site, &self.settings, &self.run_dir)
     }
 
     /// The commands that are nothing but a request.

@@ -66,6 +66,9 @@ pub enum Request {
     },
 }
 
+/// Exit code of a handler that this daemon cannot answer for: the resource is not up in it, or belongs to no service.
+pub const NOT_MINE: u8 = 255;
+
 /// What is asked of the failover side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

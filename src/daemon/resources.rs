@@ -131,7 +131,7 @@ impl Resources {
         let running = Rc::new(Running {
             config: RefCell::new(Rc::new(config.clone())),
             handle,
-            state_dir: self.settings.state_dir(&self.run_dir),
+            state_dir: self.state_dir(),
             degraded: Cell::new(false),
             demotions: Cell::new(0),
             devices: Devices::new(config, &self.run_dir, self.settings.dead_conn_timeout()),
@@ -164,6 +164,11 @@ impl Resources {
     /// Whether the service of a resource is at home here; none: it belongs to no service.
     pub fn is_home_of_service(&self, resource: &str) -> Option<bool> {
         self.failover.is_home_of(resource)
+    }
+
+    /// Where this node notes what it has to know after a restart.
+    pub fn state_dir(&self) -> PathBuf {
+        self.settings.state_dir(&self.run_dir)
     }
 
     /// Where the sockets of this daemon are.

@@ -4,6 +4,7 @@
 
 mod clock;
 mod command;
+pub mod handler;
 pub mod vrrp;
 
 pub use clock::now;

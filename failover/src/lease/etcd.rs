@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
 use super::http::{Endpoint, HttpError};
+use super::machine::{StoreAnswer, StoreOp};
 use super::store::{Expect, StoreError, Swap, Versioned};
 
 /// Octets of a key at most.
@@ -91,6 +92,21 @@ impl EtcdStore {
             }
         }
         Err(StoreError::NotDone { why: failures.join("; ") })
+    }
+
+    /// What a lease asks of a register.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read) and [`swap`](Self::swap).
+    pub async fn carry_out(&mut self, key: &str, op: &StoreOp) -> Result<StoreAnswer, StoreError> {
+        let stored = |v: Option<Versioned>| v.map(|v| (v.value, v.revision));
+        match op {
+            StoreOp::Read => Ok(StoreAnswer::Value(stored(self.read(key).await?))),
+            StoreOp::Swap { expected, value } => match self.swap(key, *expected, value).await? {
+                Swap::Done { revision } => Ok(StoreAnswer::Swapped(revision)),
+                Swap::Conflict { current } => Ok(StoreAnswer::Conflict(stored(current))),
+            },
+        }
     }
 
     /// Writes a register if it holds what is expected.

@@ -136,9 +136,10 @@ impl Handler {
         }
     }
 
-    /// What is to be remembered of the record; none: nothing new.
+    /// What is to be remembered of the record; none: nothing new. A Primary that has lost its peer writes nothing down: that
+    /// might wait for its own frozen device, and what it would remember says that its own copy counts.
     pub fn newest(&self) -> Option<&Memory> {
-        self.newest.as_ref()
+        self.newest.as_ref().filter(|_| self.cfg.duty == Duty::Unfence || self.role != Role::Primary)
     }
 
     /// What comes next. Called again when that is done.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use model::time::Instant;
 
+use super::memory::Memory;
 use super::record::{Holder, Record};
 use super::store::Expect;
 
@@ -222,6 +223,17 @@ impl Lease {
             self.wants.create = Some(both);
             self.hurry(now);
         }
+    }
+
+    /// An earlier daemon of this node has seen the record changed that often.
+    pub fn recall(&mut self, changes: u64) {
+        assert!(self.asked == 0, "what is remembered is known before the store is asked");
+        self.changes_seen = self.changes_seen.max(changes);
+    }
+
+    /// What the next daemon is to remember; none: no record is known now.
+    pub fn newest(&self) -> Option<Memory> {
+        self.record().map(|r| Memory::new(r.changes, r.current.clone()))
     }
 
     /// Whether an older record than one that was seen may be believed.

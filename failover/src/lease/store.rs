@@ -1,5 +1,7 @@
 //! What a lease needs of a store: registers that can be compared and swapped, and errors that tell what is known.
 
+use super::machine::StoreAnswer;
+
 /// What a register has to hold for a change to be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expect {
@@ -82,4 +84,17 @@ pub enum StoreError {
         /// Its revision now.
         found: i64,
     },
+}
+
+impl StoreError {
+    /// As the lease takes it.
+    pub fn answer(&self) -> StoreAnswer {
+        let text = self.to_string();
+        match self {
+            StoreError::NotDone { .. } | StoreError::Endpoint { .. } => StoreAnswer::Failed(text),
+            StoreError::Unknown { .. } | StoreError::OtherCluster { .. } | StoreError::WentBack { .. } => {
+                StoreAnswer::Unknown(text)
+            }
+        }
+    }
 }

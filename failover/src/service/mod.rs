@@ -29,6 +29,7 @@ use model::status::snapshot::StandAloneCause;
 use model::time::{Duration, Instant};
 
 use crate::lease::machine::{Ask, Lease, LeaseConfig, StoreAnswer};
+use crate::lease::memory::Memory;
 use crate::promote::chain::{Attempt, Chain, ChainAction, Phase, StepPlan};
 pub use status::{Entry, ServiceStatus};
 
@@ -383,6 +384,18 @@ impl Service {
     /// Where this node is with it.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// What an earlier daemon of this node has seen of the lease. Before the first event.
+    pub fn recall(&mut self, changes: u64) {
+        if let Some(lease) = &mut self.lease {
+            lease.recall(changes);
+        }
+    }
+
+    /// What the next daemon is to remember of the lease; none: nothing is known now.
+    pub fn lease_newest(&self) -> Option<Memory> {
+        self.lease.as_ref().and_then(Lease::newest)
     }
 
     fn storage_is(&mut self, storage: Option<Storage>, now: Instant) {

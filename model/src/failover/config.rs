@@ -1,6 +1,7 @@
 //! The settings of failover after parsing and checking: every default filled in, every number within its range. Times are
 //! [`Duration`]s. Sources: keepalived.conf(5), failover 1 and 6.2.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -61,6 +62,13 @@ pub struct LeaseStore {
     pub ttl: Duration,
     /// `lease_prefix TEXT`, default `/lockstep`: what the names of the keys begin with.
     pub prefix: String,
+}
+
+impl LeaseStore {
+    /// Name of a service's record in the store.
+    pub fn key(&self, service: &str) -> String {
+        format!("{}/service/{service}", self.prefix.trim_end_matches('/'))
+    }
 }
 
 /// Version of VRRP.

@@ -1,6 +1,7 @@
 //! The failover side of the daemon: one task for each service, which runs its machine and does what that wants.
 
 mod addresses;
+mod keeper;
 mod service;
 mod steps;
 
@@ -16,7 +17,7 @@ use model::failover::load;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::control::{FailoverRequest, Outcome, ServiceOrder};
+use super::control::{FailoverRequest, NOT_MINE, Outcome, ServiceOrder};
 use super::resources::Resources;
 use crate::config_files::FileSystem;
 use service::{Message, ServiceHandle};
@@ -157,7 +158,7 @@ impl Failover {
         let one = self.config.services.iter().find(|s| s.resource == resource);
         let handle = one.and_then(|s| self.services.borrow().get(&s.name).cloned());
         let Some(handle) = handle else {
-            return Outcome::failed(1, format!("resource {resource}: it belongs to no service"));
+            return Outcome::failed(NOT_MINE, format!("resource {resource}: it belongs to no service"));
         };
         let (reply, answered) = oneshot::channel();
         handle.send(message(reply));

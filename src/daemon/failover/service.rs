@@ -10,7 +10,7 @@ use failover::driver::now;
 use failover::driver::vrrp::VrrpCommander;
 use failover::lease::etcd::EtcdStore;
 use failover::lease::machine::{Ask, StoreAnswer, StoreOp};
-use failover::lease::store::{StoreError, Swap, Versioned};
+use failover::lease::store::StoreError;
 use failover::promote::chain::{Attempt, LossRank, StepPlan, Verb};
 use failover::service::{
     Action, Event, Grant, Order, Parted, Service, ServiceSettings, ServiceStatus, State, Storage,
@@ -27,8 +27,9 @@ use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
 use super::addresses::Addresses;
+use super::keeper::Keeper;
 use super::steps;
-use crate::daemon::control::Outcome;
+use crate::daemon::control::{NOT_MINE, Outcome};
 use crate::daemon::resources::{Resources, Running};
 use crate::dataplane::random_seed;
 
@@ -81,6 +82,7 @@ struct Task {
     machine: Service,
     resources: Rc<Resources>,
     store: Option<Rc<Store>>,
+    keeper: Option<Keeper>,
     own: mpsc::UnboundedSender<Message>,
     is_home: Rc<Cell<bool>>,
     addresses: Addresses,
@@ -118,7 +120,7 @@ pub fn start(
         None => None,
         Some(lease) => {
             let attempt = lease.ttl / 3;
-            let key = format!("{}/service/{}", lease.prefix.trim_end_matches('/'), service.name);
+            let key = lease.key(&service.name);
             let etcd = Mutex::new(EtcdStore::new(&lease.endpoints, attempt)?);
             Some(Rc::new(Store { endpoints: lease.endpoints.clone(), attempt, key, etcd }))
         }
@@ -181,8 +183,12 @@ impl Starting {
                 config.name, config.net.protocol
             )
         });
-        let mut task = self.task(&config.host, &config.peer_host, obstacle);
         drop(running);
+        let keeping = match self.store {
+            Some(_) => Some(Keeper::recall(&self.resources.state_dir(), &self.service.name).await),
+            None => None,
+        };
+        let mut task = self.task(&config.host, &config.peer_host, obstacle, keeping);
         task.run(messages).await;
     }
 
@@ -206,7 +212,7 @@ impl Starting {
         match message {
             Message::Order(Order::Stop, reply) => drop(reply.send(Ok("it is not here".into()))),
             Message::Order(_, reply) => drop(reply.send(Err(why))),
-            Message::FencePeer(reply) | Message::UnfencePeer(reply) => drop(reply.send(1)),
+            Message::FencePeer(reply) | Message::UnfencePeer(reply) => drop(reply.send(NOT_MINE.into())),
             Message::Status(reply) => {
                 drop(reply.send(format!("service {}: Away ({why})\n", self.service.name)))
             }
@@ -215,7 +221,7 @@ impl Starting {
         }
     }
 
-    fn task(self, me: &str, peer: &str, obstacle: Option<String>) -> Task {
+    fn task(self, me: &str, peer: &str, obstacle: Option<String>, keeping: Option<(u64, Keeper)>) -> Task {
         let s = &self.service;
         let first = StepPlan {
             name: format!("promote {}", s.resource),
@@ -252,13 +258,19 @@ impl Starting {
         let core =
             Core { resource: s.resource.clone(), resources: self.resources.clone(), own: self.own.clone() };
         tokio::task::spawn_local(core.take_grants(to_core));
+        let mut machine = Service::new(settings, now());
+        let keeper = keeping.map(|(changes, keeper)| {
+            machine.recall(changes);
+            keeper
+        });
         Task {
             name: s.name.clone(),
             resource: s.resource.clone(),
             steps: s.steps.clone(),
-            machine: Service::new(settings, now()),
+            machine,
             resources: self.resources,
             store: self.store,
+            keeper,
             own: self.own,
             is_home: self.is_home,
             addresses: self.addresses,
@@ -364,7 +376,11 @@ impl Task {
 
     fn tell(&mut self, event: Event) {
         let mut actions = Vec::new();
+        let is_store = matches!(event, Event::Store(..));
         self.machine.handle(now(), event, &mut actions);
+        if let (Some(keeper), true) = (&self.keeper, is_store) {
+            keeper.keep(self.machine.lease_newest());
+        }
         self.is_home.set(self.machine.state() == &State::Home);
         for action in actions {
             self.act(action);
@@ -526,31 +542,18 @@ fn storage(r: &ResourceSnapshot) -> Storage {
 impl Store {
     async fn carry_out(&self, op: &StoreOp) -> StoreAnswer {
         let mut etcd = self.etcd.lock().await;
-        let stored = |v: Option<Versioned>| v.map(|v| (v.value, v.revision));
-        let failed = match op {
-            StoreOp::Read => match etcd.read(&self.key).await {
-                Ok(found) => return StoreAnswer::Value(stored(found)),
-                Err(e) => e,
-            },
-            StoreOp::Swap { expected, value } => match etcd.swap(&self.key, *expected, value).await {
-                Ok(Swap::Done { revision }) => return StoreAnswer::Swapped(revision),
-                Ok(Swap::Conflict { current }) => return StoreAnswer::Conflict(stored(current)),
-                Err(e) => e,
-            },
+        let failed = match etcd.carry_out(&self.key, op).await {
+            Ok(answer) => return answer,
+            Err(e) => e,
         };
-        let text = failed.to_string();
-        match failed {
-            StoreError::NotDone { .. } | StoreError::Endpoint { .. } => StoreAnswer::Failed(text),
-            StoreError::OtherCluster { .. } | StoreError::WentBack { .. } => {
-                warn!("{text}");
-                // What it holds now is judged by the lease, which knows what it held before.
-                if let Ok(fresh) = EtcdStore::new(&self.endpoints, self.attempt) {
-                    *etcd = fresh;
-                }
-                StoreAnswer::Unknown(text)
+        if matches!(failed, StoreError::OtherCluster { .. } | StoreError::WentBack { .. }) {
+            warn!("{failed}");
+            // What it holds now is judged by the lease, which knows what it held before.
+            if let Ok(fresh) = EtcdStore::new(&self.endpoints, self.attempt) {
+                *etcd = fresh;
             }
-            StoreError::Unknown { .. } => StoreAnswer::Unknown(text),
         }
+        failed.answer()
     }
 }
 

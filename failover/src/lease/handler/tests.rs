@@ -226,6 +226,25 @@ fn what_the_kernel_shows_may_forbid_it() {
 }
 
 #[test]
+fn a_primary_that_lost_its_peer_writes_nothing_down() {
+    for (role, remembered) in
+        [(Role::Primary, None), (Role::Secondary, Some(Memory::new(11, vec!["a".into()])))]
+    {
+        let mut register = store(Some(record(&["a", "b"])));
+        let mut handler = Handler::new(settings(Duty::Fence, "a"), ms(0));
+        let code = loop {
+            match handler.turn(ms(1)) {
+                Turn::Look => handler.looked(Ok(vec![lost(role)])),
+                Turn::Ask(op, _) => handler.answered(ms(1), register.carry_out(&op)),
+                Turn::Wait(_) => panic!("nothing is to be waited for"),
+                Turn::End(verdict) => break verdict.code,
+            }
+        };
+        assert_eq!((code, handler.newest().cloned()), (PEER_FENCED, remembered));
+    }
+}
+
+#[test]
 fn a_store_that_does_not_answer_leaves_everything_as_it_is() {
     for answer in [StoreAnswer::Failed("down".into()), StoreAnswer::Unknown("lost".into())] {
         for duty in [Duty::Fence, Duty::Unfence] {

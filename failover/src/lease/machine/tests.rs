@@ -206,6 +206,30 @@ fn what_is_no_record_is_neither_taken_nor_overwritten() {
 }
 
 /// From a backup that was made when both copies counted.
+/// A daemon that starts again knows what the one before has seen.
+#[test]
+fn an_older_copy_of_the_record_proves_nothing_after_a_restart_either() {
+    let (mut store, mut a, mut b) = held_by_a();
+    let backup = store.0.value.clone();
+    a.exclude_peer(ms(1000));
+    run(&mut store, &mut [&mut a, &mut b], 1000, 2000);
+    let memory = b.newest().unwrap();
+    assert_eq!(memory.current, ["a"]);
+    store.0.value = backup;
+    for (remembers, obstacle) in [(true, Err(Obstacle::NotSeen)), (false, Ok(()))] {
+        let mut next = lease("b", "a", 8);
+        if remembers {
+            next.recall(memory.changes);
+        }
+        run(&mut store, &mut [&mut next], 2000, 60_000);
+        assert_eq!(next.can_take(ms(60_000)), obstacle, "remembers: {remembers}");
+        // Beside the connected peer it is believed, and remembered from then on.
+        next.allow_older(true);
+        run(&mut store, &mut [&mut next], 60_000, 61_000);
+        assert!(next.newest().unwrap().changes < memory.changes);
+    }
+}
+
 #[test]
 fn an_older_copy_of_the_record_proves_nothing() {
     let (mut store, mut a, mut b) = held_by_a();
