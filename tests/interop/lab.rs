@@ -92,6 +92,11 @@ impl Lab {
         Lab { nodes, binary: binary.to_owned(), netns, configs, random: 1, _directory: directory }
     }
 
+    /// Name of the namespace of the switch.
+    pub fn switch(&self) -> &str {
+        &self.netns[0]
+    }
+
     /// Starts both nodes.
     pub fn boot(&mut self) {
         for node in &mut self.nodes {

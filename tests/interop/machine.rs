@@ -214,6 +214,7 @@ pub fn missing_packages() -> Vec<&'static str> {
         ("mkfs.xfs", "xfsprogs"),
         ("nbd-client", "nbd-client"),
         ("psql", "postgresql-15"),
+        ("etcd", "etcd-server"),
     ];
     all.iter().filter(|(program, _)| !found(program)).map(|(_, package)| *package).collect()
 }

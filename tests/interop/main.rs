@@ -10,6 +10,8 @@
 
 #![allow(clippy::unwrap_used, reason = "the whole file is a test")]
 
+#[path = "../support/etcd.rs"]
+mod etcd;
 mod lab;
 mod machine;
 #[path = "../support/nbd_client.rs"]
@@ -48,18 +50,21 @@ fn main() {
     let labs = [false, true]
         .map(|machines| [[true, false], [true, true], [false, false]].map(|kinds| (kinds, machines)));
     for (kinds, machines) in labs.into_iter().flatten() {
-        let chosen: Vec<_> =
-            chosen.iter().filter(|s| scenarios::IN_MACHINES.contains(&s.0) == machines).collect();
         let runs = |pair: &str| [pair.as_bytes()[0] == b'k', pair.as_bytes()[1] == b'k'];
-        let here: Vec<&&str> =
-            pairs.iter().filter(|p| runs(p) == kinds || runs(p) == [kinds[1], kinds[0]]).collect();
-        if here.is_empty() || chosen.is_empty() {
+        let here = |name: &str| -> Vec<&str> {
+            let pairs = if scenarios::OF_KERNELS.contains(&name) { &["kk"][..] } else { &pairs };
+            let fits = |p: &&&str| runs(p) == kinds || runs(p) == [kinds[1], kinds[0]];
+            let is_here = scenarios::IN_MACHINES.contains(&name) == machines;
+            pairs.iter().filter(fits).filter(|_| is_here).copied().collect()
+        };
+        let chosen: Vec<_> = chosen.iter().filter(|s| !here(s.0).is_empty()).collect();
+        if chosen.is_empty() {
             continue;
         }
         let mut lab = Lab::new(&binary, kinds, machines);
         lab.boot();
         for (name, scenario) in chosen {
-            for pair in &here {
+            for pair in here(name) {
                 let p = usize::from(runs(pair) != kinds);
                 let begun = Instant::now();
                 let result = catch_unwind(AssertUnwindSafe(|| scenario(&mut lab, p)));

@@ -8,6 +8,7 @@ mod disks;
 mod fencing;
 mod handlers;
 mod kernel_client;
+mod lease_handlers;
 mod links;
 mod migration;
 mod resync;
@@ -42,6 +43,9 @@ pub const IN_MACHINES: &[&str] = &[
     "device-name-taken",
     "migration",
 ];
+
+/// Those that are about two kernels and nothing else, whatever pairs are asked for.
+pub const OF_KERNELS: &[&str] = &["lease-handlers"];
 
 /// All of them, in the order in which they run.
 pub const ALL: &[Scenario] = &[
@@ -101,6 +105,7 @@ pub const ALL: &[Scenario] = &[
     ("disk-timeout", disk_faults::disk_timeout),
     ("ko-count", disk_faults::ko_count),
     ("fencing", fencing::exit_codes),
+    ("lease-handlers", lease_handlers::lease_handlers),
     ("handler-scripts", handlers::scripts),
     ("stonith-script", handlers::stonith_script),
     ("filesystems", kernel_client::filesystems),
