@@ -19,6 +19,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use etcd::Etcd;
+use failover::lease::etcd::EtcdStore;
+use failover::lease::record::Record;
+use failover::lease::store::{Expect, Swap};
 use nbd_client::{Client, Replies};
 use pair::Pair;
 use service::{LIMIT, Place, in_sync, status, wait_until};
@@ -27,6 +30,9 @@ struct Lab {
     pair: Pair,
     etcd: Etcd,
 }
+
+/// The record of the service.
+const KEY: &str = "/lockstep/service/db";
 
 impl Lab {
     /// A pair in sync whose service `db` has one step, which says on which node it runs by a file.
@@ -75,6 +81,19 @@ impl Lab {
         }
         assert!(self.runs(i));
         println!("at home on node {} after {:.2} s", i + 1, begun.elapsed().as_secs_f64());
+    }
+
+    /// Reads the record, or puts another one in its place.
+    fn record(&self, put: Option<&Record>) -> Record {
+        let mut store = EtcdStore::new(std::slice::from_ref(&self.etcd.url), LIMIT).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let there = store.read(KEY).await.unwrap().unwrap();
+            let Some(put) = put else { return Record::decode(&there.value).unwrap() };
+            let done = store.swap(KEY, Expect::Revision(there.revision), &put.encode()).await;
+            assert!(matches!(done, Ok(Swap::Done { .. })), "{done:?}");
+            put.clone()
+        })
     }
 
     fn client(&self, i: usize) -> Client {
@@ -136,4 +155,34 @@ fn a_home_needs_its_store_or_its_peer() {
     assert_eq!(answer.recv_timeout(LIMIT), Ok(true), "the peer is struck out, and it goes on");
     writer.join().unwrap();
     assert!(lab.is_home(home));
+}
+
+/// The peer was struck out while it looked on; then everything ends, and the store is put back to what it was before. What that
+/// says is believed by nobody who has seen more.
+#[test]
+fn an_older_copy_of_the_lease_is_known_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(dir.path());
+    let home = lab.home();
+    let before = lab.record(None);
+    assert_eq!(before.current.len(), 2);
+    lab.pair.kill(1 - home);
+    wait_until(&lab.pair, "the peer is struck out", || lab.record(None).current.len() == 1);
+    let memory = lab.pair.nodes[home].run_dir.join("state/lease-db.json");
+    let name = lab.pair.nodes[home].name;
+    wait_until(&lab.pair, "that is remembered", || {
+        std::fs::read_to_string(&memory).is_ok_and(|text| text.contains(&format!("[\"{name}\"]")))
+    });
+    lab.pair.kill(home);
+    lab.record(Some(&before));
+    lab.pair.start(home);
+    lab.pair.ok(home, &["up", "r0"]);
+    wait_until(&lab.pair, "it says why it does not take the lease", || {
+        status(&lab.pair, home).contains("the record is older than it was")
+    });
+    assert!(!lab.is_home(home));
+    // Beside its peer it believes it.
+    lab.pair.start(1 - home);
+    lab.pair.ok(1 - home, &["up", "r0"]);
+    lab.home();
 }
