@@ -4,10 +4,15 @@
 //! it may have come half way. Down in peace: in reverse, each only when the one before is stopped; if one does not stop, the chain
 //! goes up again, and the service stays where it is. Down by loss: the addresses at once, then the resource by force, so that
 //! whatever hangs in its I/O fails and can be ended; then the rest, by force, each whether or not the last one ended.
+//!
+//! While everything runs, steps are looked at. One that has failed is started again with all above it: those are stopped, in
+//! reverse, then it; then up as ever.
 
 use std::collections::VecDeque;
 
 use model::time::{Duration, Instant};
+
+use super::watch::{Ailment, Watch};
 
 /// What is asked of one step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -18,6 +23,8 @@ pub enum Verb {
     Stop,
     /// End, whatever it takes.
     Kill,
+    /// Does it run?
+    Look,
 }
 
 /// What the chain has to know of a step.
@@ -27,8 +34,10 @@ pub struct StepPlan {
     pub name: String,
     /// For each attempt; zero: none.
     pub timeout: Duration,
-    /// Attempts of a start beyond the first.
+    /// Attempts of a start beyond the first; and how often it is started again when it does not run any more.
     pub retries: u32,
+    /// Between two looks while everything runs; zero: nobody looks.
+    pub look_every: Duration,
     /// Its place on the way down by loss: first, then second, then the rest in reverse.
     pub loss_rank: LossRank,
 }
@@ -77,7 +86,9 @@ pub enum Phase {
     Up,
     /// On the way down, in peace; on failure it goes up again.
     GoingDown,
-    /// On the way down because a start has failed.
+    /// A step does not run any more: down to it, in peace, then up again.
+    Restarting,
+    /// On the way down because a step has failed.
     Undoing,
     /// On the way down by loss.
     Losing,
@@ -111,6 +122,7 @@ pub struct Chain {
     /// Why the last way up or down ended as it did.
     failure: Option<String>,
     times: Vec<StepTime>,
+    watch: Watch,
 }
 
 #[derive(Debug)]
@@ -142,6 +154,7 @@ impl Chain {
     pub fn new(steps: Vec<StepPlan>) -> Chain {
         let started = vec![true; steps.len()];
         Chain {
+            watch: Watch::new(&steps),
             steps,
             phase: Phase::Unknown,
             started,
@@ -195,8 +208,9 @@ impl Chain {
     pub fn go_down(&mut self, now: Instant, out: &mut Vec<ChainAction>) {
         match self.phase {
             Phase::Down | Phase::GoingDown | Phase::Undoing | Phase::Losing => return,
-            Phase::GoingUp | Phase::Up | Phase::Stuck | Phase::Unknown => {}
+            Phase::GoingUp | Phase::Up | Phase::Restarting | Phase::Stuck | Phase::Unknown => {}
         }
+        self.watch.end(out);
         self.times.clear();
         self.failure = None;
         self.phase = if self.phase == Phase::Up { Phase::GoingDown } else { Phase::Undoing };
@@ -209,6 +223,7 @@ impl Chain {
         if matches!(self.phase, Phase::Down | Phase::Losing) {
             return;
         }
+        self.watch.end(out);
         self.times.clear();
         self.failure = None;
         self.phase = Phase::Losing;
@@ -222,8 +237,52 @@ impl Chain {
         self.advance(now, out);
     }
 
+    /// Whether the steps are looked at; only those of a chain that is up are.
+    pub fn watch(&mut self, wanted: bool, now: Instant, out: &mut Vec<ChainAction>) {
+        if wanted && self.phase == Phase::Up { self.watch.begin(now) } else { self.watch.end(out) }
+    }
+
+    /// The lowest step that was found not to run; none: nothing is known to be wrong.
+    pub fn ailment(&self) -> Option<&Ailment> {
+        self.watch.ailment()
+    }
+
+    /// Starts the step that does not run again, with all above it.
+    ///
+    /// # Panics
+    /// Unless there is such a step.
+    pub fn restart(&mut self, now: Instant, out: &mut Vec<ChainAction>) {
+        let ailing = self.watch.ailment().expect("something is wrong").step;
+        assert!(self.phase == Phase::Up, "only what runs is looked at");
+        self.watch.count_restart(ailing, now);
+        self.watch.end(out);
+        self.times.clear();
+        self.failure = None;
+        self.phase = Phase::Restarting;
+        self.todo = (ailing..self.steps.len()).rev().map(|i| (i, Verb::Stop)).collect();
+        self.advance(now, out);
+    }
+
+    /// Goes down because of the step that does not run, as if its start had failed.
+    ///
+    /// # Panics
+    /// Unless there is such a step.
+    pub fn give_up(&mut self, now: Instant, out: &mut Vec<ChainAction>) {
+        let text = self.watch.ailment().expect("something is wrong").text.clone();
+        assert!(self.phase == Phase::Up, "only what runs is looked at");
+        self.watch.end(out);
+        self.times.clear();
+        self.failure = Some(text);
+        self.phase = Phase::Undoing;
+        self.plan_down(Verb::Stop);
+        self.advance(now, out);
+    }
+
     /// An attempt has ended. Answers to attempts that were given up are ignored.
     pub fn done(&mut self, now: Instant, key: u64, result: Result<(), String>, out: &mut Vec<ChainAction>) {
+        if self.watch.done(now, key, &result) {
+            return;
+        }
         let is_current =
             |c: &&Current| matches!(c.state, AttemptState::Running { key: running, .. } if running == key);
         if self.current.as_ref().filter(is_current).is_some() {
@@ -233,6 +292,7 @@ impl Chain {
 
     /// Time has passed.
     pub fn tick(&mut self, now: Instant, out: &mut Vec<ChainAction>) {
+        self.watch.tick(now, &mut self.keys, out);
         let Some(current) = &self.current else { return };
         match current.state {
             AttemptState::Running { key, until: Some(until) } if now >= until => {
@@ -247,10 +307,11 @@ impl Chain {
 
     /// When to call [`tick`](Self::tick).
     pub fn deadline(&self) -> Option<Instant> {
-        match self.current.as_ref()?.state {
+        let of_step = self.current.as_ref().and_then(|c| match c.state {
             AttemptState::Running { until, .. } => until,
             AttemptState::Pausing { until } => Some(until),
-        }
+        });
+        [of_step, self.watch.deadline()].into_iter().flatten().min()
     }
 
     fn begin_up(&mut self, now: Instant, out: &mut Vec<ChainAction>) {
@@ -280,6 +341,9 @@ impl Chain {
         }
         let Some((step, verb)) = self.todo.pop_front() else {
             let is_down = !self.started.contains(&true);
+            if self.phase == Phase::Restarting {
+                return self.begin_up(now, out);
+            }
             self.phase = match self.phase {
                 Phase::GoingUp => Phase::Up,
                 _ if is_down => Phase::Down,
@@ -298,7 +362,7 @@ impl Chain {
         let current = self.current.as_mut().expect("there is a step to attempt");
         let timeout = match current.verb {
             Verb::Kill => KILL_TIMEOUT,
-            Verb::Start | Verb::Stop => self.steps[current.step].timeout,
+            Verb::Start | Verb::Stop | Verb::Look => self.steps[current.step].timeout,
         };
         current.attempts += 1;
         current.state = AttemptState::Running { key, until: (!timeout.is_zero()).then(|| now + timeout) };
@@ -334,6 +398,11 @@ impl Chain {
                 self.started[step] = false;
                 return self.begin_up_again(now, out);
             }
+            (Phase::Restarting, _) => {
+                self.failure = Some(text);
+                self.phase = Phase::Undoing;
+                self.plan_down(Verb::Kill);
+            }
             (Phase::Undoing, Verb::Stop) => {
                 // Nothing below it can be ended in peace.
                 self.failure.get_or_insert(text);
@@ -355,7 +424,7 @@ impl Chain {
     fn attempts_max(&self, step: usize, verb: Verb) -> u32 {
         match (verb, &self.phase) {
             (Verb::Start, _) => 1 + self.steps[step].retries,
-            (Verb::Stop, Phase::GoingDown) => STOP_ATTEMPTS,
+            (Verb::Stop, Phase::GoingDown | Phase::Restarting) => STOP_ATTEMPTS,
             _ => UNDO_ATTEMPTS,
         }
     }

@@ -185,6 +185,9 @@ impl Service {
             self.leave(how, &why, now, steps, out);
             return true;
         }
+        if self.heal(now, steps, out) {
+            return true;
+        }
         let able = self.peer_is_able().is_ok();
         self.peer_able_since = if able { self.peer_able_since.or(Some(now)) } else { None };
         let bad_disk = self.storage.filter(|s| s.disk != DiskState::UpToDate);

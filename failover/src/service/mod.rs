@@ -18,6 +18,7 @@
 mod addresses;
 mod decide;
 mod fence;
+mod look_after;
 mod orders;
 mod status;
 mod way;
@@ -265,6 +266,8 @@ pub struct Service {
     /// The addresses wait until those of the peer are gone for certain, and clients are served.
     delayed: Option<Attempt>,
     connect_at: Instant,
+    /// It is at home, and some of its steps are started again.
+    restarting: bool,
     why: String,
     history: Vec<Entry>,
     last_reason: Option<String>,
@@ -327,6 +330,7 @@ impl Service {
             was_primary: false,
             delayed: None,
             connect_at: now,
+            restarting: false,
             why: "has just started".into(),
             history: Vec::new(),
             last_reason: None,
@@ -361,6 +365,7 @@ impl Service {
                 break;
             }
         }
+        self.watch_steps(now, &mut steps);
         self.run_steps(&mut steps, now, out);
         self.answer_handlers(now, out);
         self.grant(now, out);
@@ -435,7 +440,8 @@ impl Service {
             State::Taking(since) => self.at_taking(since, now, steps, out),
             State::Starting => match self.chain.phase() {
                 Phase::Up => {
-                    self.record_entry("became its home", now);
+                    let again = std::mem::take(&mut self.restarting);
+                    self.record_entry(if again { "runs again" } else { "became its home" }, now);
                     self.enter(State::Home, "every step runs", now, out);
                     true
                 }

@@ -28,7 +28,7 @@ impl Service {
                     self.cfg.name, self.cfg.peer
                 )));
             }
-            self.was_primary = false;
+            (self.was_primary, self.restarting) = (false, false);
             self.enter(State::Starting, "its steps are started", now, out);
             // What the core may do has to be there before it is promoted.
             self.grant(now, out);

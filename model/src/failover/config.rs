@@ -479,10 +479,13 @@ pub enum Proof {
 pub struct Step {
     /// What it does.
     pub kind: StepKind,
-    /// `timeout SECONDS` of the step: for starting, and again for stopping. Zero: none.
+    /// `timeout SECONDS` of the step: for starting, for stopping, and for each look. Zero: none.
     pub timeout: Duration,
-    /// `retry N`, default 0: how often a start that has failed is tried again before the service gives way.
+    /// `retry N`, default 0: how often a start that has failed is tried again, and how often a step that has failed while it
+    /// ran is started again, before the service gives way.
     pub retries: u32,
+    /// `monitor SECONDS`: how often it is looked at while the service is at home. Zero, unless told otherwise: never.
+    pub monitor: Duration,
 }
 
 /// Kinds of steps.

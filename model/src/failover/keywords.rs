@@ -452,6 +452,7 @@ pub(super) const MOUNT: Place = Place {
     keywords: &[
         used("timeout", Shape::Time(0, DAY)),
         used("retry", Shape::Int(0, 1000)),
+        used("monitor", Shape::Time(S, DAY)),
         used("check", Shape::Flag),
     ],
 };
@@ -462,6 +463,7 @@ pub(super) const START: Place = Place {
     keywords: &[
         used("timeout", Shape::Time(0, DAY)),
         used("retry", Shape::Int(0, 1000)),
+        used("monitor", Shape::Time(S, DAY)),
         used("name", Shape::Word),
         used("stop", Shape::Words(1, 64)),
         used("status", Shape::Words(1, 64)),

@@ -458,6 +458,9 @@ impl Printer {
         if step.retries != 0 {
             inner.push(format!("retry {}", step.retries));
         }
+        if !step.monitor.is_zero() {
+            inner.push(format!("monitor {}", seconds(step.monitor)));
+        }
         if inner.is_empty() {
             return self.line(head);
         }

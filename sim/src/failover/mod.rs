@@ -356,6 +356,7 @@ impl Cluster {
             }
             Verb::Stop => Command::Secondary { open: 0, force: false },
             Verb::Kill => Command::Secondary { open: 0, force: true },
+            Verb::Look => unreachable!("nobody looks at it"),
         };
         let id = self.w.command(n, command);
         self.sides[n].commands.push((id, attempt));
@@ -561,6 +562,7 @@ fn service(n: usize, rng: &mut Rng, now: Instant, bug: Option<Bug>) -> Service {
             name: names[i].into(),
             timeout: Duration::from_secs(5),
             retries: 0,
+            look_every: Duration::ZERO,
             loss_rank: ranks[i],
         })
         .collect();

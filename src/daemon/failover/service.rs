@@ -227,18 +227,21 @@ impl Starting {
             name: format!("promote {}", s.resource),
             timeout: s.promote_timeout,
             retries: 0,
+            look_every: Duration::ZERO,
             loss_rank: LossRank::Second,
         };
         let middle = s.steps.iter().map(|step| StepPlan {
             name: steps::name(step),
             timeout: step.timeout,
             retries: step.retries,
+            look_every: step.monitor,
             loss_rank: LossRank::Later,
         });
         let last = StepPlan {
             name: "addresses".into(),
             timeout: Duration::from_secs(30),
             retries: 0,
+            look_every: Duration::ZERO,
             loss_rank: LossRank::First,
         };
         let settings = ServiceSettings {
@@ -508,6 +511,7 @@ async fn change_role(running: &Running, verb: Verb) -> Result<(), String> {
         Verb::Start => running.primary(false, &minor).await,
         Verb::Stop => running.secondary(false, &minor, None).await,
         Verb::Kill => running.secondary(true, &minor, None).await,
+        Verb::Look => unreachable!("nobody looks at it"),
     };
     told(&outcome)
 }

@@ -37,6 +37,7 @@ pub async fn run(step: &Step, verb: Verb, device: &str) -> Result<(), String> {
         StepKind::Unit(unit) => match verb {
             Verb::Start => program(&["systemctl", "start", unit], &[]).await,
             Verb::Stop => program(&["systemctl", "stop", unit], &[]).await,
+            Verb::Look => is_active(unit).await,
             Verb::Kill => {
                 // A unit that does not run cannot be killed, which is as good.
                 let _ = program(&["systemctl", "kill", "-s", "KILL", unit], &[]).await;
@@ -54,10 +55,18 @@ pub async fn run(step: &Step, verb: Verb, device: &str) -> Result<(), String> {
             }
             (Verb::Stop | Verb::Kill, Some(stop)) => command(stop).await,
             (Verb::Stop | Verb::Kill, None) => Ok(()),
+            (Verb::Look, _) => match status {
+                Some(status) => command(status).await,
+                None => Ok(()),
+            },
         },
         StepKind::Ocf { provider, agent, parameters } => {
             let path = format!("{OCF_ROOT}/resource.d/{provider}/{agent}");
-            let action = if verb == Verb::Start { "start" } else { "stop" };
+            let action = match verb {
+                Verb::Start => "start",
+                Verb::Stop | Verb::Kill => "stop",
+                Verb::Look => "monitor",
+            };
             let mut environment = vec![("OCF_ROOT".to_owned(), OCF_ROOT.to_owned())];
             let keys = parameters.iter().map(|(key, value)| (format!("OCF_RESKEY_{key}"), value.clone()));
             environment.extend(keys);
@@ -78,7 +87,8 @@ impl Mount<'_> {
     async fn run(&self, verb: Verb) -> Result<(), String> {
         let mounted = is_mounted(self.directory)?;
         match verb {
-            Verb::Start if mounted => Ok(()),
+            Verb::Start | Verb::Look if mounted => Ok(()),
+            Verb::Look => Err("it is not mounted".into()),
             Verb::Start => {
                 if self.checks_first {
                     self.check().await?;
@@ -126,6 +136,26 @@ fn is_mounted(directory: &str) -> Result<bool, String> {
 
 fn unescaped(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+/// systemctl(1): exit status 0 if it is active; what it prints is the state.
+async fn is_active(unit: &str) -> Result<(), String> {
+    let out = Process::new("systemctl")
+        .args(["is-active", unit])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|e| format!("systemctl: {e}"))?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let state = String::from_utf8_lossy(&out.stdout);
+    match state.lines().next().map(str::trim) {
+        Some(state) if !state.is_empty() => Err(format!("it is {state}")),
+        _ => Err(format!("systemctl is-active: {}", out.status)),
+    }
 }
 
 async fn command(command: &Command) -> Result<(), String> {

@@ -270,7 +270,7 @@ impl World {
         let t = self.t;
         let reaches = self.link && self.nodes.iter().all(|k| k.believes);
         if self.nodes[n].believes && reaches {
-            self.nodes.iter_mut().for_each(|k| drop(k.data.insert(t)));
+            self.nodes.iter_mut().for_each(|k| k.data.extend([t]));
         } else if !self.nodes[n].believes && self.nodes[n].fenced {
             self.nodes[n].data.insert(t);
             self.alone += 1;

@@ -1,7 +1,13 @@
 use super::*;
 
 fn step(name: &str, loss_rank: LossRank) -> StepPlan {
-    StepPlan { name: name.into(), timeout: Duration::from_secs(5), retries: 1, loss_rank }
+    StepPlan {
+        name: name.into(),
+        timeout: Duration::from_secs(5),
+        retries: 1,
+        look_every: Duration::ZERO,
+        loss_rank,
+    }
 }
 
 fn chain() -> Chain {
@@ -177,5 +183,116 @@ fn a_peaceful_way_down_waits_for_what_is_being_started() {
     assert!(out.is_empty());
     c.done(at(2), a.key, Ok(()), &mut out);
     assert_eq!(answer(&mut c, at(2), out, |_, _| false), [(0, Verb::Stop)]);
+    assert_eq!(c.phase(), &Phase::Down);
+}
+
+/// All but the first and the last are looked at, every two seconds.
+fn watched() -> Chain {
+    let plans = ["promote", "mount", "start", "address"].map(|name| StepPlan {
+        look_every: Duration::from_secs(if matches!(name, "mount" | "start") { 2 } else { 0 }),
+        ..step(name, LossRank::Later)
+    });
+    let mut c = Chain::new(plans.to_vec());
+    let mut out = Vec::new();
+    c.go_up(at(0), &mut out);
+    let mut pending = out;
+    while let Some(ChainAction::Run(a)) = (!pending.is_empty()).then(|| pending.remove(0)) {
+        c.done(at(0), a.key, Ok(()), &mut pending);
+    }
+    assert_eq!(c.phase(), &Phase::Up);
+    c.watch(true, at(0), &mut Vec::new());
+    c
+}
+
+fn looks(c: &mut Chain, now: Instant) -> Vec<Attempt> {
+    let mut out = Vec::new();
+    c.tick(now, &mut out);
+    let attempt = |a: &ChainAction| match a {
+        ChainAction::Run(a) if a.verb == Verb::Look => *a,
+        other => panic!("{other:?}"),
+    };
+    out.iter().map(attempt).collect()
+}
+
+#[test]
+fn steps_are_looked_at_side_by_side_and_each_at_its_pace() {
+    let mut c = watched();
+    assert_eq!(c.deadline(), Some(at(2)));
+    assert!(looks(&mut c, at(1)).is_empty());
+    let first = looks(&mut c, at(2));
+    assert_eq!(first.iter().map(|a| a.step).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(c.deadline(), Some(at(7)), "an answer is due within five seconds");
+    c.done(at(3), first[1].key, Ok(()), &mut Vec::new());
+    assert_eq!(
+        looks(&mut c, at(5)).iter().map(|a| a.step).collect::<Vec<_>>(),
+        [2],
+        "the other one is not back"
+    );
+    assert_eq!(c.ailment(), None);
+}
+
+#[test]
+fn the_lowest_of_what_failed_is_what_is_wrong() {
+    let mut c = watched();
+    let all = looks(&mut c, at(2));
+    for (look, lowest) in [(all[1], "start: no"), (all[0], "mount: no")] {
+        c.done(at(3), look.key, Err("no".into()), &mut Vec::new());
+        assert_eq!(c.ailment().map(|a| a.text.as_str()), Some(lowest));
+    }
+    let mut out = Vec::new();
+    c.restart(at(3), &mut out);
+    assert_eq!(c.phase(), &Phase::Restarting);
+    let down = [3, 2, 1].map(|i| (i, Verb::Stop));
+    let up = [1, 2, 3].map(|i| (i, Verb::Start));
+    assert_eq!(answer(&mut c, at(3), out, |_, _| false), [down, up].concat());
+    assert_eq!((c.phase(), c.failure(), c.ailment()), (&Phase::Up, None, None));
+}
+
+#[test]
+fn what_does_not_stop_to_be_started_again_is_ended_by_force_with_all_the_rest() {
+    let mut c = watched();
+    let look = looks(&mut c, at(2))[0];
+    let mut out = Vec::new();
+    c.done(at(3), look.key, Err("no".into()), &mut out);
+    c.restart(at(3), &mut out);
+    out.retain(|a| matches!(a, ChainAction::Run(_)));
+    let asked = answer(&mut c, at(3), out, |i, verb| i == 2 && verb == Verb::Stop);
+    let killed: Vec<usize> = asked.iter().filter(|(_, verb)| *verb == Verb::Kill).map(|(i, _)| *i).collect();
+    assert_eq!(killed, [2, 1, 0]);
+    assert_eq!((c.phase(), c.failure()), (&Phase::Down, Some("start: no")));
+}
+
+#[test]
+fn looks_end_with_what_they_look_at() {
+    for by_loss in [true, false] {
+        let mut c = watched();
+        let all = looks(&mut c, at(2));
+        let mut out = Vec::new();
+        if by_loss {
+            c.lose(at(3), &mut out)
+        } else {
+            c.go_down(at(3), &mut out)
+        }
+        assert_eq!(out[..2], [ChainAction::Abort(all[0]), ChainAction::Abort(all[1])]);
+        c.done(at(3), all[0].key, Err("late".into()), &mut out);
+        assert_eq!(c.ailment(), None);
+        c.watch(true, at(3), &mut out);
+        let runs: Vec<_> = out.into_iter().filter(|a| matches!(a, ChainAction::Run(_))).collect();
+        let asked = answer(&mut c, at(3), runs, |_, _| false);
+        assert!(asked.iter().all(|(_, verb)| *verb != Verb::Look), "nobody looks at what goes: {asked:?}");
+    }
+}
+
+#[test]
+fn an_end_in_peace_comes_before_a_restart_that_is_under_way() {
+    let mut c = watched();
+    let look = looks(&mut c, at(2))[1];
+    let mut out = Vec::new();
+    c.done(at(3), look.key, Err("no".into()), &mut out);
+    c.restart(at(3), &mut out);
+    c.go_down(at(3), &mut out);
+    out.retain(|a| matches!(a, ChainAction::Run(_)));
+    let asked = answer(&mut c, at(3), out, |_, _| false);
+    assert!(asked.iter().all(|(_, verb)| *verb == Verb::Stop), "{asked:?}");
     assert_eq!(c.phase(), &Phase::Down);
 }

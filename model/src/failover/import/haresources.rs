@@ -115,6 +115,7 @@ fn resource(reader: &mut Reader<'_>, word: &Word, group: &mut Group) {
                 },
                 timeout: Duration::ZERO,
                 retries: 0,
+                monitor: Duration::ZERO,
             });
             group.notes.push((word.span, word.text.clone(), "mount".into()));
         }
@@ -161,6 +162,7 @@ fn script_step(script: &str, arguments: &[&str]) -> Step {
         },
         timeout: STEP_TIMEOUT,
         retries: 0,
+        monitor: Duration::ZERO,
     }
 }
 

@@ -142,11 +142,13 @@ fn mount(statement: &Statement, messages: &mut Messages) -> Option<Step> {
         },
         timeout: Duration::ZERO,
         retries: 0,
+        monitor: Duration::ZERO,
     };
     for entry in entries(&MOUNT, statement.block(), messages) {
         match (entry.name, entry.value, &mut step.kind) {
             ("timeout", Value::Time(time), _) => step.timeout = time,
             ("retry", Value::Int(n), _) => step.retries = super::globals::count(n),
+            ("monitor", Value::Time(time), _) => step.monitor = time,
             ("check", Value::Flag(flag), StepKind::Mount { checks_first, .. }) => *checks_first = flag,
             (name, ..) => unexpected(name),
         }
@@ -176,11 +178,20 @@ fn start(statement: &Statement, messages: &mut Messages) -> Option<Step> {
         let name = default_name(&words);
         StepKind::Command { name, start: Command { words, user: None }, stop: None, status: None }
     };
-    let mut step = Step { kind: StepKind::Unit(String::new()), timeout: STEP_TIMEOUT, retries: 0 };
+    let mut step = Step {
+        kind: StepKind::Unit(String::new()),
+        timeout: STEP_TIMEOUT,
+        retries: 0,
+        monitor: Duration::ZERO,
+    };
+    let mut monitor_span = None;
     for entry in entries(&START, statement.block(), messages) {
         match (entry.name, entry.value, &mut kind) {
             ("timeout", Value::Time(time), _) => step.timeout = time,
             ("retry", Value::Int(n), _) => step.retries = super::globals::count(n),
+            ("monitor", Value::Time(time), _) => {
+                (step.monitor, monitor_span) = (time, Some(entry.statement.span()));
+            }
             ("name", Value::Word(word), StepKind::Command { name, .. }) => name.clone_from(&word.text),
             ("stop", Value::Words(words), StepKind::Command { stop, .. }) => {
                 *stop = command(words, messages).map(|words| Command { words, user: None });
@@ -198,6 +209,10 @@ fn start(statement: &Statement, messages: &mut Messages) -> Option<Step> {
             }
             (name, ..) => unexpected(name),
         }
+    }
+    if let (Some(span), StepKind::Command { status: None, .. }) = (monitor_span, &kind) {
+        let help = "add 'status \"COMMAND\"', whose exit code is 0 while it runs";
+        messages.error(span, "'monitor' has nothing to look at: the command has no 'status'", help);
     }
     step.kind = kind;
     Some(step)
