@@ -37,6 +37,11 @@ const KEY: &str = "/lockstep/service/db";
 impl Lab {
     /// A pair in sync whose service `db` has one step, which says on which node it runs by a file.
     fn new(dir: &Path) -> Lab {
+        Lab::watched(dir, "")
+    }
+
+    /// The same with more lines in the block of the step.
+    fn watched(dir: &Path, lines: &str) -> Lab {
         let etcd = Etcd::start(dir, None);
         let ports = [0, 1].map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
         let addresses = ports.map(|p| p.local_addr().unwrap().to_string());
@@ -47,7 +52,8 @@ impl Lab {
             let d = d.display();
             format!(
                 "service db {{\n resource r0\n start \"/bin/sh -c 'touch {d}/runs.$LOCKSTEP_HOST'\" {{\n  name db\n  \
-                 stop \"/bin/sh -c 'rm -f {d}/runs.$LOCKSTEP_HOST'\"\n }}\n}}\n"
+                 stop \"/bin/sh -c 'rm -f {d}/runs.$LOCKSTEP_HOST'\"\n{}\n }}\n}}\n",
+                lines.replace("DIR", &d.to_string())
             )
         };
         let pair = service::pair(dir, &etcd, place, "1", blocks);
@@ -185,4 +191,30 @@ fn an_older_copy_of_the_lease_is_known_after_a_restart() {
     lab.pair.start(1 - home);
     lab.pair.ok(1 - home, &["up", "r0"]);
     lab.home();
+}
+
+/// What runs dies: it is started again here, and when it dies again the peer has it.
+#[test]
+fn a_step_that_dies_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = "status \"/bin/sh -c 'test -e DIR/runs.$LOCKSTEP_HOST'\"\nmonitor 1\nretry 1\n";
+    let lab = Lab::watched(dir.path(), lines);
+    let home = lab.home();
+    let dies = || {
+        let marker = lab.pair.dir.join(format!("runs.{}", lab.pair.nodes[home].name));
+        std::fs::remove_file(marker).unwrap();
+    };
+    dies();
+    wait_until(&lab.pair, "it is started again", || lab.runs(home) && lab.is_home(home));
+    let history = lab.pair.ok(home, &["failover", "history"]);
+    assert!(history.contains("found a step that had failed: start db: "), "{history}");
+    assert!(history.contains("started again (1 of 1)") && history.contains("runs again"), "{history}");
+    in_sync(&lab.pair);
+    dies();
+    lab.moves_to(1 - home);
+    assert!(!lab.runs(home));
+    wait_until(&lab.pair, "it says why it is not there", || {
+        let said = status(&lab.pair, home);
+        said.contains("last failure here: start db: ") && said.contains("not here because: ")
+    });
 }

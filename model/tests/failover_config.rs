@@ -239,6 +239,7 @@ fn defaults_are_those_of_the_manual() {
     assert_eq!((service.proof, service.failback), (Proof::Fencing, false));
     let timeouts: Vec<_> = service.steps.iter().map(|s| (s.timeout.as_secs(), s.retries)).collect();
     assert_eq!(timeouts, [(60, 0), (0, 0)]);
+    assert!(service.steps.iter().all(|s| s.monitor.is_zero()), "nobody looks unless told to");
 }
 
 #[test]
@@ -523,6 +524,14 @@ fn mistakes_of_services() {
             "7:17: error: the unit a.service takes no 'x'",
             "8:7: error: 'ocf:x' names no resource agent",
             "9:7: error: 'a' is no device",
+        ],
+    );
+    check(
+        "service s {\nresource r0\nstart /bin/a {\nmonitor 5\n}\nstart b.service {\nmonitor 0\n}\nmount resource /x {\nmonitor x\n}\n}\n",
+        &[
+            "4:1: error: 'monitor' has nothing to look at: the command has no 'status'",
+            "7:9: error: monitor 0 is not in the range of 1 to 86400 seconds",
+            "10:9: error: monitor 'x' is not a time in seconds",
         ],
     );
     assert_eq!(quiet(&format!("{store}service s {{\nresource r0\n}}\n")).services[0].proof, Proof::Lease);
