@@ -160,9 +160,7 @@ fn of_two_that_strike_each_other_out_one_comes_first() {
         let changes = lab.record().unwrap().changes + 1;
         let both = Record { changes, ..Record::new(None, NODES.map(str::to_owned).to_vec()) };
         lab.put(&both);
-        for n in 0..2 {
-            fs::remove_dir_all(lab.path(NODES[n])).ok();
-        }
+        NODES.iter().for_each(|name| drop(fs::remove_dir_all(lab.path(name))));
     }
 }
 

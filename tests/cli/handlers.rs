@@ -50,3 +50,18 @@ fn up_warns_of_scripts_that_need_the_kernel_module() {
     node.configure("/usr/lib/drbd/", "/usr/local/lib/");
     node.good(&["up", "r0"]);
 }
+
+/// The kernel has it, or nobody: the command goes on by itself, and finds no service and no kernel here.
+#[test]
+fn a_daemon_without_the_resource_does_not_answer_for_it() {
+    let node = Node::start("");
+    for handler in ["fence-peer", "unfence-peer"] {
+        let none = node.dir.path().join("nosuch.conf");
+        let (exit, _, err) = node.run(&[handler, "r0", "--failover", none.to_str().unwrap()]);
+        assert_eq!(exit, 1, "{err}");
+        assert!(
+            err.starts_with(&format!("resource r0: {handler}: ")) && err.contains("nosuch.conf"),
+            "{err}"
+        );
+    }
+}

@@ -25,9 +25,11 @@ impl Service {
         if self.frozen || !is_served {
             // Somebody works on it, or nothing that uses the data can be stopped.
             if self.frozen && is_new {
-                self.why = format!("frozen by an operator, though this failed: {text}");
+                let left = format!("{text}; left as it is until 'unfreeze'");
+                out.push(Action::Warn(format!("service {}: {left}", self.cfg.name)));
+                let why = std::mem::replace(&mut self.why, left);
                 self.record_entry("found a step that had failed", now);
-                out.push(Action::Warn(format!("service {}: {}", self.cfg.name, self.why)));
+                self.why = why;
             }
             self.chain.watch(false, now, steps);
             return false;

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::lease::machine::{Ask, Held, Lease, LeaseConfig};
 use crate::lease::register::Register;
 
 const NAMES: [&str; 2] = ["a", "b"];
@@ -289,11 +290,9 @@ impl World {
         let node = &mut self.nodes[n];
         match node.role {
             Role::Primary => (node.role, node.frozen) = (Role::Secondary, false),
-            _ if node.believes && self.link && other.1 => {
-                if other.0 != Role::Primary {
-                    self.nodes[n].role = Role::Primary;
-                    self.check(n);
-                }
+            _ if node.believes && self.link && other == (Role::Secondary, true) => {
+                self.nodes[n].role = Role::Primary;
+                self.check(n);
             }
             _ if !node.believes && node.disk == DiskState::UpToDate => self.call(n, Duty::Fence, true),
             _ => {}
@@ -351,4 +350,83 @@ fn no_primary_lacks_what_was_acknowledged() {
         alone > 1_000 && written > 10_000,
         "clients are served: {written}, {alone} of them by one node alone"
     );
+}
+
+/// The holder runs our daemon, its peer a kernel: a holder that stands still, slow answers, clocks of different speed. From the
+/// moment that its peer may go on, it has no right.
+fn beside_a_daemon(seed: u64) -> u8 {
+    let mut rng = Rng((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let rate = 900_000 + rng.below(200_000);
+    let clock = |t: u64| Instant(t * rate);
+    let cfg =
+        LeaseConfig { me: "a".into(), peer: "b".into(), incarnation: 1, ttl: Duration::from_millis(600) };
+    let mut lease = Lease::new(cfg, clock(0));
+    lease.set_hold(true, clock(0));
+    let mut register = Register::default();
+    register.write(Record::new(None, NAMES.map(str::to_owned).to_vec()).encode());
+    let slow = 1 + rng.below(250);
+    let (stops_at, for_ms) = (1_000 + rng.below(2_000), rng.below(5_000));
+    let excludes_at = if rng.one_in(4) { rng.below(4_000) } else { u64::MAX };
+    let called_at = 1_000 + rng.below(3_000);
+    let mut asked: Option<(Ask, u64, u64, Option<StoreAnswer>)> = None;
+    let mut call: Option<(Handler, u64)> = None;
+    let mut verdict = None;
+    for t in 1..10_000 {
+        if let Some((ask, _, _, answer)) = asked.as_mut().filter(|(_, reaches_at, _, _)| *reaches_at == t) {
+            *answer = Some(register.carry_out(&ask.op));
+        }
+        if !(stops_at..stops_at + for_ms).contains(&t) {
+            if t == excludes_at {
+                lease.exclude_peer(clock(t));
+            }
+            if let Some((ask, _, _, answer)) =
+                asked.take_if(|(_, reaches_at, back_at, _)| t >= *reaches_at && t >= *back_at)
+            {
+                lease.answer(clock(t), ask.id, answer.expect("it has arrived"));
+            }
+            if asked.is_none() {
+                let flight = |ask| (ask, t + 1 + rng.below(slow), t + 1 + rng.below(2 * slow), None);
+                asked = lease.poll(clock(t)).map(flight);
+            }
+        }
+        if t == called_at {
+            let cfg = HandlerSettings {
+                duty: Duty::Fence,
+                me: "b".into(),
+                peer: "a".into(),
+                is_synchronous: true,
+                timeout: Duration::from_secs(4),
+                changes_seen: 0,
+            };
+            call = Some((Handler::new(cfg, Instant(t * 1_000_000)), t));
+        }
+        if let Some((handler, wakes_at)) = call.as_mut().filter(|(_, wakes_at)| *wakes_at <= t) {
+            let now = Instant(t * 1_000_000);
+            *wakes_at = t + 1 + rng.below(20);
+            match handler.turn(now) {
+                Turn::Look => handler.looked(Ok(vec![VolumeLook {
+                    conn: ConnState::WFConnection,
+                    role: Role::Secondary,
+                    peer_role: Role::Unknown,
+                    disk: DiskState::UpToDate,
+                    peer_disk: DiskState::DUnknown,
+                }])),
+                Turn::Ask(op, _) => handler.answered(now, register.carry_out(&op)),
+                Turn::Wait(until) => *wakes_at = until.0.div_ceil(1_000_000),
+                Turn::End(end) => (verdict, call) = (Some(end.code), None),
+            }
+        }
+        if verdict == Some(PEER_FENCED) {
+            assert_eq!(lease.held(clock(t)), Held::No, "seed {seed}, {t} ms: both may act");
+        }
+    }
+    verdict.expect("a handler ends")
+}
+
+#[test]
+fn a_kernel_goes_on_only_when_the_daemon_beside_it_has_no_right() {
+    let codes: Vec<u8> = (0..3_000).map(beside_a_daemon).collect();
+    for code in [PEER_FENCED, PEER_IS_PRIMARY] {
+        assert!(codes.iter().filter(|c| **c == code).count() > 50, "both happen: {code}");
+    }
 }
