@@ -56,12 +56,16 @@ impl Lab {
         fs::write(self.path("drbd.conf"), text).unwrap();
     }
 
-    /// As the kernel of node `n` calls it.
+    /// As the kernel of node `n` calls it, but with time for a store that is busy.
     fn call(&self, n: usize, handler: &str, shows: &str) -> (i32, String) {
+        self.call_within(n, handler, shows, "60")
+    }
+
+    fn call_within(&self, n: usize, handler: &str, shows: &str, seconds: &str) -> (i32, String) {
         let proc = self.path(&format!("proc-drbd-{}", NODES[n]));
-        fs::write(&proc, format!("version: 8.4.11 (api:1/proto:86-101)\n\n 3: {shows}\n    ns:0 nr:0\n"))
-            .unwrap();
-        self.call_with(n, &[handler, "--proc-drbd", proc.to_str().unwrap()])
+        let text = format!("version: 8.4.11 (api:1/proto:86-101)\n\n 3: {shows}\n    ns:0 nr:0\n");
+        fs::write(&proc, text).unwrap();
+        self.call_with(n, &[handler, "--proc-drbd", proc.to_str().unwrap(), "--timeout", seconds])
     }
 
     fn call_with(&self, n: usize, args: &[&str]) -> (i32, String) {
@@ -173,7 +177,6 @@ fn a_holder_is_struck_out_when_its_term_is_over() {
         Record { changes, ..Record::new(Some(holder), NODES.map(str::to_owned).to_vec()) }
     };
     lab.put(&held(600, 1));
-    // Long enough for a store that is busy; only the term is waited for.
     code(&lab.call(0, "fence-peer", LOST_AS_SECONDARY), 4);
     let left = lab.record().unwrap();
     assert!(left.holder.is_none() && left.is_only_current("a"), "{left:?}");
@@ -222,7 +225,7 @@ fn whatever_is_not_certain_leaves_the_clients_frozen() {
     broken(lab.call(0, "fence-peer", LOST), "fencing resource-and-stonith");
     lab.configure("fencing resource-and-stonith;");
     lab.etcd.signal("STOP");
-    broken(lab.call(0, "fence-peer", LOST), "no end within 5 s");
+    broken(lab.call_within(0, "fence-peer", LOST, "3"), "no end within 3 s");
     lab.etcd.signal("CONT");
     assert_eq!(lab.current().len(), 2, "nothing was done");
     fs::write(lab.path("failover.conf"), "").unwrap();

@@ -14,7 +14,7 @@ pub const DEFAULT_FILE: &str = "/etc/lockstep.toml";
 /// Where sockets are kept unless told otherwise.
 pub const DEFAULT_RUN_DIR: &str = "/run/lockstep";
 
-/// Where the sizes of devices are noted unless told otherwise.
+/// Where is noted what has to outlive the daemon, unless told otherwise.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/lockstep";
 
 /// Settings of the daemon. Unknown keys are errors.
@@ -23,7 +23,8 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/lockstep";
 pub struct Settings {
     /// Directory of the sockets.
     pub run_dir: Option<PathBuf>,
-    /// Directory where the sizes of devices are noted, so that metadata at their end is found when they have grown.
+    /// Directory where the sizes of devices are noted, so that metadata at their end is found when they have grown, and what was
+    /// seen of the leases of services.
     pub state_dir: Option<PathBuf>,
     /// What is logged, in the words of the `tracing` filter (`info`, `lockstep=debug`).
     pub log: Option<String>,
@@ -188,7 +189,7 @@ impl Settings {
         given.or(self.run_dir.as_deref()).unwrap_or(Path::new(DEFAULT_RUN_DIR)).to_path_buf()
     }
 
-    /// Where sizes of devices are noted: as set, else [`DEFAULT_STATE_DIR`], or inside a run directory of one's own.
+    /// Where is noted what has to outlive the daemon: as set, else [`DEFAULT_STATE_DIR`], or inside a run directory of one's own.
     pub fn state_dir(&self, run_dir: &Path) -> PathBuf {
         let own = run_dir != Path::new(DEFAULT_RUN_DIR);
         let default = || if own { run_dir.join("state") } else { PathBuf::from(DEFAULT_STATE_DIR) };

@@ -61,7 +61,7 @@ pub fn lease_handlers(lab: &mut Lab, first: usize) -> String {
     lab.pair(&Setup { sections, disk: DISK.to_owned(), ..Setup::default() }, first);
 
     // Without a record nobody goes on; it is made by hand, since there was no resync.
-    let made = || lab.nodes[first].sh(&format!("DRBD_CONF=/etc/drbd.conf {ours} unfence-peer r0"));
+    let made = || lab.nodes[first].sh(&format!("{ours} unfence-peer r0"));
     lab.nodes[first].until(LONG, || made().status == 0, || made().text);
     one_way(lab, first);
     lab.nodes[first].ok("secondary r0");
