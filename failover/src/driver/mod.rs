@@ -4,6 +4,7 @@
 
 mod clock;
 mod command;
+pub mod heartbeat;
 pub mod vrrp;
 
 pub use clock::now;

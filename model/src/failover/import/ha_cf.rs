@@ -77,8 +77,7 @@ pub(super) struct HaCf {
 
 /// The membership that both files describe, and what is said of failback.
 pub(super) fn read(reader: &mut Reader<'_>, path: &str, authkeys: &str) -> HaCf {
-    let mut ha_cf =
-        HaCf { membership: HeartbeatMembership::default(), auto_failback: AutoFailback::Legacy };
+    let mut ha_cf = HaCf { membership: HeartbeatMembership::default(), auto_failback: AutoFailback::Legacy };
     for line in reader.lines(path, false) {
         directive(reader, &line, &mut ha_cf);
     }
@@ -173,7 +172,9 @@ fn keys(reader: &mut Reader<'_>, path: &str, membership: &mut HeartbeatMembershi
             }
             continue;
         }
-        let Some((number, method)) = heartbeat_key(first, rest, membership, reader.messages) else { continue };
+        let Some((number, method)) = heartbeat_key(first, rest, membership, reader.messages) else {
+            continue;
+        };
         reader.note(line.span, shown, Fate::Membership, format!("key {number}, {method}"));
     }
     match sign {

@@ -7,13 +7,13 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
 
+use super::ha_cf::HaCf;
 use super::{Fate, Line, Reader};
 use crate::config::source::Span;
 use crate::failover::config::{
     Authentication, Broadcast, Command, FailoverConfig, Notify, Preempt, Proof, Sending, Service, Step,
     StepKind, VirtualAddress, VrrpInstance, VrrpVersion,
 };
-use super::ha_cf::HaCf;
 use crate::failover::heartbeat::AutoFailback;
 use crate::failover::lexer::Word;
 use crate::failover::messages::Messages;
@@ -42,12 +42,7 @@ struct Group {
 }
 
 /// The services and instances of all lines.
-pub(super) fn config(
-    reader: &mut Reader<'_>,
-    path: &str,
-    host: &str,
-    ha_cf: &HaCf,
-) -> FailoverConfig {
+pub(super) fn config(reader: &mut Reader<'_>, path: &str, host: &str, ha_cf: &HaCf) -> FailoverConfig {
     let mut config = FailoverConfig::default();
     for line in reader.lines(path, true) {
         let Some((node, words)) = line.words.split_first() else { continue };
