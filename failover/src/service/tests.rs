@@ -137,7 +137,11 @@ fn a_peer_that_is_alive_is_not_replaced_because_the_link_is_down() {
         node.tell(Event::PeerAlive(Some(true)));
         node.tell(Event::Storage(Some(alone())));
         node.wait(60_000);
-        assert!(node.is_away() && node.obstacle() == "heartbeat says that alpha is alive", "{}", node.obstacle());
+        assert!(
+            node.is_away() && node.obstacle() == "heartbeat says that alpha is alive",
+            "{}",
+            node.obstacle()
+        );
         node.tell(Event::PeerAlive(Some(false)));
         assert_eq!(node.service.state(), &State::Starting);
     }

@@ -1,6 +1,8 @@
 //! Settings as a file in the grammar that they are read from: what is printed means the same when it is read again. Only
 //! virtual servers are not kept in a form that could be printed; they become comments.
 
+mod heartbeat;
+
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -12,7 +14,6 @@ use super::config::{
     RouteKind, Sending, Service, Step, StepKind, SyncGroup, TrackFile, TrackProcess, TrackScript,
     TrackTarget, Tracker, VirtualAddress, VirtualRoute, VirtualRule, VrrpInstance, VrrpVersion,
 };
-use super::heartbeat::{AuthKey, HeartbeatMembership, Medium};
 use super::parse::{
     ANNOUNCE, GROUPS, LEASE_PREFIX, LEASE_TTL, PROMOTE_TIMEOUT, RELEASE_TIMEOUT, STEP_TIMEOUT, default_name,
 };
@@ -82,11 +83,6 @@ fn command(words: &[String]) -> String {
 
 fn seconds(time: Duration) -> String {
     seconds_of(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
-}
-
-/// Seconds, or milliseconds where they are not whole, as ha.cf has them.
-fn ha_time(time: Duration) -> String {
-    if time.subsec_nanos() == 0 { time.as_secs().to_string() } else { format!("{}ms", time.as_millis()) }
 }
 
 fn yes_no(flag: bool) -> &'static str {
@@ -402,56 +398,6 @@ impl Printer {
             }
         }
         if notify.mails { self.line("smtp_alert yes") } else { Ok(()) }
-    }
-
-    /// In the words of ha.cf, so that the block could be one.
-    fn heartbeat(&mut self, membership: &HeartbeatMembership) -> fmt::Result {
-        let unsaid = HeartbeatMembership::default();
-        self.line(format!("keepalive {}", ha_time(membership.keepalive)))?;
-        self.line(format!("deadtime {}", ha_time(membership.deadtime)))?;
-        for (keyword, time) in [("warntime", membership.warntime), ("initdead", membership.initdead)] {
-            if let Some(time) = time {
-                self.line(format!("{keyword} {}", ha_time(time)))?;
-            }
-        }
-        // A port is that of the media behind it.
-        let mut said = unsaid.udp_port;
-        for medium in &membership.media {
-            if let Medium::Broadcast { port, .. } | Medium::Unicast { port, .. } = medium
-                && *port != said
-            {
-                said = *port;
-                self.line(format!("udpport {said}"))?;
-            }
-            self.line(match medium {
-                Medium::Broadcast { interface, .. } => format!("bcast {}", word(interface)),
-                Medium::Multicast { interface, group, port, ttl } => {
-                    format!("mcast {} {group} {port} {ttl} 0", word(interface))
-                }
-                Medium::Unicast { interface, peer, .. } => format!("ucast {} {peer}", word(interface)),
-            })?;
-        }
-        if membership.udp_port != said {
-            self.line(format!("udpport {}", membership.udp_port))?;
-        }
-        for node in &membership.nodes {
-            self.line(format!("node {}", word(node)))?;
-        }
-        if membership.hop_fudge != unsaid.hop_fudge {
-            self.line(format!("hopfudge {}", membership.hop_fudge))?;
-        }
-        if membership.netstring {
-            self.line("msgfmt netstring")?;
-        }
-        self.block("authkeys", |p| {
-            p.line(format!("auth {}", membership.signs_with))?;
-            membership.keys.iter().try_for_each(|(number, key)| match key {
-                AuthKey::Crc => p.line(format!("{number} crc")),
-                AuthKey::Md5(secret) | AuthKey::Sha1(secret) => {
-                    p.line(format!("{number} {} {}", key.method(), word(secret)))
-                }
-            })
-        })
     }
 
     fn service(&mut self, config: &FailoverConfig, service: &Service) -> fmt::Result {
