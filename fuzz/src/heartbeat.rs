@@ -57,7 +57,7 @@ pub fn run(data: &[u8]) {
     }
     for piece in pieces.iter().take(PIECES_MAX) {
         let [pause, datagram @ ..] = &piece[..] else { continue };
-        now = now + Duration::from_millis(u64::from(pause >> 1) * 100);
+        now += Duration::from_millis(u64::from(pause >> 1) * 100);
         let datagram = if pause & 1 == 0 { datagram.to_vec() } else { signed(datagram, &cfg.keys) };
         if let Ok((message, form)) = Message::decode(&datagram, &cfg.keys) {
             check(&message, form, &datagram, &cfg.keys);

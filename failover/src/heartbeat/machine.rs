@@ -241,7 +241,7 @@ impl Membership {
         let pause = now.saturating_since(self.awake);
         if pause > self.cfg.keepalive + self.cfg.keepalive / 2 {
             let slept = pause - self.cfg.keepalive;
-            self.peers.values_mut().for_each(|peer| peer.silent_from = peer.silent_from + slept);
+            self.peers.values_mut().for_each(|peer| peer.silent_from += slept);
         }
         self.awake = now;
     }
