@@ -482,6 +482,7 @@ fn mistakes_of_the_block_heartbeat() {
     check(&(whole("") + &whole("")), &["10:1: error: there are two blocks 'heartbeat'"]);
     check(&whole("keepalive 30"), &["1:1: error: a node is dead before its next beat comes"]);
     check(&whole("warntime 30"), &["1:1: warning: a node is dead before anybody is warned"]);
+    check(&whole("warntime 2"), &["1:1: warning: every beat of every node is late"]);
     check(&whole("keepalive soon"), &["2:11: error: 'soon' is not a time"]);
     check(&whole("ucast eth0 fe80::1"), &["2:12: error: 'fe80::1' is not an address of IPv4"]);
     check(&whole("mcast eth0 10.0.0.1 694 1 0"), &["2:12: error: '10.0.0.1' is no multicast address"]);

@@ -69,6 +69,10 @@ fn complete(membership: &HeartbeatMembership, span: Span, messages: &mut Message
         let message = "a node is dead before its next beat comes";
         messages.error(span, message, "make deadtime several times as long as keepalive");
     }
+    if membership.warntime.is_some_and(|warn| warn <= membership.keepalive) {
+        let help = "make warntime longer than keepalive";
+        messages.warn(span, "every beat of every node is late", help);
+    }
     if membership.warntime.is_some_and(|warn| warn >= membership.deadtime) {
         let help = "make warntime shorter than deadtime";
         messages.warn(span, "a node is dead before anybody is warned", help);
