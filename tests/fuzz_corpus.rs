@@ -62,6 +62,7 @@ targets! {
     control
     dump_text
     failover_config
+    heartbeat
     nbd
     packet
     pair

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "drivers")]
 pub mod driver;
+pub mod heartbeat;
 pub mod lease;
 pub mod promote;
 pub mod service;

@@ -9,6 +9,7 @@ pub mod control;
 mod driver;
 pub mod dump_text;
 pub mod failover_config;
+pub mod heartbeat;
 mod input;
 pub mod nbd;
 pub mod packet;
@@ -30,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     ("control", control::run),
     ("dump_text", dump_text::run),
     ("failover_config", failover_config::run),
+    ("heartbeat", heartbeat::run),
     ("nbd", nbd::run),
     ("packet", packet::run),
     ("pair", pair::run),

@@ -466,6 +466,39 @@ fn mistakes_between_blocks() {
 }
 
 #[test]
+fn mistakes_of_the_block_heartbeat() {
+    let check = |text: &str, wanted: &[&str]| assert_eq!(said(text), wanted, "{text}");
+    let whole = |more: &str| {
+        format!("heartbeat {{\n{more}\nbcast eth0\nnode a b\nauthkeys {{\nauth 1\n1 crc\n}}\n}}\n")
+    };
+    check(&whole(""), &[]);
+    check(
+        "heartbeat {\n}\n",
+        &[
+            "1:1: error: heartbeat has no medium",
+            "1:1: error: heartbeat needs two nodes",
+            "1:1: error: heartbeat has no key to sign messages with",
+        ],
+    );
+    check(&(whole("") + &whole("")), &["10:1: error: there are two blocks 'heartbeat'"]);
+    check(&whole("keepalive 30"), &["1:1: error: a node is dead before its next beat comes"]);
+    check(&whole("warntime 30"), &["1:1: warning: a node is dead before anybody is warned"]);
+    check(&whole("warntime 2"), &["1:1: warning: every beat of every node is late"]);
+    check(&whole("keepalive soon"), &["2:11: error: 'soon' is not a time"]);
+    check(&whole("ucast eth0 fe80::1"), &["2:12: error: 'fe80::1' is not an address of IPv4"]);
+    check(&whole("mcast eth0 10.0.0.1 694 1 0"), &["2:12: error: '10.0.0.1' is no multicast address"]);
+    check(&whole("udpport 0"), &["2:9: error: port 0 is not between 1 and 65535"]);
+    check(&whole("node \"a b\""), &["2:6: error: this cannot be the name of a node"]);
+    check(&whole("node A"), &["4:6: warning: the node a stands here again"]);
+    check(&whole("authkeys {\nauth 3\n}"), &["3:6: error: there is no key 3"]);
+    check(&whole("authkeys {\n1 crc\n}"), &["9:1: error: there are two keys 1"]);
+    check(&whole("authkeys {\n2 sha1\n}"), &["3:3: error: this key needs one secret"]);
+    check(&whole("keepalive {\nx\n}"), &["2:1: error: 'keepalive' needs a value"]);
+    check(&whole("node {\nx\n}"), &["3:1: error: 'node' has no block", "2:1: error: a value is missing"]);
+    check(&whole("auto_failback on"), &["2:1: warning: 'auto_failback' has no effect here"]);
+}
+
+#[test]
 fn mistakes_of_services() {
     let store = "global_defs {\nlease_store http://a:2379\n}\n";
     let check = |text: &str, wanted: &[&str]| assert_eq!(said(text), wanted, "{text}");

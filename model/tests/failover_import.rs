@@ -83,7 +83,8 @@ fn a_pair_of_directors_becomes_an_instance() {
     assert_eq!(membership.media, [Medium::Broadcast { interface: "eth0".into(), port: 1001 }]);
     assert_eq!(membership.nodes, ["Master", "Slave"]);
     assert_eq!((membership.signs_with, &membership.keys[&1]), (1, &AuthKey::Sha1("cluster".into())));
-    assert_eq!(membership.auto_failback, AutoFailback::Legacy);
+    assert_eq!(import.auto_failback, AutoFailback::Legacy);
+    assert_eq!(import.config.heartbeat.as_ref(), Some(membership));
 
     assert_eq!(import.config.services, []);
     let [instance] = &import.config.instances[..] else { panic!("one instance") };
@@ -103,7 +104,9 @@ fn a_pair_of_directors_becomes_an_instance() {
     kept(&import);
 
     let printed = print_import(&import);
-    assert!(!printed.contains("cluster"), "secrets are not printed\n{printed}");
+    let secret: Vec<&str> = printed.lines().filter(|line| line.contains("cluster")).collect();
+    assert_eq!(secret, ["        1 sha1 cluster"], "the notes have no secrets\n{printed}");
+    assert!(printed.contains("only root may be able to read it"));
     for line in [
         "# ha.cf:4: keepalive 2",
         "# haresources:1: keepalived",

@@ -132,6 +132,10 @@ fn write_summary(config: &FailoverConfig, out: &mut String) -> std::fmt::Result 
     for group in &config.sync_groups {
         writeln!(out, "vrrp_sync_group {}: {}", group.name, group.members.join(" "))?;
     }
+    if let Some(heartbeat) = &config.heartbeat {
+        let media = heartbeat.media.len();
+        writeln!(out, "heartbeat: {} over {media} media", heartbeat.nodes.join(" "))?;
+    }
     for service in &config.services {
         let proof = match service.proof {
             Proof::Lease => "lease",

@@ -117,7 +117,7 @@ async fn serve(config: &DaemonConfig) -> anyhow::Result<()> {
     let failover = Rc::new(Failover::load(config.settings.failover.config.as_deref())?);
     let resources = Resources::new(config.settings.clone(), &config.site.config_file, &config.run_dir);
     let resources = Rc::new(resources.governed_by(failover.clone()));
-    failover.start(&resources).await?;
+    failover.start(&resources, &config.site.host).await?;
     let commands = Rc::new(Commands {
         site: config.site.clone(),
         resources: resources.clone(),
@@ -140,6 +140,7 @@ async fn serve(config: &DaemonConfig) -> anyhow::Result<()> {
     }
     failover.stop().await;
     stop(&resources).await;
+    failover.say_goodbye().await;
     info!("stopped");
     Ok(())
 }

@@ -34,6 +34,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("control", control()),
         ("dump_text", dump_text()),
         ("failover_config", failover_config()),
+        ("heartbeat", heartbeat()),
         ("nbd", nbd()),
         ("packet", packets(&captures)),
         ("pair", pair()),
@@ -72,6 +73,38 @@ fn packets(captures: &[Capture]) -> Vec<Vec<u8>> {
         }
     }
     seeds
+}
+
+/// Lives that were recorded, as rows of datagrams: as they came, and signed again; and what only a bent one says.
+fn heartbeat() -> Vec<Vec<u8>> {
+    let mut seeds = BTreeSet::new();
+    for entry in fs::read_dir(golden("failover/heartbeat")).unwrap() {
+        let path = entry.unwrap().path();
+        let file = fs::read(path).unwrap();
+        let (mut rest, mut datagrams) = (&file[24..], Vec::new());
+        while let Some((head, data)) = rest.split_first_chunk::<16>() {
+            let len = u32::from_le_bytes([head[8], head[9], head[10], head[11]]) as usize;
+            let (frame, after) = data.split_at(len);
+            rest = after;
+            if frame[12..15] == [0x08, 0x00, 0x45] && frame[23] == 17 {
+                let bytes = usize::from(u16::from_be_bytes([frame[38], frame[39]]));
+                datagrams.push(&frame[42..34 + bytes]);
+            }
+        }
+        // The last ones are those of an end.
+        let ends = datagrams.len().saturating_sub(8);
+        for (how, range) in [(0, 0..datagrams.len().min(8)), (15, ends..datagrams.len())] {
+            for pause in [8, 9] {
+                let row =
+                    datagrams[range.clone()].iter().flat_map(|d| [&[pause], *d, &[0xff, 0xff]].concat());
+                seeds.insert([how].into_iter().chain(row).collect::<Vec<u8>>());
+            }
+        }
+    }
+    let beat = b"11:(0)t=status,12:(0)src=nodea,8:(0)seq=a,7:(0)hg=9,8:(0)ttl=3,";
+    let ask = b"14:(0)t=NS_rexmit,12:(0)src=nodea,13:(0)dest=nodeb,7:(0)hg=9,13:(0)firstseq=1,13:(0)lastseq=ff,8:(0)ttl=3,";
+    seeds.insert([&[0, 1], &beat[..], &[0xff, 0xff, 41], &ask[..]].concat());
+    seeds.into_iter().collect()
 }
 
 /// Each advert that was recorded, as it came and to an instance that expects something else.

@@ -5,6 +5,7 @@
 mod clock;
 mod command;
 pub mod handler;
+pub mod heartbeat;
 pub mod vrrp;
 
 pub use clock::now;

@@ -103,14 +103,29 @@ impl Service {
     }
 
     fn may_take_without_peer(&self, now: Instant) -> Result<(), String> {
-        if !self.peer_is_quiet(now) {
+        if !self.peer_is_quiet(now) && !self.peer_is_known_dead() {
             return Err(format!("{} was heard a moment ago", self.cfg.peer));
+        }
+        if self.peer_alive == Some(true) && self.peer_may_be_home() {
+            // Its replication link is down, and nothing more is known than that.
+            return Err(format!("heartbeat says that {} is alive", self.cfg.peer));
         }
         if self.peer_speaks {
             // Whatever it says: a home that is alive is not replaced behind its back.
             return Err(format!("{} announces its addresses", self.cfg.peer));
         }
         Ok(())
+    }
+
+    /// Heartbeat says that it is dead, and the link is down too. With the lease that shortens nothing: a home may have been
+    /// answered over that link a moment ago and serve on that word, whatever becomes of its heartbeats.
+    fn peer_is_known_dead(&self) -> bool {
+        self.lease.is_none() && self.quiet_since.is_some() && self.peer_alive == Some(false)
+    }
+
+    /// Who has let go of the lease is not replaced by whoever takes it.
+    fn peer_may_be_home(&self) -> bool {
+        self.lease.as_ref().is_none_or(|l| l.peer_holds())
     }
 
     /// How long a vacant service is left to the other node.

@@ -21,6 +21,8 @@ mod fence;
 mod look_after;
 mod orders;
 mod status;
+#[cfg(test)]
+mod tests;
 mod way;
 
 use model::failover::config::Proof;
@@ -153,6 +155,8 @@ pub enum Event {
     GrantTaken(u64),
     /// Whether a master's adverts are heard on the service's instances.
     PeerSpeaks(bool),
+    /// Whether heartbeat's messages say that the peer is alive; none: they are not configured, or it is not known yet.
+    PeerAlive(Option<bool>),
     /// What keeps this node from having the service; none: nothing.
     Fault(Option<String>),
     /// An operator's order; the key comes back with the answer.
@@ -243,6 +247,7 @@ pub struct Service {
     /// Longest term that the peer has held the lease for.
     peer_ttl: Duration,
     peer_speaks: bool,
+    peer_alive: Option<bool>,
     fault: Option<String>,
     frozen: bool,
     released: bool,
@@ -312,6 +317,7 @@ impl Service {
             vacant_since: None,
             peer_able_since: None,
             peer_speaks: false,
+            peer_alive: None,
             fault: None,
             frozen: false,
             released: false,
@@ -351,6 +357,7 @@ impl Service {
             Event::StepDone(key, result) => self.chain.done(now, key, result, &mut steps),
             Event::GrantTaken(number) => self.grant_taken = self.grant_taken.max(number),
             Event::PeerSpeaks(speaks) => self.peer_speaks = speaks,
+            Event::PeerAlive(alive) => self.peer_alive = alive,
             Event::Fault(fault) => self.fault = fault,
             Event::Order(key, order) => self.ordered(key, order, now, &mut steps, out),
             Event::FencePeer(key) => self.fences.push(key),

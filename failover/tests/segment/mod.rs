@@ -9,6 +9,7 @@ pub mod watch;
 use std::path::PathBuf;
 
 pub use router::{Kind, Router};
+#[allow(unused_imports, reason = "heartbeat has no addresses")]
 pub use watch::Watch;
 
 use crate::support::{Namespace, wait_for_carrier};

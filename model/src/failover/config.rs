@@ -7,6 +7,8 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::time::Duration;
 
+use super::heartbeat::HeartbeatMembership;
+
 /// Everything that one file, with what it includes, says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct FailoverConfig {
@@ -22,6 +24,8 @@ pub struct FailoverConfig {
     pub track_files: Vec<TrackFile>,
     /// Blocks `vrrp_track_process`.
     pub track_processes: Vec<TrackProcess>,
+    /// Block `heartbeat`: by which nodes know of each other beside the replication.
+    pub heartbeat: Option<HeartbeatMembership>,
     /// Blocks `service`: what failover is for.
     pub services: Vec<Service>,
     /// Blocks `virtual_server`: checked and kept, not served yet.

@@ -1,14 +1,14 @@
-//! What heartbeat's own files say of its messages: who is there, over what, how often, and signed by what (failover 3.1,
-//! 3.3).
+//! Block `heartbeat`: heartbeat's messages, in the words of its own files `ha.cf` and `authkeys`: who is there, over what, how
+//! often, and signed by what (failover 3.1, 3.3).
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::Ipv4Addr;
 use core::time::Duration;
 
-/// `ha.cf` and `authkeys`, as far as they matter between nodes.
+/// What nodes tell each other by. In a failover file: at least two nodes, a medium, and the key to sign with.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HeartbeatMembership {
     /// `keepalive`, default 2 s: pause between beats.
@@ -25,8 +25,6 @@ pub struct HeartbeatMembership {
     pub media: Vec<Medium>,
     /// `node`: equal to `uname -n` there, compared in lower case.
     pub nodes: Vec<String>,
-    /// `auto_failback`.
-    pub auto_failback: AutoFailback,
     /// `hopfudge`, default 1: messages live for so many hops more than there are nodes.
     pub hop_fudge: u8,
     /// `msgfmt netstring`: messages end without the second signature of `msgfmt classic`.
@@ -35,6 +33,14 @@ pub struct HeartbeatMembership {
     pub signs_with: u8,
     /// The keys, 1 to 15: a message signed with any of them is accepted.
     pub keys: BTreeMap<u8, AuthKey>,
+}
+
+impl HeartbeatMembership {
+    /// Enough is said for messages to be sent: a medium, two nodes or more, a key. Otherwise it is what an `ha.cf` gave that
+    /// another program completes.
+    pub fn is_complete(&self) -> bool {
+        !self.media.is_empty() && self.nodes.len() > 1 && self.keys.contains_key(&self.signs_with)
+    }
 }
 
 impl Default for HeartbeatMembership {
@@ -47,7 +53,6 @@ impl Default for HeartbeatMembership {
             udp_port: 694,
             media: Vec::new(),
             nodes: Vec::new(),
-            auto_failback: AutoFailback::Legacy,
             hop_fudge: 1,
             netstring: false,
             signs_with: 0,
@@ -82,13 +87,13 @@ pub enum Medium {
         /// The interface.
         interface: String,
         /// The peer.
-        peer: IpAddr,
+        peer: Ipv4Addr,
         /// The UDP port.
         port: u16,
     },
 }
 
-/// Whether groups move back to their preferred node.
+/// `auto_failback`: whether groups move back to their preferred node. Services say it for themselves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AutoFailback {
     /// They do.

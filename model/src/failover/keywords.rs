@@ -125,6 +125,7 @@ pub(super) const TOP: Place = Place {
         used("vrrp_script", Shape::Lines),
         used("track_file", Shape::Lines),
         used("vrrp_track_process", Shape::Lines),
+        used("heartbeat", Shape::Lines),
         used("service", Shape::Lines),
         used("virtual_server", Shape::Lines),
         used("virtual_server_group", Shape::Lines),
@@ -428,6 +429,27 @@ pub(super) const PROCESS: Place = Place {
     ],
 };
 
+/// `heartbeat`: what ha.cf says, as far as it matters between nodes (failover 3.1), and the lines of authkeys (3.3).
+pub(super) const HEARTBEAT: Place = Place {
+    name: "in heartbeat",
+    keywords: &[
+        used("keepalive", Shape::Words(1, 1)),
+        used("deadtime", Shape::Words(1, 1)),
+        used("warntime", Shape::Words(1, 1)),
+        used("initdead", Shape::Words(1, 1)),
+        used("udpport", Shape::Step),
+        used("bcast", Shape::Step),
+        formerly("udp", "bcast"),
+        used("mcast", Shape::Step),
+        used("ucast", Shape::Step),
+        used("node", Shape::Step),
+        used("hopfudge", Shape::Words(1, 1)),
+        used("msgfmt", Shape::Words(1, 1)),
+        used("authkeys", Shape::Lines),
+        idle("auto_failback", "each service says it for itself, by 'failback'"),
+    ],
+};
+
 /// `service`.
 pub(super) const SERVICE: Place = Place {
     name: "in service",
@@ -486,6 +508,7 @@ mod tests {
             &SCRIPT,
             &FILE,
             &PROCESS,
+            &HEARTBEAT,
             &SERVICE,
             &MOUNT,
             &START,

@@ -1,6 +1,8 @@
 //! Settings as a file in the grammar that they are read from: what is printed means the same when it is read again. Only
 //! virtual servers are not kept in a form that could be printed; they become comments.
 
+mod heartbeat;
+
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -130,6 +132,9 @@ impl Printer {
         }
         for instance in &config.instances {
             self.block(&format!("vrrp_instance {}", word(&instance.name)), |p| p.instance(config, instance))?;
+        }
+        if let Some(membership) = &config.heartbeat {
+            self.block("heartbeat", |p| p.heartbeat(membership))?;
         }
         for service in &config.services {
             self.block(&format!("service {}", word(&service.name)), |p| p.service(config, service))?;

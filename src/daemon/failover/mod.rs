@@ -1,6 +1,7 @@
 //! The failover side of the daemon: one task for each service, which runs its machine and does what that wants.
 
 mod addresses;
+mod heartbeat;
 mod keeper;
 mod service;
 mod steps;
@@ -28,6 +29,7 @@ pub struct Failover {
     config: FailoverConfig,
     services: RefCell<BTreeMap<String, ServiceHandle>>,
     vrrp: RefCell<Option<addresses::Routers>>,
+    heartbeat: RefCell<Option<heartbeat::Heartbeat>>,
 }
 
 impl Failover {
@@ -61,23 +63,27 @@ impl Failover {
         self.services.borrow().get(&one.name).map(ServiceHandle::is_home)
     }
 
-    /// Starts the tasks. Must run in a `LocalSet`.
+    /// Starts the tasks, as the node `host`. Must run in a `LocalSet`.
     ///
     /// # Errors
-    /// The lease store's addresses are none; or the sockets and tables of virtual routers cannot be had.
-    pub async fn start(&self, resources: &Rc<Resources>) -> anyhow::Result<()> {
+    /// The lease store's addresses are none; the sockets and tables of virtual routers cannot be had; or `host` is none of
+    /// heartbeat's nodes.
+    pub async fn start(&self, resources: &Rc<Resources>, host: &str) -> anyhow::Result<()> {
         // First of all: what an earlier daemon has left of the addresses goes.
         let routers = addresses::start(&self.config, resources).await?;
+        let heartbeat = heartbeat::start(&self.config, host)?;
         for one in &self.config.services {
             info!(service = one.name, resource = one.resource, "service");
             let commander = routers.as_ref().map(addresses::Routers::commander);
-            let handle = service::start(one, &self.config.globals, resources, commander)?;
+            let alive = heartbeat.as_ref().map(heartbeat::Heartbeat::status);
+            let handle = service::start(one, &self.config.globals, resources, commander, alive)?;
             self.services.borrow_mut().insert(one.name.clone(), handle);
         }
         if let Some(routers) = &routers {
             routers.tell(&self.config, &self.services.borrow());
         }
         self.vrrp.replace(routers);
+        self.heartbeat.replace(heartbeat);
         Ok(())
     }
 
@@ -94,6 +100,14 @@ impl Failover {
         }
     }
 
+    /// Tells the other nodes that nothing is left here: not before the resources are down.
+    pub async fn say_goodbye(&self) {
+        let heartbeat = self.heartbeat.take();
+        if let Some(heartbeat) = heartbeat {
+            heartbeat.stop().await;
+        }
+    }
+
     /// Answers a request of the control socket.
     pub async fn answer(&self, request: FailoverRequest) -> Outcome {
         match request {
@@ -101,6 +115,9 @@ impl Failover {
                 let mut outcome = self.gather(Message::Status).await;
                 if let Some(routers) = &*self.vrrp.borrow() {
                     outcome.out.push_str(&routers.status_text());
+                }
+                if let Some(heartbeat) = &*self.heartbeat.borrow() {
+                    outcome.out.push_str(&heartbeat.status_text());
                 }
                 outcome
             }
@@ -147,7 +164,7 @@ impl Failover {
                 server.name, server.real_servers
             ));
         }
-        if out.is_empty() && self.config.instances.is_empty() {
+        if out.is_empty() && self.config.instances.is_empty() && self.config.heartbeat.is_none() {
             out.push_str("no services (lockstep.toml, table [failover])\n");
         }
         Outcome { out, ..Outcome::default() }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use failover::driver::now;
 use failover::driver::vrrp::VrrpCommander;
+use failover::heartbeat::MembershipStatus;
 use failover::lease::etcd::EtcdStore;
 use failover::lease::machine::{Ask, StoreAnswer, StoreOp};
 use failover::lease::store::StoreError;
@@ -22,7 +23,7 @@ use model::state::{ConnState, DiskState, Role};
 use model::status::ResourceSnapshot;
 use model::time::Instant;
 use replicator::{Authority, Command};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
@@ -86,6 +87,10 @@ struct Task {
     own: mpsc::UnboundedSender<Message>,
     is_home: Rc<Cell<bool>>,
     addresses: Addresses,
+    peer: String,
+    /// Who is alive, by heartbeat.
+    alive: Option<watch::Receiver<MembershipStatus>>,
+    peer_alive: Option<bool>,
     grants: mpsc::UnboundedSender<(u64, Option<Authority>)>,
     seen: Option<Storage>,
     answers: BTreeMap<u64, oneshot::Sender<Result<String, String>>>,
@@ -110,6 +115,7 @@ pub fn start(
     globals: &Globals,
     resources: &Rc<Resources>,
     routers: Option<VrrpCommander>,
+    alive: Option<watch::Receiver<MembershipStatus>>,
 ) -> anyhow::Result<ServiceHandle> {
     let seed = random_seed()?;
     let incarnation = u64::from_le_bytes(seed[..8].try_into().expect("eight octets"));
@@ -135,6 +141,7 @@ pub fn start(
         own,
         is_home: handle.is_home.clone(),
         addresses: Addresses::new(service.instances.clone(), routers),
+        alive,
     };
     let task = tokio::task::spawn_local(started.run(messages));
     let name = service.name.clone();
@@ -158,6 +165,7 @@ struct Starting {
     own: mpsc::UnboundedSender<Message>,
     is_home: Rc<Cell<bool>>,
     addresses: Addresses,
+    alive: Option<watch::Receiver<MembershipStatus>>,
 }
 
 impl Starting {
@@ -277,6 +285,9 @@ impl Starting {
             own: self.own,
             is_home: self.is_home,
             addresses: self.addresses,
+            peer: peer.to_owned(),
+            alive: self.alive,
+            peer_alive: None,
             grants,
             seen: None,
             answers: BTreeMap::new(),
@@ -309,15 +320,27 @@ impl Core {
 impl Task {
     async fn run(&mut self, mut messages: mpsc::UnboundedReceiver<Message>) {
         let mut any = self.resources.changes();
+        let mut beats = self.alive.clone();
         loop {
             // What is published from here on ends the wait.
             let mut changes = self.resources.get(&self.resource).map(|r| r.changes());
             self.look();
+            self.look_at_beats();
             let wait = self.machine.deadline(now()).saturating_since(now());
             let changed = async {
                 match &mut changes {
                     Some(changes) => drop(changes.changed().await),
                     None => std::future::pending().await,
+                }
+            };
+            let beaten = async {
+                // A membership that has ended says nothing more.
+                let ended = match &mut beats {
+                    Some(beats) => beats.changed().await.is_err(),
+                    None => true,
+                };
+                if ended {
+                    std::future::pending::<()>().await;
                 }
             };
             tokio::select! {
@@ -327,6 +350,7 @@ impl Task {
                     None => return,
                 },
                 () = changed => {}
+                () = beaten => {}
                 bumped = any.changed() => if bumped.is_err() { return },
                 () = tokio::time::sleep(wait.max(Duration::from_millis(1))) => self.tell(Event::Tick),
             }
@@ -339,6 +363,17 @@ impl Task {
         if storage != self.seen {
             self.seen = storage;
             self.tell(Event::Storage(storage));
+        }
+    }
+
+    /// What heartbeat says of the peer.
+    fn look_at_beats(&mut self) {
+        let Some(beats) = &self.alive else { return };
+        // A membership that has ended knows nothing.
+        let alive = if beats.has_changed().is_ok() { beats.borrow().is_alive(&self.peer) } else { None };
+        if alive != self.peer_alive {
+            self.peer_alive = alive;
+            self.tell(Event::PeerAlive(alive));
         }
     }
 

@@ -2,15 +2,14 @@
 
 use alloc::format;
 use alloc::string::String;
-use core::net::Ipv4Addr;
-use core::time::Duration;
 
 use super::{Fate, Line, Reader};
 use crate::config::diagnostic::closest;
-use crate::failover::heartbeat::{AuthKey, AutoFailback, HeartbeatMembership, Medium};
+use crate::failover::heartbeat::{AutoFailback, HeartbeatMembership};
 use crate::failover::lexer::Word;
 use crate::failover::messages::Messages;
-use crate::failover::value::{address, int, interface, one_of};
+use crate::failover::parse::{heartbeat_directive, heartbeat_key};
+use crate::failover::value::{int, one_of};
 
 /// Directives that count.
 const COUNT: &[&str] = &[
@@ -70,41 +69,25 @@ const OTHERS: &[(&str, Fate, &str)] = &[
     ("pacemaker", Fate::NotServed, "what Pacemaker does is not in these files"),
 ];
 
-/// The membership that both files describe.
-pub(super) fn membership(reader: &mut Reader<'_>, ha_cf: &str, authkeys: &str) -> HeartbeatMembership {
-    let mut membership = HeartbeatMembership::default();
-    for line in reader.lines(ha_cf, false) {
-        directive(reader, &line, &mut membership);
+/// What both files say.
+pub(super) struct HaCf {
+    pub(super) membership: HeartbeatMembership,
+    pub(super) auto_failback: AutoFailback,
+}
+
+/// The membership that both files describe, and what is said of failback.
+pub(super) fn read(reader: &mut Reader<'_>, path: &str, authkeys: &str) -> HaCf {
+    let mut ha_cf = HaCf { membership: HeartbeatMembership::default(), auto_failback: AutoFailback::Legacy };
+    for line in reader.lines(path, false) {
+        directive(reader, &line, &mut ha_cf);
     }
+    let membership = &mut ha_cf.membership;
     if membership.keepalive >= membership.deadtime {
         let message = "ha.cf: a node is dead before its next beat comes";
         reader.messages.cannot(None, message.into(), "make deadtime several times as long as keepalive");
     }
-    keys(reader, authkeys, &mut membership);
-    membership
-}
-
-/// Seconds, or milliseconds with `ms` behind them.
-fn time(line: &Line, messages: &mut Messages) -> Option<Duration> {
-    let word = value(line, messages)?;
-    let (digits, unit_ms) = match word.text.strip_suffix("ms") {
-        Some(digits) => (digits, 1),
-        None => (word.text.strip_suffix('s').unwrap_or(&word.text), 1000),
-    };
-    let number: Option<u64> = digits
-        .parse()
-        .ok()
-        .filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))
-        .filter(|n| *n <= 86_400_000);
-    let time = number.map(|number| Duration::from_millis(number * unit_ms)).filter(|time| !time.is_zero());
-    if time.is_none() {
-        messages.error(
-            word.span,
-            format!("'{}' is not a time", word.text),
-            "write seconds, or milliseconds as 500ms",
-        );
-    }
-    time
+    keys(reader, authkeys, membership);
+    ha_cf
 }
 
 fn value<'a>(line: &'a Line, messages: &mut Messages) -> Option<&'a Word> {
@@ -115,7 +98,7 @@ fn value<'a>(line: &'a Line, messages: &mut Messages) -> Option<&'a Word> {
     word
 }
 
-fn directive(reader: &mut Reader<'_>, line: &Line, membership: &mut HeartbeatMembership) {
+fn directive(reader: &mut Reader<'_>, line: &Line, ha_cf: &mut HaCf) {
     let Some(name) = line.words.first() else { return };
     if let Some((_, fate, why)) = OTHERS.iter().find(|(other, ..)| *other == name.text) {
         return reader.note(line.span, line.text(), *fate, *why);
@@ -129,114 +112,48 @@ fn directive(reader: &mut Reader<'_>, line: &Line, membership: &mut HeartbeatMem
         reader.messages.warn(name.span, format!("'{}' is not a directive of ha.cf", name.text), help);
         return reader.note(line.span, line.text(), Fate::NotServed, "nobody knows what it means");
     }
-    let Some(what) = counted(name, line, membership, reader.messages) else { return };
+    let Some(what) = counted(name, line, ha_cf, reader.messages) else { return };
     let fate = if name.is("auto_failback") { Fate::Mapped } else { Fate::Membership };
     reader.note(line.span, line.text(), fate, what);
 }
 
 /// What a directive became; `None` if it was refused.
-fn counted(
-    name: &Word,
-    line: &Line,
-    membership: &mut HeartbeatMembership,
-    messages: &mut Messages,
-) -> Option<String> {
-    let port = membership.udp_port;
-    let values = &line.words[1..];
-    match name.text.as_str() {
-        "keepalive" => {
-            membership.keepalive = time(line, messages)?;
-            Some("pause between beats; here adverts come every second (advert_int)".into())
-        }
-        "deadtime" => {
-            membership.deadtime = time(line, messages)?;
-            Some("silence until a node is dead; with VRRP three adverts and the skew".into())
-        }
-        "warntime" => {
-            membership.warntime = Some(time(line, messages)?);
-            Some("silence until a warning".into())
-        }
-        "initdead" => {
-            membership.initdead = Some(time(line, messages)?);
-            Some("silence at the start until a node is dead".into())
-        }
-        "udpport" => {
-            let port = int("udpport", value(line, messages)?, 1, 65_535, messages)?;
-            membership.udp_port = u16::try_from(port).ok()?;
-            Some("UDP port of the media behind this line".into())
-        }
-        "bcast" | "udp" => {
-            value(line, messages)?;
-            for word in values {
-                let interface = interface(word, messages)?;
-                membership.media.push(Medium::Broadcast { interface, port });
-            }
-            Some(format!("broadcasts to port {port}"))
-        }
-        "mcast" => {
-            let [name, group, port, ttl, ..] = values else {
-                messages.error(line.span, "mcast needs four values", "write 'mcast IF GROUP PORT TTL 0'");
-                return None;
-            };
-            let interface = interface(name, messages)?;
-            let Some(group) = group.text.parse::<Ipv4Addr>().ok().filter(Ipv4Addr::is_multicast) else {
-                let message = format!("'{}' is no multicast address", group.text);
-                messages.error(group.span, message, "write one like 239.0.0.42");
-                return None;
-            };
-            let port = u16::try_from(int("port", port, 1, 65_535, messages)?).ok()?;
-            let ttl = u8::try_from(int("TTL", ttl, 0, 255, messages)?).ok()?;
-            membership.media.push(Medium::Multicast { interface, group, port, ttl });
-            Some("multicasts".into())
-        }
-        "ucast" => {
-            let [name, peer, ..] = values else {
-                messages.error(line.span, "ucast needs two values", "write 'ucast IF PEER'");
-                return None;
-            };
-            let interface = interface(name, messages)?;
-            let peer = address(peer, messages)?;
-            membership.media.push(Medium::Unicast { interface, peer, port });
-            Some(format!("unicasts to port {port}"))
-        }
-        "node" => {
-            value(line, messages)?;
-            membership.nodes.extend(values.iter().map(|word| word.text.clone()));
-            Some("nodes".into())
-        }
-        "auto_failback" => {
-            let word = value(line, messages)?;
-            let choice = one_of(
-                "auto_failback",
-                word,
-                &["on", "off", "yes", "no", "true", "false", "legacy"],
-                messages,
-            )?;
-            membership.auto_failback = match choice {
-                "on" | "yes" | "true" => AutoFailback::On,
-                "off" | "no" | "false" => AutoFailback::Off,
-                _ => AutoFailback::Legacy,
-            };
-            Some(match membership.auto_failback {
-                AutoFailback::On => "failback yes of services; instances without one preempt".into(),
-                AutoFailback::Off => "failback no of services; nopreempt of instances without one".into(),
-                AutoFailback::Legacy => {
-                    "failback no of services: write 'failback yes' if they shall move back".into()
-                }
-            })
-        }
-        "hopfudge" => {
-            let hops = int("hopfudge", value(line, messages)?, 0, 255, messages)?;
-            membership.hop_fudge = u8::try_from(hops).ok()?;
-            Some("hops of messages beyond the number of nodes".into())
-        }
-        "msgfmt" => {
-            let format = one_of("msgfmt", value(line, messages)?, &["classic", "netstring"], messages)?;
-            membership.netstring = format == "netstring";
-            Some("form of messages".into())
-        }
-        _ => None,
+fn counted(name: &Word, line: &Line, ha_cf: &mut HaCf, messages: &mut Messages) -> Option<String> {
+    let port = ha_cf.membership.udp_port;
+    if name.is("auto_failback") {
+        return auto_failback(line, ha_cf, messages);
     }
+    heartbeat_directive(&name.text, &line.words[1..], line.span, &mut ha_cf.membership, messages)?;
+    Some(match name.text.as_str() {
+        "keepalive" => "pause between beats".into(),
+        "deadtime" => "silence until a node is dead".into(),
+        "warntime" => "silence until a warning".into(),
+        "initdead" => "silence at the start until a node is dead".into(),
+        "udpport" => "UDP port of the media behind this line".into(),
+        "bcast" | "udp" => format!("broadcasts to port {port}"),
+        "mcast" => "multicasts".into(),
+        "ucast" => format!("unicasts to port {port}"),
+        "node" => "nodes".into(),
+        "hopfudge" => "hops of messages beyond the number of nodes".into(),
+        _ => "form of messages".into(),
+    })
+}
+
+fn auto_failback(line: &Line, ha_cf: &mut HaCf, messages: &mut Messages) -> Option<String> {
+    let word = value(line, messages)?;
+    let choices = &["on", "off", "yes", "no", "true", "false", "legacy"];
+    ha_cf.auto_failback = match one_of("auto_failback", word, choices, messages)? {
+        "on" | "yes" | "true" => AutoFailback::On,
+        "off" | "no" | "false" => AutoFailback::Off,
+        _ => AutoFailback::Legacy,
+    };
+    Some(match ha_cf.auto_failback {
+        AutoFailback::On => "failback yes of services; instances without one preempt".into(),
+        AutoFailback::Off => "failback no of services; nopreempt of instances without one".into(),
+        AutoFailback::Legacy => {
+            "failback no of services: write 'failback yes' if they shall move back".into()
+        }
+    })
 }
 
 fn keys(reader: &mut Reader<'_>, path: &str, membership: &mut HeartbeatMembership) {
@@ -255,13 +172,10 @@ fn keys(reader: &mut Reader<'_>, path: &str, membership: &mut HeartbeatMembershi
             }
             continue;
         }
-        let Some(number) = int("the number of a key", first, 1, 15, reader.messages) else { continue };
-        let Some(key) = key(line, rest, reader.messages) else { continue };
-        let what = format!("key {number}, {}", key.method());
-        if membership.keys.insert(number as u8, key).is_some() {
-            reader.messages.error(first.span, format!("there are two keys {number}"), "number them 1 to 15");
-        }
-        reader.note(line.span, shown, Fate::Membership, what);
+        let Some((number, method)) = heartbeat_key(first, rest, membership, reader.messages) else {
+            continue;
+        };
+        reader.note(line.span, shown, Fate::Membership, format!("key {number}, {method}"));
     }
     match sign {
         Some(word) => {
@@ -276,26 +190,6 @@ fn keys(reader: &mut Reader<'_>, path: &str, membership: &mut HeartbeatMembershi
                 let help = "add a line like 'auth 1'";
                 reader.messages.error(line.span, "no line says which key is used", help);
             }
-        }
-    }
-}
-
-fn key(line: &Line, rest: &[Word], messages: &mut Messages) -> Option<AuthKey> {
-    let Some((method, secret)) = rest.split_first() else {
-        messages.error(line.span, "the method of this key is missing", "write 'N sha1 SECRET'");
-        return None;
-    };
-    match (one_of("method", method, &["crc", "md5", "sha1"], messages)?, secret) {
-        ("crc", _) => Some(AuthKey::Crc),
-        ("md5", [secret]) => Some(AuthKey::Md5(secret.text.clone())),
-        (_, [secret]) => Some(AuthKey::Sha1(secret.text.clone())),
-        _ => {
-            messages.error(
-                method.span,
-                "this key needs one secret",
-                "write 'N sha1 SECRET', without blanks in it",
-            );
-            None
         }
     }
 }

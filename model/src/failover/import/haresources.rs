@@ -7,13 +7,14 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
 
+use super::ha_cf::HaCf;
 use super::{Fate, Line, Reader};
 use crate::config::source::Span;
 use crate::failover::config::{
     Authentication, Broadcast, Command, FailoverConfig, Notify, Preempt, Proof, Sending, Service, Step,
     StepKind, VirtualAddress, VrrpInstance, VrrpVersion,
 };
-use crate::failover::heartbeat::{AutoFailback, HeartbeatMembership};
+use crate::failover::heartbeat::AutoFailback;
 use crate::failover::lexer::Word;
 use crate::failover::messages::Messages;
 use crate::failover::parse::{ANNOUNCE, GROUPS, PROMOTE_TIMEOUT, RELEASE_TIMEOUT, STEP_TIMEOUT};
@@ -41,16 +42,11 @@ struct Group {
 }
 
 /// The services and instances of all lines.
-pub(super) fn config(
-    reader: &mut Reader<'_>,
-    path: &str,
-    host: &str,
-    membership: &HeartbeatMembership,
-) -> FailoverConfig {
+pub(super) fn config(reader: &mut Reader<'_>, path: &str, host: &str, ha_cf: &HaCf) -> FailoverConfig {
     let mut config = FailoverConfig::default();
     for line in reader.lines(path, true) {
         let Some((node, words)) = line.words.split_first() else { continue };
-        if !membership.nodes.iter().any(|known| known.eq_ignore_ascii_case(&node.text)) {
+        if !ha_cf.membership.nodes.iter().any(|known| known.eq_ignore_ascii_case(&node.text)) {
             let message = format!("ha.cf has no node {}", node.text);
             reader.messages.warn(node.span, message, "name a node of ha.cf, in capitals or not");
         }
@@ -62,7 +58,7 @@ pub(super) fn config(
             reader.messages.error(line.span, "this line has no resources", "write them behind the node");
         }
         let placed = Placed { node, is_here: host.eq_ignore_ascii_case(&node.text), line: &line };
-        finish(reader, &placed, group, membership, &mut config);
+        finish(reader, &placed, group, ha_cf, &mut config);
     }
     config
 }
@@ -256,7 +252,7 @@ fn finish(
     reader: &mut Reader<'_>,
     placed: &Placed<'_>,
     group: Group,
-    membership: &HeartbeatMembership,
+    ha_cf: &HaCf,
     config: &mut FailoverConfig,
 ) {
     let Group { resource, addresses, without_interface, steps, notes } = group;
@@ -280,7 +276,7 @@ fn finish(
         );
         reader.note(placed.node.span, placed.node.text.clone(), Fate::Mapped, what);
         let priority = if placed.is_here { PREFERRED } else { ELSEWHERE };
-        let stays = resource.is_none() && membership.auto_failback != AutoFailback::On;
+        let stays = resource.is_none() && ha_cf.auto_failback != AutoFailback::On;
         instances.push(name.clone());
         config.instances.push(instance(name, interface, id, priority, stays, addresses));
     }
@@ -309,7 +305,7 @@ fn finish(
         instances,
         steps,
         preferred_node: Some(placed.node.text.clone()),
-        failback: membership.auto_failback == AutoFailback::On,
+        failback: ha_cf.auto_failback == AutoFailback::On,
         proof: Proof::Fencing,
         promote_timeout: PROMOTE_TIMEOUT,
         release_timeout: RELEASE_TIMEOUT,

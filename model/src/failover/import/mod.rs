@@ -11,12 +11,13 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::config::FailoverConfig;
-use super::heartbeat::HeartbeatMembership;
+use super::heartbeat::{AutoFailback, HeartbeatMembership};
 use super::lexer::Word;
 use super::messages::Messages;
 use super::{load, print};
 use crate::config::source::Span;
 use crate::config::{Diagnostic, LoadError, LoadedFile, Loader};
+use ha_cf::HaCf;
 
 /// The paths of the three files.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,8 +35,10 @@ pub struct HeartbeatFiles<'a> {
 pub struct Import {
     /// What runs.
     pub config: FailoverConfig,
-    /// How heartbeat's nodes speak to each other.
+    /// How heartbeat's nodes speak to each other; the configuration has it too if it is complete.
     pub membership: HeartbeatMembership,
+    /// Whether groups move back.
+    pub auto_failback: AutoFailback,
     /// What became of each line, in the order of the files.
     pub notes: Vec<Note>,
     /// What the user should know.
@@ -60,7 +63,7 @@ pub struct Note {
 pub enum Fate {
     /// It says the same here.
     Mapped,
-    /// It is about heartbeat's own messages, and kept apart from the settings.
+    /// It is about heartbeat's own messages: in the block `heartbeat`.
     Membership,
     /// There is nothing to say it for.
     Ignored,
@@ -72,7 +75,7 @@ impl fmt::Display for Fate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Fate::Mapped => "mapped",
-            Fate::Membership => "not in this file",
+            Fate::Membership => "in the block heartbeat",
             Fate::Ignored => "ignored",
             Fate::NotServed => "NOT SERVED",
         })
@@ -87,20 +90,32 @@ pub fn import(loader: &dyn Loader, files: HeartbeatFiles<'_>, host: &str) -> Res
     let mut messages = Messages::default();
     let mut notes = Vec::new();
     let mut reader = Reader { loader, messages: &mut messages, notes: &mut notes };
-    let membership = ha_cf::membership(&mut reader, files.ha_cf, files.authkeys);
-    let config = haresources::config(&mut reader, files.haresources, host, &membership);
+    let ha_cf = ha_cf::read(&mut reader, files.ha_cf, files.authkeys);
+    let mut config = haresources::config(&mut reader, files.haresources, host, &ha_cf);
+    if ha_cf.membership.is_complete() {
+        config.heartbeat = Some(ha_cf.membership.clone());
+    } else {
+        for note in reader.notes.iter_mut().filter(|note| note.fate == Fate::Membership) {
+            note.fate = Fate::Ignored;
+            note.what += "; a block 'heartbeat' needs a medium, two nodes and a key";
+        }
+    }
     let warnings = messages.finish()?;
     // What is printed has to be read again; what it would be refused for is found out now.
     let printed = Printed(print(&config));
     let again = load(&printed, Printed::NAME, None)?;
     debug_assert_eq!(again.config, config);
-    Ok(Import { config: again.config, membership, notes, warnings })
+    let HaCf { membership, auto_failback } = ha_cf;
+    Ok(Import { config: again.config, membership, auto_failback, notes, warnings })
 }
 
 /// The file to keep: the notes as comments, then the settings.
 pub fn print_import(import: &Import) -> String {
     let mut out =
         String::from("# What became of the lines of heartbeat's files. Read them, then take them away.\n#\n");
+    if import.config.heartbeat.is_some() {
+        out += "# This file has the secrets of authkeys in it: only root may be able to read it (mode 0600).\n#\n";
+    }
     for note in &import.notes {
         let line = format!("{}: {}\n#     {}: {}", note.place, note.text, note.fate, note.what);
         // A line break in a comment would end it.

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod globals;
+mod heartbeat;
 mod instance;
 mod service;
 mod track;
@@ -24,6 +25,7 @@ use crate::config::source::Span;
 use crate::config::{Diagnostic, Loader};
 use globals::Defaults;
 pub(super) use globals::{ANNOUNCE, GROUPS, LEASE_PREFIX, LEASE_TTL};
+pub(super) use heartbeat::{directive as heartbeat_directive, key as heartbeat_key};
 pub(super) use service::{PROMOTE_TIMEOUT, RELEASE_TIMEOUT, STEP_TIMEOUT, default_name};
 
 /// A configuration that was accepted.
@@ -139,6 +141,8 @@ pub(super) struct Draft {
     pub(super) names: BTreeMap<(Kind, String), Span>,
     /// `virtual_server group NAME`: name and place.
     pub(super) server_groups_used: Vec<(String, Span)>,
+    /// Where the block `heartbeat` stands.
+    heartbeat_span: Option<Span>,
     defaults: Defaults,
 }
 
@@ -157,6 +161,7 @@ impl Draft {
                 "vrrp_script" => self.script(statement, messages),
                 "track_file" => self.track_file(statement, messages),
                 "vrrp_track_process" => self.process(statement, messages),
+                "heartbeat" => self.heartbeat(statement, messages),
                 "service" => self.service(statement, messages),
                 "virtual_server" => self.virtual_server(statement, messages),
                 "virtual_server_group" => self.virtual_server_group(statement, messages),

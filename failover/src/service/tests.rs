@@ -1,0 +1,218 @@
+//! What heartbeat's word is good for: it keeps a node from replacing one that is alive, and replaces no proof.
+
+use super::*;
+use crate::lease::machine::{StoreAnswer, StoreOp};
+use crate::lease::record::{Holder, Record};
+use crate::promote::chain::{LossRank, Verb};
+
+const TERM: Duration = Duration::from_millis(600);
+
+fn at(ms: u64) -> Instant {
+    Instant(1_000_000_000) + Duration::from_millis(ms)
+}
+
+/// Beta, whose peer is alpha.
+struct Node {
+    service: Service,
+    /// What the store has, and how often it was changed.
+    stored: Option<(Record, i64)>,
+    ms: u64,
+}
+
+/// Nothing is connected, and what is here is good.
+fn alone() -> Storage {
+    Storage {
+        role: Role::Secondary,
+        disk: DiskState::UpToDate,
+        conn: ConnState::WFConnection,
+        peer_role: Role::Unknown,
+        peer_disk: DiskState::DUnknown,
+        frozen: false,
+        peer_word_at: None,
+        linked: false,
+        connections: 1,
+        parted: None,
+    }
+}
+
+fn connected() -> Storage {
+    Storage {
+        conn: ConnState::Connected,
+        peer_role: Role::Primary,
+        peer_disk: DiskState::UpToDate,
+        linked: true,
+        ..alone()
+    }
+}
+
+impl Node {
+    fn new(proof: Proof, stored: Option<Record>) -> Node {
+        let step = |name: &str, loss_rank| StepPlan {
+            name: name.into(),
+            timeout: Duration::from_secs(5),
+            retries: 0,
+            loss_rank,
+        };
+        let settings = ServiceSettings {
+            name: "db".into(),
+            me: "beta".into(),
+            peer: "alpha".into(),
+            proof,
+            preferred: None,
+            failback: false,
+            ttl: TERM,
+            address_lifetime: Duration::from_secs(1),
+            steps: vec![step("promote", LossRank::Second), step("addresses", LossRank::First)],
+            incarnation: 7,
+            obstacle: None,
+        };
+        let service = Service::new(settings, at(0));
+        let mut node = Node { service, stored: stored.map(|r| (r, 1)), ms: 0 };
+        node.tell(Event::Storage(Some(connected())));
+        node
+    }
+
+    fn tell(&mut self, event: Event) {
+        let (now, mut out) = (at(self.ms), Vec::new());
+        self.service.handle(now, event, &mut out);
+        for action in out {
+            let ask = match action {
+                Action::Ask(ask) => ask,
+                // What an earlier daemon may have left ends at once; nothing that begins here ends by itself.
+                Action::Run(attempt) if attempt.verb != Verb::Start => {
+                    self.tell(Event::StepDone(attempt.key, Ok(())));
+                    continue;
+                }
+                _ => continue,
+            };
+            let value = |s: &Option<(Record, i64)>| s.as_ref().map(|(r, revision)| (r.encode(), *revision));
+            let answer = match ask.op {
+                StoreOp::Read => StoreAnswer::Value(value(&self.stored)),
+                StoreOp::Swap { value, .. } => {
+                    let revision = self.stored.as_ref().map_or(0, |(_, n)| *n) + 1;
+                    self.stored = Some((Record::decode(&value).unwrap(), revision));
+                    StoreAnswer::Swapped(revision)
+                }
+            };
+            self.tell(Event::Store(ask.id, answer));
+        }
+    }
+
+    /// Time passes in small steps.
+    fn wait(&mut self, ms: u64) {
+        for _ in 0..ms / 25 {
+            self.ms += 25;
+            self.tell(Event::Tick);
+        }
+    }
+
+    fn is_away(&self) -> bool {
+        self.service.state() == &State::Away
+    }
+
+    fn obstacle(&self) -> String {
+        self.service.status(at(self.ms)).obstacle.unwrap_or_default()
+    }
+}
+
+fn held_by_alpha() -> Record {
+    let holder = Holder { node: "alpha".into(), incarnation: 3, ttl_ms: 600 };
+    Record::new(Some(holder), vec!["alpha".into(), "beta".into()])
+}
+
+#[test]
+fn without_heartbeat_a_node_waits_for_a_term_of_silence() {
+    let mut node = Node::new(Proof::Fencing, None);
+    node.tell(Event::Storage(Some(alone())));
+    node.wait(650);
+    assert!(node.is_away() && node.obstacle() == "alpha was heard a moment ago", "{}", node.obstacle());
+    node.wait(50);
+    assert_eq!(node.service.state(), &State::Starting, "its first step calls the handler that fences");
+}
+
+#[test]
+fn a_peer_that_is_alive_is_not_replaced_because_the_link_is_down() {
+    for proof in [Proof::Fencing, Proof::Nothing] {
+        let mut node = Node::new(proof, None);
+        node.tell(Event::PeerAlive(Some(true)));
+        node.tell(Event::Storage(Some(alone())));
+        node.wait(60_000);
+        assert!(
+            node.is_away() && node.obstacle() == "heartbeat says that alpha is alive",
+            "{}",
+            node.obstacle()
+        );
+        node.tell(Event::PeerAlive(Some(false)));
+        assert_eq!(node.service.state(), &State::Starting);
+    }
+}
+
+#[test]
+fn a_peer_that_is_dead_is_gone_as_soon_as_the_link_is() {
+    let mut node = Node::new(Proof::Fencing, None);
+    node.tell(Event::PeerAlive(Some(false)));
+    node.wait(5000);
+    assert!(node.is_away(), "the link is up: whatever heartbeat says, alpha is Primary there");
+    node.tell(Event::Storage(Some(alone())));
+    assert_eq!(node.service.state(), &State::Starting);
+}
+
+#[test]
+fn with_the_lease_its_death_shortens_no_wait() {
+    let mut node = Node::new(Proof::Lease, Some(held_by_alpha()));
+    node.tell(Event::PeerAlive(Some(false)));
+    // The same revision was seen for a term: only the word that was given over the link is left.
+    node.wait(3000);
+    node.tell(Event::Storage(Some(alone())));
+    node.wait(650);
+    assert!(node.is_away() && node.obstacle() == "alpha was heard a moment ago", "{}", node.obstacle());
+    node.wait(100);
+    assert_eq!(node.service.state(), &State::Starting);
+    assert!(node.stored.unwrap().0.held_by("beta").is_some());
+}
+
+#[test]
+fn with_the_lease_a_living_holder_keeps_it_and_one_that_let_go_does_not() {
+    let mut node = Node::new(Proof::Lease, Some(held_by_alpha()));
+    node.tell(Event::PeerAlive(Some(true)));
+    node.tell(Event::Storage(Some(alone())));
+    node.wait(10_000);
+    assert!(node.is_away() && node.obstacle() == "heartbeat says that alpha is alive", "{}", node.obstacle());
+    node.stored = Some((Record { holder: None, ..held_by_alpha() }, 2));
+    node.wait(2000);
+    assert_eq!(node.service.state(), &State::Starting);
+}
+
+#[test]
+fn the_death_of_the_peer_is_no_proof_of_anything_else() {
+    // The record is held in time, is not there, or counts this copy out: heartbeat does not matter.
+    let old = Record::new(None, vec!["alpha".into()]);
+    for (stored, why) in [(None, "there is no lease yet"), (Some(old), "the other copy may be newer")] {
+        let mut node = Node::new(Proof::Lease, stored);
+        node.tell(Event::PeerAlive(Some(false)));
+        node.tell(Event::Storage(Some(alone())));
+        node.wait(10_000);
+        assert!(node.is_away() && node.obstacle().starts_with(why), "{}", node.obstacle());
+    }
+    let mut node = Node::new(Proof::Lease, Some(held_by_alpha()));
+    node.tell(Event::PeerAlive(Some(false)));
+    node.tell(Event::Storage(Some(alone())));
+    for _ in 0..100 {
+        node.wait(200);
+        let (record, revision) = node.stored.take().unwrap();
+        node.stored = Some((Record { changes: record.changes + 1, ..record }, revision + 1));
+    }
+    assert!(node.is_away() && node.obstacle().starts_with("held by alpha"), "{}", node.obstacle());
+}
+
+#[test]
+fn addresses_wait_as_long_as_before() {
+    let mut node = Node::new(Proof::Fencing, None);
+    node.tell(Event::PeerAlive(Some(false)));
+    node.tell(Event::Storage(Some(alone())));
+    let now = at(node.ms);
+    let home = Storage { role: Role::Primary, ..alone() };
+    node.tell(Event::Storage(Some(home)));
+    assert!(!node.service.addresses_may_be_added(now + Duration::from_millis(1200)));
+    assert!(node.service.addresses_may_be_added(now + Duration::from_millis(1300)));
+}
