@@ -40,13 +40,33 @@ impl Cluster {
         let serving: Vec<usize> = (0..2).filter(|n| self.core_serves(*n)).collect();
         assert!(serving.len() < 2, "two writable Primaries; the store: {}", self.store.text());
         let now = self.w.now;
-        let has_address = |s: &Side| s.address_until.is_some_and(|until| now < until);
-        let both = self.sides.iter().all(has_address);
+        let both = (0..2).all(|n| self.has_address(n, BOUND));
         assert!(!both, "both nodes have the address; the store: {}", self.store.text());
-        for (n, side) in self.sides.iter().enumerate() {
+        for n in 0..2 {
             let is_primary = self.w.volume(n).is_none_or(|s| s.role == Role::Primary);
-            assert!(!has_address(side) || is_primary, "an address where nothing is Primary");
+            assert!(!self.has_address(n, BOUND) || is_primary, "an address where nothing is Primary");
         }
+        self.check_free_instance(now);
+    }
+
+    /// Where two free routers hear each other, one of them is Master, and one only. `since`: for how long it has been otherwise.
+    fn check_free_instance(&mut self, now: Instant) {
+        let runs = |s: &Side| s.routers.is_some() && s.stalls_until <= now;
+        let hear_each_other = self.segment.whole_since.is_some() && self.sides.iter().all(runs);
+        let masters = (0..2).filter(|n| self.is_router_master(*n, FREE)).count();
+        if !hear_each_other || masters == 1 {
+            self.free_wrong_since = None;
+            return;
+        }
+        let since = *self.free_wrong_since.get_or_insert(now);
+        let interval = self.router_plan.interval;
+        // MasterDown with the longest skew, that skew again, and an interval.
+        let most = interval * 3 + interval + interval + interval + self.segment.delay_max;
+        assert!(
+            now <= since + most,
+            "the free instance has {masters} masters for {:?}",
+            now.saturating_since(since)
+        );
     }
 
     /// By its clock, whether or not it stands still: it will look at that clock first.

@@ -33,8 +33,7 @@ pub fn run(seed: u64, bug: Option<Bug>) -> Outcome {
 pub fn run_in(c: &mut Cluster, seed: u64) -> Outcome {
     let faults = c.live_through(seed);
     c.heal();
-    let at_rest = |c: &Cluster| c.home().is_some_and(|n| c.serves(n)) && c.w.in_sync() && c.w.is_idle();
-    let rests = c.run_until(REST, at_rest);
+    let rests = c.run_until(REST, Cluster::is_at_rest);
     assert!(
         rests,
         "comes to rest: {:?} {:?}, {:?}, the store: {}",
@@ -53,7 +52,7 @@ pub fn run_in(c: &mut Cluster, seed: u64) -> Outcome {
         c.home().is_some() && c.written() > before,
         "its home serves clients: {:?}, addresses until {:?} at {:?}, word {:?}",
         c.home(),
-        c.sides.each_ref().map(|s| s.address_until),
+        c.sides.each_ref().map(|s| s.kernel),
         c.w.now,
         c.sides.each_ref().map(|s| s.seen.and_then(|s| s.peer_word_at))
     );
@@ -66,9 +65,10 @@ pub fn run_in(c: &mut Cluster, seed: u64) -> Outcome {
 impl Cluster {
     /// Faults by chance for some seconds; how many.
     fn live_through(&mut self, seed: u64) -> u64 {
-        let mut rng = Rng::new(seed ^ 0x5eed);
+        let rng = &mut Rng::new(seed ^ 0x5eed);
         self.slowest_answer_ms = [2, 20, 60, 250][rng.below(4) as usize];
         self.failing_steps = rng.one_in(4).then(|| 2 + rng.below(8));
+        self.slow_routers = rng.one_in(4).then(|| 1 + rng.below(8));
         let started = |c: &Cluster| c.home().is_some();
         if !rng.one_in(8) {
             self.run_until(Duration::from_secs(10), started);
@@ -87,7 +87,7 @@ impl Cluster {
             self.run_for(Duration::from_millis(rng.below(300)));
             let n = if rng.one_in(3) { rng.below(2) as usize } else { self.home().unwrap_or(0) };
             let d = Duration::from_millis([20, 200, 1_000, 3_000][rng.below(4) as usize] + rng.below(500));
-            let kind = rng.below(16);
+            let kind = rng.below(24);
             if !allows(kind) {
                 continue;
             }
@@ -115,16 +115,44 @@ impl Cluster {
                     self.pause(n, d);
                 }
                 15 => self.order(n, if rng.one_in(2) { Order::Release } else { Order::Clear }),
+                16 => self.mute_on_segment(n, true),
+                17 => (0..2).for_each(|n| self.mute_on_segment(n, true)),
+                18 | 19 => (0..2).for_each(|n| self.mute_on_segment(n, false)),
+                20 => self.unplug(n, true),
+                21 => (0..2).for_each(|n| self.unplug(n, false)),
+                22 => {
+                    let rate = |rng: &mut Rng| if rng.one_in(2) { 0 } else { 1 + rng.below(20) };
+                    let (loss, duplicates) = (rate(rng), rate(rng));
+                    self.segment_weather(loss, duplicates, Duration::from_micros(1 + rng.below(200_000)));
+                }
+                23 => self.slow_routers = rng.one_in(2).then(|| 1 + rng.below(8)),
                 _ => faults -= 1,
             }
         }
         faults
     }
 
+    /// Both copies are good, and one node serves, has the address and speaks for it.
+    fn is_at_rest(&self) -> bool {
+        let settled = self.w.in_sync() && self.w.is_idle() && self.store.both_count();
+        self.home().filter(|_| settled).is_some_and(|n| {
+            let only = |i: usize, n: usize| self.is_router_master(n, i) && !self.is_router_master(1 - n, i);
+            self.serves(n)
+                && self.has_address(n, BOUND)
+                && only(BOUND, n)
+                && (only(FREE, n) || only(FREE, 1 - n))
+        })
+    }
+
     /// Nothing is wrong any more, and operators take back what they ordered.
     fn heal(&mut self) {
-        self.failing_steps = None;
+        (self.failing_steps, self.slow_routers) = (None, None);
         self.slowest_answer_ms = 20;
+        self.segment_weather(0, 0, Duration::from_millis(1));
+        for n in 0..2 {
+            self.mute_on_segment(n, false);
+            self.unplug(n, false);
+        }
         self.w.cut(false);
         for n in 0..2 {
             self.cut_from_store(n, false);

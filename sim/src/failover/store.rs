@@ -23,6 +23,12 @@ impl Store {
         }
     }
 
+    /// The record says that both copies may be the newest.
+    pub fn both_count(&self) -> bool {
+        let record = self.0.value.as_ref().and_then(|(bytes, _)| Record::decode(bytes).ok());
+        record.is_some_and(|r| r.is_current("alpha") && r.is_current("beta"))
+    }
+
     /// All its data is gone.
     pub fn lose_data(&mut self) {
         self.0.value = None;
