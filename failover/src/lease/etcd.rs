@@ -123,14 +123,19 @@ impl EtcdStore {
     ) -> Result<Swap, StoreError> {
         check_key(key)?;
         let encoded = BASE64.encode(key);
-        let revision = match expected {
+        let is_at = |revision: i64| json!({ "key": encoded, "target": "MOD", "result": "EQUAL", "mod_revision": revision.to_string() });
+        let compare = match expected {
             // A key that is not there has this revision.
-            Expect::Absent => 0,
-            Expect::Revision(revision) => revision,
+            Expect::Absent => vec![is_at(0)],
+            Expect::Revision(revision) => vec![is_at(revision)],
+            Expect::Value { revision, value } => {
+                let value = BASE64.encode(value);
+                let is_it = json!({ "key": encoded, "target": "VALUE", "result": "EQUAL", "value": value });
+                vec![is_at(revision), is_it]
+            }
         };
-        let compare = json!({ "key": encoded, "target": "MOD", "result": "EQUAL", "mod_revision": revision.to_string() });
         let request = json!({
-            "compare": [compare],
+            "compare": compare,
             "success": [change],
             "failure": [{ "request_range": { "key": encoded } }],
         })

@@ -469,7 +469,10 @@ impl Service {
         let counts = |node: &str| lease.record().is_none_or(|r| r.is_current(node));
         let (mine, its) = (counts(&self.cfg.me), counts(&self.cfg.peer));
         let is_secondary = self.storage.is_some_and(|s| s.role == Role::Secondary);
-        if mine && its && !lease.is_absent() || !mine && !is_secondary || now < self.connect_at {
+        if mine && its && !lease.is_absent() && !lease.is_put_back()
+            || !mine && !is_secondary
+            || now < self.connect_at
+        {
             return;
         }
         self.connect_at = now + CONNECT_EVERY;

@@ -532,7 +532,7 @@ impl Store {
                 Ok(found) => return StoreAnswer::Value(stored(found)),
                 Err(e) => e,
             },
-            StoreOp::Swap { expected, value } => match etcd.swap(&self.key, *expected, value).await {
+            StoreOp::Swap { expected, value } => match etcd.swap(&self.key, expected.clone(), value).await {
                 Ok(Swap::Done { revision }) => return StoreAnswer::Swapped(revision),
                 Ok(Swap::Conflict { current }) => return StoreAnswer::Conflict(stored(current)),
                 Err(e) => e,
