@@ -8,6 +8,7 @@ impl Cluster {
         match action {
             Action::Ask(ask) => {
                 let id = ask.id;
+                self.sides[n].asked = Some(id);
                 let timeout = now + ask.timeout;
                 if !self.sides[n].cut_from_store {
                     let at = now + Duration::from_micros(1 + self.rng.below(self.slowest_answer_ms * 1000));
@@ -24,11 +25,14 @@ impl Cluster {
                     Grant::Unbounded => None,
                     Grant::Until(until, by_peer) => Some(Authority { until, by_peer }),
                 };
-                self.w.command(n, Command::SetAuthority(authority));
+                let at = self.grant_time(n);
+                self.put(n, life, at, What::Grant(number, authority));
                 if self.bug == Some(Bug::UnfencedTooEarly) && grant == Grant::Unbounded {
                     self.store.let_both_count();
                 }
-                self.tell(n, Event::GrantTaken(number));
+                if self.bug == Some(Bug::GrantNotWaitedFor) {
+                    self.tell(n, Event::GrantTaken(number));
+                }
             }
             Action::RenewAddresses => self.renew_addresses(n),
             Action::Connect(discard_my_data) => {
@@ -44,6 +48,24 @@ impl Cluster {
         }
     }
 
+    /// Grants go to the core one after the other, and so do the answers.
+    fn grant_time(&mut self, n: usize) -> Instant {
+        let us = match self.slow_grants {
+            Some(rate) if self.rng.one_in(rate) => 1 + self.rng.below(3_000_000),
+            _ => 1 + self.rng.below(500),
+        };
+        let at = (self.w.now + Duration::from_micros(us)).max(self.sides[n].last_grant);
+        self.sides[n].last_grant = at;
+        at
+    }
+
+    /// A grant gets to the core; its answer takes a while.
+    pub(super) fn grant_arrives(&mut self, n: usize, number: u64, authority: Option<Authority>) {
+        self.w.command(n, Command::SetAuthority(authority));
+        let (at, life) = (self.grant_time(n), self.sides[n].life);
+        self.put(n, life, at, What::GrantTaken(number));
+    }
+
     fn run_step(&mut self, n: usize, attempt: Attempt) {
         let step = self.step_of(attempt);
         if step != PROMOTE {
@@ -56,6 +78,12 @@ impl Cluster {
             let at = self.w.now + Duration::from_micros(1 + self.rng.below(30_000));
             let life = self.sides[n].life;
             self.put(n, life, at, What::StepEnds(attempt));
+            return;
+        }
+        if attempt.verb == Verb::Kill && self.kill_fails() {
+            let at = self.w.now + Duration::from_millis(1);
+            let life = self.sides[n].life;
+            self.put(n, life, at, What::StepFails(attempt));
             return;
         }
         let command = match attempt.verb {
@@ -78,8 +106,15 @@ impl Cluster {
         }
     }
 
+    fn kill_fails(&mut self) -> bool {
+        self.failing_kills.is_some_and(|n| self.rng.one_in(n))
+    }
+
     pub(super) fn step_ends(&mut self, n: usize, attempt: Attempt) {
-        let fails = self.failing_steps.is_some_and(|n| self.rng.one_in(n)) && attempt.verb != Verb::Kill;
+        let fails = match attempt.verb {
+            Verb::Kill => self.kill_fails(),
+            Verb::Start | Verb::Stop => self.failing_steps.is_some_and(|n| self.rng.one_in(n)),
+        };
         if !fails {
             self.sides[n].runs = attempt.verb == Verb::Start;
         }
@@ -112,6 +147,15 @@ impl Cluster {
                 Handler::FencePeer => self.tell(n, Event::FencePeer(key)),
                 _ => self.tell(n, Event::UnfencePeer(key)),
             }
+        }
+        if let Some((id, _)) = self.sides[n].by_hand {
+            let done = self.w.take_answer(|a| matches!(a, Answer::Command(i, _) if *i == id));
+            self.sides[n].by_hand = match (done, self.sides[n].by_hand) {
+                (Some(_), _) => Some((CommandId(0), self.w.now)),
+                (None, Some((id, at))) if id == CommandId(0) => Some((id, at)),
+                (None, Some((id, _))) => Some((id, self.w.now)),
+                (None, None) => None,
+            };
         }
         let mine: Vec<(CommandId, Attempt)> = self.sides[n].commands.clone();
         for (id, attempt) in mine {

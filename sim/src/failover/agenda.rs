@@ -7,6 +7,7 @@ use failover::lease::machine::{Ask, StoreAnswer};
 use failover::promote::chain::Attempt;
 use failover::vrrp::packet::IpFacts;
 use model::time::Instant;
+use replicator::Authority;
 
 /// What reaches a node's failover side, and when.
 #[derive(PartialEq, Eq, Debug)]
@@ -24,6 +25,11 @@ pub(super) enum What {
     AtStore(Ask),
     FromStore(u64, StoreAnswer),
     StepEnds(Attempt),
+    /// Nothing was done.
+    StepFails(Attempt),
+    /// On its way to the core, with its number.
+    Grant(u64, Option<Authority>),
+    GrantTaken(u64),
     Deadline,
     Restart,
     /// A command to the virtual routers, and when it was decided on.

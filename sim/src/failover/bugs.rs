@@ -23,12 +23,16 @@ pub enum Bug {
     AddressKeptOverPause,
     /// The routers act on decisions that have waited, however long.
     DecisionsKept,
+    /// A grant counts as taken before the core has it.
+    GrantNotWaitedFor,
+    /// A store that was put back looks as if it were newer.
+    OlderStoreAccepted,
     /// The free instance of a node hears nothing.
     FreeInstanceDeaf,
 }
 
 /// All of them.
-pub const BUGS: [Bug; 11] = [
+pub const BUGS: [Bug; 13] = [
     Bug::GrantNeverBounded,
     Bug::AddressWithoutLifetime,
     Bug::NoDemotion,
@@ -39,5 +43,7 @@ pub const BUGS: [Bug; 11] = [
     Bug::GrantBeforeHome,
     Bug::AddressKeptOverPause,
     Bug::DecisionsKept,
+    Bug::GrantNotWaitedFor,
+    Bug::OlderStoreAccepted,
     Bug::FreeInstanceDeaf,
 ];

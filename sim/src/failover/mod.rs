@@ -8,13 +8,16 @@
 mod acts;
 mod agenda;
 mod bugs;
+mod chance;
 mod check;
+mod excuse;
 mod faults;
 mod plan;
 mod routers;
 mod segment;
 mod store;
 
+use failover::lease::machine::StoreAnswer;
 use failover::promote::chain::{Attempt, LossRank, StepPlan, Verb};
 use failover::service::{Action, Event, Grant, Order, Parted, Service, ServiceSettings, State, Storage};
 use model::config::settings::Handler;
@@ -37,8 +40,11 @@ use segment::Segment;
 use store::Store;
 
 const SECTORS: u64 = 2048;
-/// Term of the lease.
+const NODES: [&str; 2] = ["alpha", "beta"];
+/// Terms of the lease: the usual one, and others.
 const TTL: Duration = Duration::from_millis(600);
+const TTLS: [Duration; 3] =
+    [Duration::from_millis(300), Duration::from_millis(1_000), Duration::from_millis(2_000)];
 /// Lifetime of an address in the kernel.
 const ADDRESS_LIFETIME: Duration = Duration::from_secs(1);
 /// How much longer than that the kernel may keep it (failover 8.7).
@@ -64,6 +70,14 @@ struct Side {
     /// It cannot reach the store.
     cut_from_store: bool,
     stalls_until: Instant,
+    /// What its client of the store remembers, and the newest change that has come from there since the daemon started.
+    client: store::Client,
+    asked: Option<u64>,
+    changes_seen: u64,
+    /// When the last grant, or the answer to one, arrives.
+    last_grant: Instant,
+    /// An operator demotes it behind the back of its service, and was not done with that at this time.
+    by_hand: Option<(CommandId, Instant)>,
 }
 
 /// The nodes, the store and what is between them.
@@ -84,6 +98,23 @@ pub struct Cluster {
     bug: Option<Bug>,
     /// How often a step fails: one in so many; none: never.
     failing_steps: Option<u64>,
+    /// The same of steps that are ended by force.
+    failing_kills: Option<u64>,
+    /// How often a grant, or its answer, takes long: one in so many; none: never.
+    slow_grants: Option<u64>,
+    /// Terms of the lease, by node.
+    ttls: [Duration; 2],
+    /// This node's own disk was not there when clients were told that something is written.
+    behind: [bool; 2],
+    /// A node whose copy counts again only because the store has forgotten that it does not.
+    ousted: Option<usize>,
+    /// By so much an older record was made to look newer.
+    forged: u64,
+    /// Disks have failed or were detached; and how often an operator had to decide whose copy counts.
+    disks_were_taken: bool,
+    operated: u64,
+    /// What is known to be weak has happened: nothing is certain any more, and nothing goes on.
+    excused: Option<&'static str>,
     slowest_answer_ms: u64,
     net: NetConfig,
     ledger: check::Ledger,
@@ -114,8 +145,10 @@ impl Cluster {
         assert!(w.in_sync(), "no initial sync");
         let mut rng = Rng::new(seed ^ 0xfa11);
         let now = w.now;
+        let mut ttl = || if rng.one_in(2) { TTL } else { TTLS[rng.below(3) as usize] };
+        let ttls = [ttl(), ttl()];
         let sides = [0, 1].map(|n| Side {
-            service: Some(service(n, &mut rng, w.clock(n), bug)),
+            service: Some(service(n, ttls[n], &mut rng, w.clock(n), bug)),
             life: 0,
             runs: false,
             routers: None,
@@ -125,6 +158,11 @@ impl Cluster {
             deadline: None,
             cut_from_store: false,
             stalls_until: now,
+            client: store::Client::default(),
+            asked: None,
+            changes_seen: 0,
+            last_grant: now,
+            by_hand: None,
         });
         let mut c = Cluster {
             w,
@@ -139,6 +177,15 @@ impl Cluster {
             rng,
             bug,
             failing_steps: None,
+            failing_kills: None,
+            slow_grants: None,
+            ttls,
+            behind: [false; 2],
+            ousted: None,
+            forged: 0,
+            disks_were_taken: false,
+            operated: 0,
+            excused: None,
             slowest_answer_ms: 20,
             net,
             ledger: check::Ledger::default(),
@@ -174,6 +221,10 @@ impl Cluster {
 
     /// The next thing, of the cores or of the failover side.
     fn step(&mut self, until: Instant) {
+        if self.excused.is_some() {
+            self.w.now = until;
+            return;
+        }
         let next = self.agenda.next_at().map_or(until, |at| at.min(until));
         if self.w.now < next {
             if !self.w.step(next) {
@@ -197,7 +248,11 @@ impl Cluster {
                 self.put(n, due.life, at, What::AtStore(ask));
                 return;
             }
-            let answer = self.store.carry_out(&ask.op);
+            let before = (self.store.revision(), self.store.record().map_or(0, |r| r.changes));
+            let answer = self.store.carry_out(&ask.op, &mut self.sides[n].client);
+            if self.store.revision() != before.0 {
+                self.record_changed(n, before.1, &ask.op);
+            }
             if !self.sides[n].cut_from_store {
                 let at = now + Duration::from_micros(1 + self.rng.below(self.slowest_answer_ms * 1000));
                 self.put(n, due.life, at, What::FromStore(ask.id, answer));
@@ -211,7 +266,18 @@ impl Cluster {
         }
         match due.what {
             What::AtStore(_) => unreachable!("looked at above"),
-            What::FromStore(id, answer) => self.tell(n, Event::Store(id, answer)),
+            What::FromStore(id, answer) => {
+                // Answers that come too late are ignored.
+                if self.sides[n].asked.take_if(|asked| *asked == id).is_some() {
+                    self.saw_record(n, &answer);
+                }
+                self.tell(n, Event::Store(id, answer));
+            }
+            What::StepFails(attempt) => {
+                self.tell(n, Event::StepDone(attempt.key, Err("fails by chance".into())));
+            }
+            What::Grant(number, authority) => self.grant_arrives(n, number, authority),
+            What::GrantTaken(number) => self.tell(n, Event::GrantTaken(number)),
             What::StepEnds(attempt) => self.step_ends(n, attempt),
             What::Deadline => {
                 self.sides[n].deadline = None;
@@ -285,7 +351,7 @@ impl Cluster {
     }
 }
 
-fn service(n: usize, rng: &mut Rng, now: Instant, bug: Option<Bug>) -> Service {
+fn service(n: usize, ttl: Duration, rng: &mut Rng, now: Instant, bug: Option<Bug>) -> Service {
     let ranks = match bug {
         Some(Bug::AddressFirst) => [LossRank::Later, LossRank::Second, LossRank::Later],
         _ => [LossRank::Second, LossRank::Later, LossRank::First],
@@ -299,15 +365,14 @@ fn service(n: usize, rng: &mut Rng, now: Instant, bug: Option<Bug>) -> Service {
             loss_rank: ranks[i],
         })
         .collect();
-    let node_names = ["alpha", "beta"];
     let settings = ServiceSettings {
         name: "db".into(),
-        me: node_names[n].into(),
-        peer: node_names[1 - n].into(),
+        me: NODES[n].into(),
+        peer: NODES[1 - n].into(),
         proof: Proof::Lease,
         preferred: None,
         failback: false,
-        ttl: TTL,
+        ttl,
         address_lifetime: ADDRESS_LIFETIME,
         steps,
         incarnation: rng.next(),
