@@ -172,7 +172,7 @@ impl Cluster {
         }
     }
 
-    fn storage(&self, n: usize) -> Option<Storage> {
+    pub(super) fn storage(&self, n: usize) -> Option<Storage> {
         let core = self.w.nodes[n].core.as_ref()?;
         let s = core.volume_state(VolIdx(0));
         Some(Storage {

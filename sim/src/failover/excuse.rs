@@ -20,12 +20,12 @@ impl Cluster {
         }
         let in_sync = self.w.in_sync();
         for n in 0..2 {
-            self.behind[n] &= !in_sync && self.store.counts(n);
+            self.behind[n] &= !in_sync && !self.store.excludes(n);
             if self.behind[n] && self.core_serves(n) && self.w.state(n).1 == DiskState::UpToDate {
                 self.excuse(n, "a home whose disk had gone comes back with what that had");
             }
         }
-        self.ousted = self.ousted.filter(|o| !in_sync && self.store.counts(*o));
+        self.ousted = self.ousted.filter(|o| !in_sync && !self.store.excludes(*o));
     }
 
     fn excuse(&mut self, n: usize, why: &'static str) {

@@ -69,14 +69,23 @@ pub fn run_in(c: &mut Cluster, seed: u64) -> Outcome {
 }
 
 impl Cluster {
-    /// By itself; or, if disks were taken out so that no two generations agree, after an operator's word.
+    /// By itself; or, if disks were taken out so that no two generations agree, or there is no record that says which one
+    /// counts, after an operator's word. One who has disconnected the nodes connects them.
     fn comes_to_rest(&mut self) -> bool {
         for round in 0..60 {
             if self.run_until(REST / 30, Cluster::is_at_rest) {
                 return true;
             }
             (0..2).for_each(|n| self.mend_disk(n));
-            if round % 15 == 14 && self.disks_were_taken {
+            for n in 0..2 {
+                let stays_apart =
+                    self.storage(n).is_some_and(|s| s.conn == ConnState::StandAlone && s.parted.is_none());
+                if stays_apart && self.w.nodes[n].core.is_some() {
+                    let net = self.net.clone();
+                    self.w.connect(n, &net);
+                }
+            }
+            if round % 15 == 14 && (self.disks_were_taken || self.store.record().is_none()) {
                 self.decide_by_hand();
             }
         }

@@ -81,6 +81,11 @@ impl Store {
         self.record().is_some_and(|r| r.is_current(NODES[n]))
     }
 
+    /// There is a record, and by it the copy of this node is not the newest one.
+    pub fn excludes(&self, n: usize) -> bool {
+        self.record().is_some_and(|r| !r.is_current(NODES[n]))
+    }
+
     /// The record says that both copies may be the newest.
     pub fn both_count(&self) -> bool {
         (0..2).all(|n| self.counts(n))
