@@ -39,7 +39,8 @@ impl Service {
         let term = self.peer_ttl.max(self.cfg.ttl);
         let kept = WORD_GOOD_FOR + ACT_WITHIN + self.cfg.address_lifetime + ADDRESS_SLACK;
         let gone_after = kept.max(term + term / 8);
-        self.may_show_addresses(now) && self.apart_since.is_none_or(|since| now >= since + gone_after)
+        let since = self.apart_since.max(self.taken_beside);
+        self.may_show_addresses(now) && since.is_none_or(|since| now >= since + gone_after)
     }
 
     /// Clients are served, and the peer will not add the addresses before those that are renewed now are gone: it counts

@@ -34,7 +34,10 @@ impl Service {
         if now.saturating_since(since) < self.patience() {
             return false;
         }
+        let connected = self.storage.is_some_and(|s| s.conn >= ConnState::Connected);
+        self.taken_beside = None;
         if let Some(lease) = &mut self.lease {
+            self.taken_beside = (connected && lease.peer_holds()).then_some(now);
             lease.set_hold(true, now);
         }
         self.enter(State::Taking(now), "nobody has it", now, out);

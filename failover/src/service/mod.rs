@@ -234,6 +234,8 @@ pub struct Service {
     quiet_since: Option<Instant>,
     /// Since when the nodes have agreed on nothing: what the peer has let go of is not known.
     apart_since: Option<Instant>,
+    /// It was taken beside the connected peer, which had not let go of it: demoted by hand, it may still have the addresses.
+    taken_beside: Option<Instant>,
     /// Since when both could have it and nobody has.
     vacant_since: Option<Instant>,
     /// Since when the peer could have it while it is here.
@@ -305,6 +307,7 @@ impl Service {
             storage: None,
             quiet_since: Some(now),
             apart_since: Some(now),
+            taken_beside: None,
             vacant_since: None,
             peer_able_since: None,
             peer_speaks: false,
