@@ -98,8 +98,14 @@ fn a_bound_instance_has_its_address_only_as_long_as_somebody_renews_it() {
         until("it goes when nobody renews it", async || !has(&a, VIP)).await;
         sleep(Duration::from_millis(1200)).await;
         assert!(!has(&a, VIP), "nobody puts it back");
-        commander.renew("VI_1");
-        until("it is back", async || has(&a, VIP)).await;
+        let lost = notice(&mut handle, |n| matches!(n, Notice::RoleLost { .. })).await;
+        assert_eq!(
+            lost,
+            Notice::RoleLost { instance: "VI_1".into(), why: "it was not renewed in time".into() }
+        );
+        is(&handle, State::Backup).await;
+        commander.grant("VI_1").await.unwrap();
+        assert!(has(&a, VIP), "it is back");
         commander.revoke("VI_1").await;
         assert!(!has(&a, VIP), "it is gone when the answer comes");
         is(&handle, State::Backup).await;

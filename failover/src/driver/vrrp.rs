@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::driver::clock;
 use crate::vip::netlink::NetlinkError;
+pub use crate::vrrp::ACT_WITHIN;
 #[cfg(doc)]
 use crate::vrrp::Vrrp;
 use crate::vrrp::VrrpStatus;
@@ -26,9 +27,6 @@ mod sockets;
 mod speaker;
 mod task;
 mod track;
-
-/// A decision to have an address is that long good for.
-pub const ACT_WITHIN: Duration = Duration::from_millis(100);
 
 /// How long the kernel keeps an address of a free instance that is not renewed (failover 8.7), and how often it is.
 const FREE_LIFETIME: Duration = Duration::from_secs(3);
@@ -54,7 +52,8 @@ pub enum Command {
     Grant(String, oneshot::Sender<Result<(), String>>),
     /// A bound instance, and with it its group, is Backup. The answer comes when its addresses are gone.
     Revoke(String, oneshot::Sender<()>),
-    /// A bound Master, and with it its group, may keep its addresses for another lifetime.
+    /// A bound Master, and with it its group, may keep its addresses for another lifetime. If that ends without this word it
+    /// is Backup, and [`Notice::RoleLost`] says so.
     Renew(String),
     /// The disk of a resource changed, for `track_resource`.
     Resource {

@@ -102,7 +102,7 @@ impl EtcdStore {
         let stored = |v: Option<Versioned>| v.map(|v| (v.value, v.revision));
         match op {
             StoreOp::Read => Ok(StoreAnswer::Value(stored(self.read(key).await?))),
-            StoreOp::Swap { expected, value } => match self.swap(key, *expected, value).await? {
+            StoreOp::Swap { expected, value } => match self.swap(key, expected.clone(), value).await? {
                 Swap::Done { revision } => Ok(StoreAnswer::Swapped(revision)),
                 Swap::Conflict { current } => Ok(StoreAnswer::Conflict(stored(current))),
             },
@@ -139,14 +139,19 @@ impl EtcdStore {
     ) -> Result<Swap, StoreError> {
         check_key(key)?;
         let encoded = BASE64.encode(key);
-        let revision = match expected {
+        let is_at = |revision: i64| json!({ "key": encoded, "target": "MOD", "result": "EQUAL", "mod_revision": revision.to_string() });
+        let compare = match expected {
             // A key that is not there has this revision.
-            Expect::Absent => 0,
-            Expect::Revision(revision) => revision,
+            Expect::Absent => vec![is_at(0)],
+            Expect::Revision(revision) => vec![is_at(revision)],
+            Expect::Value { revision, value } => {
+                let value = BASE64.encode(value);
+                let is_it = json!({ "key": encoded, "target": "VALUE", "result": "EQUAL", "value": value });
+                vec![is_at(revision), is_it]
+            }
         };
-        let compare = json!({ "key": encoded, "target": "MOD", "result": "EQUAL", "mod_revision": revision.to_string() });
         let request = json!({
-            "compare": [compare],
+            "compare": compare,
             "success": [change],
             "failure": [{ "request_range": { "key": encoded } }],
         })

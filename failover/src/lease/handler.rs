@@ -112,6 +112,8 @@ pub struct Handler {
 struct Seen {
     record: Option<Record>,
     revision: i64,
+    /// What a change of it expects.
+    stored: Expect,
     since: Instant,
 }
 
@@ -222,6 +224,8 @@ impl Handler {
     }
 
     fn saw(&mut self, stored: Stored, now: Instant) {
+        let expect =
+            stored.clone().map_or(Expect::Absent, |(value, revision)| Expect::Value { revision, value });
         let (record, revision) = match stored {
             None => (None, 0),
             Some((bytes, revision)) => match Record::decode(&bytes) {
@@ -239,7 +243,7 @@ impl Handler {
             self.newest = Some(Memory::new(r.changes, r.current.clone()));
         }
         self.has_looked &= self.cfg.duty == Duty::Fence;
-        self.seen = Some(Seen { record, revision, since: now });
+        self.seen = Some(Seen { record, revision, stored: expect, since: now });
     }
 
     fn other_holder<'a>(&self, record: &'a Record) -> Option<&'a super::record::Holder> {
@@ -257,7 +261,7 @@ impl Handler {
             self.finish(BROKEN, text.into());
             return None;
         };
-        let (since, revision) = (seen.since, seen.revision);
+        let (since, stored) = (seen.since, seen.stored.clone());
         if self.is_older(&record) {
             return None;
         }
@@ -286,17 +290,13 @@ impl Handler {
             }
         }
         let current = vec![self.cfg.me.clone()];
-        Some(self.swap(
-            Expect::Revision(revision),
-            Record { holder: None, offered_to: None, current, ..record },
-            now,
-        ))
+        Some(self.swap(stored, Record { holder: None, offered_to: None, current, ..record }, now))
     }
 
     fn unfence(&mut self, now: Instant) -> Option<Turn> {
         let Some(seen) = &self.seen else { return Some(self.ask(StoreOp::Read, now)) };
         let (me, peer) = (self.cfg.me.clone(), self.cfg.peer.clone());
-        let (revision, found) = (seen.revision, seen.record.clone());
+        let (stored, found) = (seen.stored.clone(), seen.record.clone());
         let is_old = found.as_ref().is_some_and(|r| r.changes < self.cfg.changes_seen);
         match &found {
             Some(r) if r.is_current(&me) && r.is_current(&peer) && !is_old => {
@@ -320,9 +320,9 @@ impl Handler {
         }
         let current = vec![me, peer];
         let Some(record) = found else {
-            return Some(self.swap(Expect::Absent, Record::new(None, current), now));
+            return Some(self.swap(stored, Record::new(None, current), now));
         };
-        Some(self.swap(Expect::Revision(revision), Record { current, ..record }, now))
+        Some(self.swap(stored, Record { current, ..record }, now))
     }
 
     /// What has happened since an older record nobody can tell from it.

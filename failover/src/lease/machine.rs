@@ -8,8 +8,9 @@
 //! * Nobody takes a record that is not there. Its absence proves nothing: the store may have lost it.
 //! * Nobody takes it whose copy is not among those that may be the newest. A home that goes on without its peer strikes the
 //!   peer out first; then it needs no renewal any more, since nobody else can take its place, and the store may fail.
-//! * Each change is a swap on the revision that this node has seen. Of an answer that was lost nothing is assumed: the
-//!   record is read again first.
+//! * Each change is a swap of what this node has seen, by its revision and its value: a store that was put back to an older copy
+//!   gives revisions again that it had given before. Of an answer that was lost nothing is assumed: the record is read again
+//!   first.
 
 use std::time::Duration;
 
@@ -121,9 +122,13 @@ pub struct Lease {
     /// The revision that a swap expected which would let the peer's copy count, and whose answer was lost: while this one is
     /// there, it may yet be made.
     maybe_included: Option<i64>,
-    /// Of the newest record so far.
+    /// Of the newest record so far that is believed.
     changes_seen: u64,
-    /// An older record may be believed: the peer is connected, so nobody has gone on alone.
+    /// Of the newest one of all: whatever this node writes is newer, to those too who have seen that one.
+    changes_max: u64,
+    /// The store has this older record than one that was seen. It is not believed.
+    refused: Option<(Record, Expect)>,
+    /// An older record may be believed: both copies are the newest one.
     older_allowed: bool,
     trouble: Option<String>,
 }
@@ -132,6 +137,8 @@ pub struct Lease {
 struct Seen {
     record: Option<Record>,
     revision: i64,
+    /// What a change of it expects.
+    stored: Expect,
     /// When this revision was seen first.
     since: Instant,
 }
@@ -156,6 +163,8 @@ struct Wants {
     release: Option<bool>,
     /// To make the record; true: both copies are current.
     create: Option<bool>,
+    /// To leave an older record to the peer.
+    step_back: bool,
 }
 
 /// For how long an offer keeps others away.
@@ -178,6 +187,8 @@ impl Lease {
             alone_without_record: false,
             maybe_included: None,
             changes_seen: 0,
+            changes_max: 0,
+            refused: None,
             older_allowed: false,
             trouble: None,
         }
@@ -211,7 +222,8 @@ impl Lease {
 
     /// Lets go: nothing may be done here any more that needs the lease. `for_peer`: nobody else is to take it at first.
     pub fn release(&mut self, for_peer: bool, now: Instant) {
-        self.wants = Wants { release: Some(for_peer), include: self.wants.include, ..Wants::default() };
+        let Wants { include, step_back, .. } = self.wants;
+        self.wants = Wants { release: Some(for_peer), include, step_back, ..Wants::default() };
         self.held_until = None;
         self.hurry(now);
     }
@@ -229,6 +241,7 @@ impl Lease {
     pub fn recall(&mut self, changes: u64) {
         assert!(self.asked == 0, "what is remembered is known before the store is asked");
         self.changes_seen = self.changes_seen.max(changes);
+        self.changes_max = self.changes_max.max(changes);
     }
 
     /// What the next daemon is to remember; none: no record is known now.
@@ -239,6 +252,17 @@ impl Lease {
     /// Whether an older record than one that was seen may be believed.
     pub fn allow_older(&mut self, allowed: bool) {
         self.older_allowed = allowed;
+    }
+
+    /// The own disk has gone: a record that has vanished is not made again for this copy alone, since the peer's has what was
+    /// written meanwhile.
+    pub fn own_copy_is_gone(&mut self) {
+        if self.alone_without_record {
+            (self.alone_without_record, self.wants.create) = (false, None);
+        }
+        if self.seen.as_ref().is_none_or(|s| s.record.is_none()) {
+            self.was_alone = false;
+        }
     }
 
     /// Gives up that wish.
@@ -294,6 +318,18 @@ impl Lease {
         self.seen.as_ref().is_some_and(|s| s.record.is_none())
     }
 
+    /// The store was put back to an older record than one that was seen, which does not count.
+    pub fn is_put_back(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    /// The peer is Primary beside this node. An older record than one that was seen is made to say that only the peer's copy
+    /// counts: that is true whatever has happened, it is newer than all before it to both, and the peer lets this copy count
+    /// again.
+    pub fn step_back(&mut self, beside_primary: bool) {
+        self.wants.step_back = beside_primary;
+    }
+
     /// The record names the peer as its holder.
     pub fn peer_holds(&self) -> bool {
         self.record().is_some_and(|r| r.held_by(&self.cfg.peer).is_some())
@@ -341,12 +377,10 @@ impl Lease {
         let (op, becomes) = match change {
             None => (StoreOp::Read, None),
             Some(mut record) => {
-                let seen = self.seen.as_ref().expect("a change starts from what was seen");
-                let expected = match seen.record {
-                    None => Expect::Absent,
-                    Some(_) => Expect::Revision(seen.revision),
-                };
-                record.changes = record.changes.wrapping_add(1);
+                let refused = self.refused.as_ref().map(|(_, stored)| stored);
+                let expected = self.seen.as_ref().map(|s| &s.stored).or(refused).cloned();
+                let expected = expected.expect("a change starts from what was seen");
+                record.changes = record.changes.max(self.changes_max).wrapping_add(1);
                 if record.held_by(&self.cfg.me).is_some() {
                     self.last_claim = now;
                 }
@@ -387,7 +421,8 @@ impl Lease {
                 if mine.is_none() {
                     self.wants.release = None;
                 }
-                self.note(Some(record), revision, now);
+                let stored = Expect::Value { revision, value: record.encode() };
+                self.note(Some(record), revision, stored, now);
             }
             StoreAnswer::Failed(text) => {
                 // What was seen is as good as before: nothing was done.
@@ -400,7 +435,7 @@ impl Lease {
                 self.lost(text, now);
             }
         }
-        if self.trouble.is_none() && self.next_change_is_urgent(now) {
+        if (self.trouble.is_none() || self.refused.is_some()) && self.next_change_is_urgent(now) {
             self.hurry(now);
         }
         self.keeps_to_itself();
@@ -416,11 +451,13 @@ impl Lease {
     /// Nobody knows what the store has.
     fn lost(&mut self, text: String, now: Instant) {
         self.trouble = Some(text);
-        self.seen = None;
+        (self.seen, self.refused) = (None, None);
         self.hurry(now);
     }
 
     fn saw(&mut self, stored: Stored, now: Instant) {
+        let expect =
+            stored.clone().map_or(Expect::Absent, |(value, revision)| Expect::Value { revision, value });
         let (record, revision) = match stored {
             None => (None, 0),
             Some((bytes, revision)) => match Record::decode(&bytes) {
@@ -428,14 +465,16 @@ impl Lease {
                     // The store was put back to an older copy. What has happened since nobody can tell from it.
                     (self.seen, self.was_alone) = (None, false);
                     self.trouble = Some(format!(
-                        "the record is older than it was (change {} after {}): it counts when both nodes are connected",
+                        "the record is older than it was (change {} after {}): it counts when both nodes are connected and in \
+                         sync",
                         record.changes, self.changes_seen
                     ));
+                    self.refused = Some((record, expect));
                     return;
                 }
                 Ok(record) => (Some(record), revision),
                 Err(e) => {
-                    (self.seen, self.was_alone) = (None, false);
+                    (self.seen, self.was_alone, self.refused) = (None, false, None);
                     self.trouble = Some(e.to_string());
                     return;
                 }
@@ -454,19 +493,21 @@ impl Lease {
             }
             _ => None,
         };
-        if mine.is_none() {
+        // What an earlier daemon of this node held is not this one's to let go of.
+        if mine.is_none_or(|h| h.incarnation != self.cfg.incarnation) {
             self.wants.release = None;
         }
-        self.note(record, revision, now);
+        self.note(record, revision, expect, now);
     }
 
-    fn note(&mut self, record: Option<Record>, revision: i64, now: Instant) {
-        self.trouble = None;
+    fn note(&mut self, record: Option<Record>, revision: i64, stored: Expect, now: Instant) {
+        (self.trouble, self.refused) = (None, None);
         self.changes_seen = record.as_ref().map_or(self.changes_seen, |r| r.changes);
+        self.changes_max = self.changes_max.max(self.changes_seen);
         self.maybe_included = self.maybe_included.filter(|expected| *expected == revision);
         let is_known = self.seen.as_ref().is_some_and(|s| s.revision == revision && s.record == record);
         if !is_known {
-            self.seen = Some(Seen { record, revision, since: now });
+            self.seen = Some(Seen { record, revision, stored, since: now });
         }
         if self.seen.as_ref().is_some_and(|s| s.record.is_some()) {
             self.wants.create = None;
@@ -485,8 +526,13 @@ impl Lease {
 
     /// The record as it is to become, if something is to be changed that may be.
     fn next_change(&self, now: Instant) -> Option<Record> {
-        let seen = self.seen.as_ref()?;
         let (me, peer) = (&self.cfg.me, &self.cfg.peer);
+        if let Some((older, _)) = self.refused.as_ref().filter(|(r, _)| r.is_current(peer)) {
+            let holder = older.holder.clone().filter(|h| h.node == *peer);
+            let alone = Record { holder, offered_to: None, current: vec![peer.clone()], ..older.clone() };
+            return self.wants.step_back.then_some(alone);
+        }
+        let seen = self.seen.as_ref()?;
         let Some(record) = &seen.record else {
             let both = self.wants.create?;
             let current = if both { vec![me.clone(), peer.clone()] } else { vec![me.clone()] };

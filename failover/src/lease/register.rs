@@ -19,6 +19,7 @@ impl Register {
         let found = match (&self.value, expected) {
             (None, Expect::Absent) => true,
             (Some((_, revision)), Expect::Revision(expected)) => revision == expected,
+            (Some((found, at)), Expect::Value { revision, value }) => found == value && at == revision,
             _ => false,
         };
         if !found {

@@ -3,12 +3,19 @@
 use super::machine::StoreAnswer;
 
 /// What a register has to hold for a change to be made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Expect {
     /// Nothing.
     Absent,
     /// What was written by the change with this revision.
     Revision(i64),
+    /// The same, and that it is this: a store that was put back to an older copy gives its later revisions once more.
+    Value {
+        /// Revision of the change that wrote it.
+        revision: i64,
+        /// What was written.
+        value: Vec<u8>,
+    },
 }
 
 /// What a register holds.

@@ -34,25 +34,39 @@ impl Service {
         if now.saturating_since(since) < self.patience() {
             return false;
         }
+        let connected = self.storage.is_some_and(|s| s.conn >= ConnState::Connected);
+        self.taken_beside = None;
         if let Some(lease) = &mut self.lease {
+            self.taken_beside = (connected && lease.peer_holds()).then_some(now);
             lease.set_hold(true, now);
         }
         self.enter(State::Taking(now), "nobody has it", now, out);
         true
     }
 
-    /// The record is made, or made again, by a node that sees its peer be Secondary: the peer is not the home for certain.
+    /// The record is made, or made again, by a node that sees its peer be Secondary, with a disk that was compared with its own:
+    /// the peer is not the home for certain, and what it may have written alone is not hidden on a disk that is gone. An older
+    /// record than one that was seen needs two good copies: then whoever takes it has everything. And not while the peer is
+    /// Primary, who may have struck this node out since: this node steps back.
     pub(super) fn make_lease_if_both_see(&mut self, now: Instant) {
         let heard = self.peer_is_heard(now);
-        let connected = self.storage.is_some_and(|s| s.conn >= ConnState::Connected);
         let Some(lease) = &mut self.lease else { return };
-        lease.allow_older(connected);
+        if self.storage.is_some_and(|s| s.disk != DiskState::UpToDate) {
+            lease.own_copy_is_gone();
+        }
+        let compared =
+            |s: &Storage| s.peer_disk >= DiskState::Inconsistent && s.peer_disk != DiskState::DUnknown;
         let meet = self.storage.filter(|s| {
             heard
                 && s.conn >= ConnState::Connected
                 && s.disk == DiskState::UpToDate
                 && s.peer_role == Role::Secondary
+                && compared(s)
         });
+        lease.step_back(self.storage.is_some_and(|s| {
+            s.conn >= ConnState::Connected && s.role == Role::Secondary && s.peer_role == Role::Primary
+        }));
+        lease.allow_older(meet.is_some_and(|s| s.peer_disk == DiskState::UpToDate));
         match meet {
             Some(s) if lease.is_absent() => lease.create(s.peer_disk == DiskState::UpToDate, now),
             _ => lease.leave_absent(),

@@ -240,6 +240,8 @@ pub struct Service {
     quiet_since: Option<Instant>,
     /// Since when the nodes have agreed on nothing: what the peer has let go of is not known.
     apart_since: Option<Instant>,
+    /// It was taken beside the connected peer, which had not let go of it: demoted by hand, it may still have the addresses.
+    taken_beside: Option<Instant>,
     /// Since when both could have it and nobody has.
     vacant_since: Option<Instant>,
     /// Since when the peer could have it while it is here.
@@ -314,6 +316,7 @@ impl Service {
             storage: None,
             quiet_since: Some(now),
             apart_since: Some(now),
+            taken_beside: None,
             vacant_since: None,
             peer_able_since: None,
             peer_speaks: false,
@@ -495,7 +498,10 @@ impl Service {
         let counts = |node: &str| lease.record().is_none_or(|r| r.is_current(node));
         let (mine, its) = (counts(&self.cfg.me), counts(&self.cfg.peer));
         let is_secondary = self.storage.is_some_and(|s| s.role == Role::Secondary);
-        if mine && its && !lease.is_absent() || !mine && !is_secondary || now < self.connect_at {
+        if mine && its && !lease.is_absent() && !lease.is_put_back()
+            || !mine && !is_secondary
+            || now < self.connect_at
+        {
             return;
         }
         self.connect_at = now + CONNECT_EVERY;

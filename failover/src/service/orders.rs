@@ -47,9 +47,8 @@ impl Service {
                 _ => Err(format!("it is not at home here: run it on {}", self.cfg.peer)),
             },
             Order::Release | Order::Stop => {
-                if order == Order::Release {
-                    self.released = true;
-                }
+                // Said at once and not when it has ended: a 'clear' in between counts.
+                self.released = true;
                 match self.state {
                     State::Home | State::Starting => {
                         let slot =
@@ -75,9 +74,7 @@ impl Service {
                 }
             }
         };
-        if order == Order::Stop {
-            self.released = true;
-        }
+        self.released |= order == Order::Stop;
         out.push(Action::Answer(key, answer));
     }
 

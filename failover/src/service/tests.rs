@@ -1,4 +1,5 @@
-//! What heartbeat's word is good for: it keeps a node from replacing one that is alive, and replaces no proof.
+//! When a service is taken, and when it waits. What heartbeat's word is good for: it keeps a node from replacing one that is alive, and
+//! replaces no proof.
 
 use super::*;
 use crate::lease::machine::{StoreAnswer, StoreOp};
@@ -51,6 +52,7 @@ impl Node {
             name: name.into(),
             timeout: Duration::from_secs(5),
             retries: 0,
+            look_every: Duration::ZERO,
             loss_rank,
         };
         let settings = ServiceSettings {
@@ -213,6 +215,18 @@ fn addresses_wait_as_long_as_before() {
     let now = at(node.ms);
     let home = Storage { role: Role::Primary, ..alone() };
     node.tell(Event::Storage(Some(home)));
-    assert!(!node.service.addresses_may_be_added(now + Duration::from_millis(1200)));
-    assert!(node.service.addresses_may_be_added(now + Duration::from_millis(1300)));
+    assert!(!node.service.addresses_may_be_added(now + Duration::from_millis(1500)));
+    assert!(node.service.addresses_may_be_added(now + Duration::from_millis(1600)));
+}
+
+/// Its holder is connected and Secondary, and cannot reach the store to let go of it.
+#[test]
+fn a_lease_that_ran_out_beside_its_holder_is_not_left_to_that() {
+    let mut node = Node::new(Proof::Lease, Some(held_by_alpha()));
+    node.wait(500);
+    assert!(node.is_away() && node.obstacle() == "alpha is Primary", "{}", node.obstacle());
+    node.tell(Event::Storage(Some(Storage { peer_role: Role::Secondary, ..connected() })));
+    assert!(node.is_away() && node.obstacle().starts_with("held by alpha"), "{}", node.obstacle());
+    node.wait(600);
+    assert!(!node.is_away(), "{}", node.obstacle());
 }

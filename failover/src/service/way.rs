@@ -108,11 +108,10 @@ impl Service {
                 self.given = true;
             }
             Leaving::Failed => self.away_until = Some(now + FAILED_PAUSE),
-            Leaving::Released => self.released = true,
             Leaving::TakenAway if !self.lease.as_ref().is_some_and(|l| l.peer_holds()) => {
                 self.away_until = Some(now + FAILED_PAUSE);
             }
-            Leaving::Lost | Leaving::TakenAway | Leaving::Sweeping => {}
+            Leaving::Released | Leaving::Lost | Leaving::TakenAway | Leaving::Sweeping => {}
         }
         if let Some(lease) = &mut self.lease {
             lease.set_hold(false, now);

@@ -135,6 +135,8 @@ pub enum RoleLost {
     Fault,
     /// It did not run for longer than MasterDown.
     Slept,
+    /// Its service has not said in time that the addresses may stay.
+    NotRenewed,
     /// It was stopped, or left the configuration.
     Stopped,
 }

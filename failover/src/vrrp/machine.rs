@@ -108,6 +108,8 @@ pub struct Router {
     lower_accepted_until: Option<Instant>,
     last_sent: Option<Instant>,
     last_answer: Option<Instant>,
+    /// Bound Master: its addresses are good until then.
+    kept_until: Option<Instant>,
     owners: Option<Owners>,
     /// Priorities of others, as far as they were heard as masters.
     peers: BTreeMap<IpAddr, (u8, Instant)>,
@@ -156,6 +158,7 @@ impl Router {
             lower_accepted_until: None,
             last_sent: None,
             last_answer: None,
+            kept_until: None,
             owners: None,
             peers: BTreeMap::new(),
             alarms: Alarms::default(),
@@ -225,7 +228,7 @@ impl Router {
     /// When [`Router::tick`] has something to do next.
     pub fn deadline(&self) -> Option<Instant> {
         let owners = self.owners.and_then(|o| o.ends_at).map(|(at, _)| at);
-        [self.timer, owners, self.alarms.deadline()].into_iter().flatten().min()
+        [self.timer, owners, self.kept_until, self.alarms.deadline()].into_iter().flatten().min()
     }
 
     fn timer_ended(&mut self, now: Instant, due: Instant, out: &mut Vec<Action>) {
@@ -255,7 +258,8 @@ impl Router {
     }
 
     /// A Master that has not spoken for as long as others wait for it may have been replaced while it slept: it steps back
-    /// before it does anything else (failover 1.16). Has to come first in every event.
+    /// before it does anything else (failover 1.16). So does a bound one whose addresses are at their end: whoever says that
+    /// they are here keeps its peer from taking the service. Has to come first in every event.
     pub fn wake(&mut self, now: Instant, out: &mut Vec<Action>) {
         if self.state != State::Master {
             return;
@@ -263,6 +267,9 @@ impl Router {
         let Some(last_sent) = self.last_sent else { return };
         let silent = now.saturating_since(last_sent);
         if silent <= self.own_master_down() {
+            if self.kept_until.is_some_and(|until| until <= now) {
+                self.not_renewed(now, out);
+            }
             return;
         }
         self.log(Level::Warning, out, || {
@@ -271,6 +278,22 @@ impl Router {
         self.leave_master(now, role::Leave::Silently, out);
         self.enter_backup(now, out);
         self.role_lost(RoleLost::Slept, out);
+    }
+
+    fn not_renewed(&mut self, now: Instant, out: &mut Vec<Action>) {
+        assert_eq!(self.binding, Binding::Bound, "{} has a service that renews it", self.name);
+        self.log(Level::Warning, out, || "its service has not renewed it; steps back".into());
+        self.leave_master(now, role::Leave::AddressesFirst, out);
+        self.enter_backup(now, out);
+        self.role_lost(RoleLost::NotRenewed, out);
+    }
+
+    /// A bound Master keeps its role until then, unless this is said again; it was granted or renewed as long before as its
+    /// addresses live. Without this word a grant has no end.
+    pub fn keep_until(&mut self, until: Instant) {
+        if self.state == State::Master && self.binding == Binding::Bound {
+            self.kept_until = self.kept_until.max(Some(until));
+        }
     }
 
     /// Makes a bound router Master at once. Does nothing if it is.
@@ -410,6 +433,7 @@ impl Router {
                     "{name} is Master and says nothing"
                 );
                 assert!(!self.wants_master && !self.peer_silent, "{name} is Master and waits to be");
+                assert!(self.kept_until.is_none() || self.binding == Binding::Bound, "{name} is free");
             }
             State::Backup => {
                 assert!(self.faults.is_empty(), "{name} is Backup with faults");

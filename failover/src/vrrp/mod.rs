@@ -59,4 +59,5 @@ pub use machine::{Binding, BindingError, Options, Router};
 pub use node::{Event, Vrrp};
 pub use notify::{Notification, Transition, Who};
 pub use status::{Counters, GroupStatus, InstanceStatus, KnownMaster, VrrpStatus};
+pub use timers::ACT_WITHIN;
 pub use tracking::{Fault, Interface, TrackerResult};

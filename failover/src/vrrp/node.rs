@@ -132,6 +132,14 @@ impl Vrrp {
         result
     }
 
+    /// A service's word: what this bound instance has was granted or renewed, and is good until then. When that time comes it
+    /// is Backup, has no addresses and says so. Others of its group have to be told themselves.
+    pub fn keep_until(&mut self, name: &str, until: Instant) {
+        if let Some(router) = self.routers.iter_mut().find(|router| **router.name() == *name) {
+            router.keep_until(until);
+        }
+    }
+
     /// When an advert of a living master was heard last for this instance.
     pub fn peer_heard(&self, name: &str) -> Option<Instant> {
         self.router(name)?.peer_heard()

@@ -1,8 +1,11 @@
-//! Skew and MasterDown (failover 1.8).
+//! Skew and MasterDown (failover 1.8), and how long a decision is good for.
 
 use std::time::Duration;
 
 use model::failover::config::VrrpVersion;
+
+/// A decision to have an address is that long good for: whoever makes it may be paused before the address is there.
+pub const ACT_WITHIN: Duration = Duration::from_millis(100);
 
 /// How much later than others a router with this priority takes over: the higher, the sooner.
 pub fn skew(version: VrrpVersion, priority: u8, master_interval: Duration) -> Duration {

@@ -7,6 +7,9 @@ use replicator::ClientTag;
 
 use super::*;
 
+/// An address that is not renewed is gone by then.
+const REACTS_WITHIN: Duration = Duration::from_millis(1_300);
+
 /// What clients have written.
 #[derive(Default)]
 pub(super) struct Ledger {
@@ -37,20 +40,49 @@ impl Cluster {
     /// After every event.
     pub(super) fn check(&mut self) {
         self.take_answers();
+        self.look_for_excuses();
+        if self.excused.is_some() {
+            return;
+        }
         let serving: Vec<usize> = (0..2).filter(|n| self.core_serves(*n)).collect();
         assert!(serving.len() < 2, "two writable Primaries; the store: {}", self.store.text());
         let now = self.w.now;
-        let has_address = |s: &Side| s.address_until.is_some_and(|until| now < until);
-        let both = self.sides.iter().all(has_address);
+        let both = (0..2).all(|n| self.has_address(n, BOUND));
         assert!(!both, "both nodes have the address; the store: {}", self.store.text());
-        for (n, side) in self.sides.iter().enumerate() {
+        for n in 0..2 {
             let is_primary = self.w.volume(n).is_none_or(|s| s.role == Role::Primary);
-            assert!(!has_address(side) || is_primary, "an address where nothing is Primary");
+            // Whoever demotes it behind the back of its service is reacted to as soon as that is seen.
+            let by_hand = self.sides[n].by_hand.is_some_and(|(_, at)| now <= at + REACTS_WITHIN);
+            assert!(
+                !self.has_address(n, BOUND) || is_primary || by_hand,
+                "an address where nothing is Primary"
+            );
         }
+        self.check_free_instance(now);
+    }
+
+    /// Where two free routers hear each other, one of them is Master, and one only. `since`: for how long it has been otherwise.
+    fn check_free_instance(&mut self, now: Instant) {
+        let runs = |s: &Side| s.routers.is_some() && s.stalls_until <= now;
+        let hear_each_other = self.segment.whole_since.is_some() && self.sides.iter().all(runs);
+        let masters = (0..2).filter(|n| self.is_router_master(*n, FREE)).count();
+        if !hear_each_other || masters == 1 {
+            self.free_wrong_since = None;
+            return;
+        }
+        let since = *self.free_wrong_since.get_or_insert(now);
+        let interval = self.router_plan.interval;
+        // MasterDown with the longest skew, that skew again, and an interval.
+        let most = interval * 3 + interval + interval + interval + self.segment.delay_max;
+        assert!(
+            now <= since + most,
+            "the free instance has {masters} masters for {:?}",
+            now.saturating_since(since)
+        );
     }
 
     /// By its clock, whether or not it stands still: it will look at that clock first.
-    fn core_serves(&self, n: usize) -> bool {
+    pub(super) fn core_serves(&self, n: usize) -> bool {
         let core = self.w.nodes[n].core.as_ref();
         core.is_some_and(|core| core.serves(self.w.clock(n)))
     }
@@ -67,24 +99,28 @@ impl Cluster {
                     let last = self.ledger.acked.entry(sector).or_insert(version);
                     *last = version.max(*last);
                     self.ledger.written += 1;
+                    self.acknowledged(n);
                 }
                 Some(_) => {}
             }
         }
     }
 
-    /// When everything is quiet: what was acknowledged is on both disks, or was written over.
-    pub(super) fn check_written(&self) {
+    /// When everything is quiet: what was acknowledged is on this disk, or was written over.
+    pub(super) fn check_written(&self, n: usize) {
         for (sector, version) in &self.ledger.acked {
-            for n in 0..2 {
-                let found = self.w.nodes[n].disk.read(*sector);
-                assert!(
-                    found >= *version,
-                    "sector {sector} of node {} holds {found}, and {version} was acknowledged",
-                    n + 1
-                );
-            }
+            let found = self.w.nodes[n].disk.read(*sector);
+            assert!(
+                found >= *version,
+                "sector {sector} of node {} holds {found}, and {version} was acknowledged",
+                n + 1
+            );
         }
+    }
+
+    /// Something that was acknowledged is not on this disk.
+    pub(super) fn lacks_something(&self, n: usize) -> bool {
+        self.ledger.acked.iter().any(|(sector, version)| self.w.nodes[n].disk.read(*sector) < *version)
     }
 
     /// Writes that clients were told are done.

@@ -1,17 +1,23 @@
-//! Two nodes with a service each, a lease store, and clients that write to whichever node serves: failover and the storage core
-//! under the same faults.
+//! Two nodes with a service and virtual routers each, a lease store, and clients that write to whichever node has the address:
+//! failover and the storage core under the same faults.
 //!
 //! [`Cluster`] runs [`World`] and, between its events, what the failover side of a node does: its machine, the steps of the
-//! service, the addresses that the kernel keeps for a while. What must hold is looked at after each event: at most one node
-//! serves, at most one has the addresses, and what a client was told is written is there when everything has healed.
+//! service, its routers, the addresses that the kernel keeps for a while. What must hold is looked at after each event: at most one
+//! node serves, at most one has the address, and what a client was told is written is there when everything has healed.
 
+mod acts;
+mod agenda;
+mod bugs;
+mod chance;
 mod check;
+mod excuse;
+mod faults;
 mod plan;
+mod routers;
+mod segment;
 mod store;
 
-use std::collections::BinaryHeap;
-
-use failover::lease::machine::Ask;
+use failover::lease::machine::StoreAnswer;
 use failover::promote::chain::{Attempt, LossRank, StepPlan, Verb};
 use failover::service::{Action, Event, Grant, Order, Parted, Service, ServiceSettings, State, Storage};
 use model::config::settings::Handler;
@@ -26,75 +32,28 @@ use replicator::{
 use crate::hooks::FencePeer;
 use crate::rng::Rng;
 use crate::world::{Answer, SimOp, World};
+use agenda::{Agenda, Due, RouterCommand, What};
+pub use bugs::{BUGS, Bug};
 pub use plan::{Outcome, run, run_in};
+use routers::{BOUND, FREE, RouterPlan, Routers};
+use segment::Segment;
 use store::Store;
 
 const SECTORS: u64 = 2048;
-/// Term of the lease.
+const NODES: [&str; 2] = ["alpha", "beta"];
+/// Terms of the lease: the usual one, and others.
 const TTL: Duration = Duration::from_millis(600);
+const TTLS: [Duration; 3] =
+    [Duration::from_millis(300), Duration::from_millis(1_000), Duration::from_millis(2_000)];
 /// Lifetime of an address in the kernel.
 const ADDRESS_LIFETIME: Duration = Duration::from_secs(1);
+/// How much longer than that the kernel may keep it (failover 8.7).
+const KERNEL_SLACK_US: u64 = 280_000;
+/// Between two looks at what runs on the resource.
+const LOOK_EVERY: Duration = Duration::from_millis(700);
 const STEP_COUNT: usize = 3;
 const PROMOTE: usize = 0;
 const ADDRESS: usize = 2;
-
-/// Bugs that can be planted, to show that the checks find them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Bug {
-    /// The core is not told when the lease ends.
-    GrantNeverBounded,
-    /// A killed node's addresses stay.
-    AddressWithoutLifetime,
-    /// A home that loses it keeps its resource Primary.
-    NoDemotion,
-    /// The fence-peer handler says that the peer is fenced without asking anybody.
-    FencedUnasked,
-    /// The peer's copy counts again as soon as its Primary goes on alone.
-    UnfencedTooEarly,
-    /// Addresses before the promotion.
-    AddressFirst,
-}
-
-/// All of them.
-pub const BUGS: [Bug; 6] = [
-    Bug::GrantNeverBounded,
-    Bug::AddressWithoutLifetime,
-    Bug::NoDemotion,
-    Bug::FencedUnasked,
-    Bug::UnfencedTooEarly,
-    Bug::AddressFirst,
-];
-
-/// What reaches a node's failover side, and when.
-#[derive(PartialEq, Eq, Debug)]
-struct Due {
-    at: Instant,
-    number: u64,
-    node: usize,
-    life: u32,
-    what: What,
-}
-
-#[derive(PartialEq, Eq, Debug)]
-enum What {
-    AtStore(Ask),
-    FromStore(u64, failover::lease::machine::StoreAnswer),
-    StepEnds(Attempt),
-    Deadline,
-    Restart,
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Due) -> std::cmp::Ordering {
-        (other.at, other.number).cmp(&(self.at, self.number))
-    }
-}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Due) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
 
 /// The failover side of a node.
 struct Side {
@@ -103,8 +62,9 @@ struct Side {
     life: u32,
     /// What the host runs, beside the resource and the addresses. A killed daemon leaves it.
     runs: bool,
-    /// Until when the kernel keeps the addresses.
-    address_until: Option<Instant>,
+    routers: Option<Routers>,
+    /// Until when the kernel keeps the address of each instance.
+    kernel: [Option<Instant>; 2],
     seen: Option<Storage>,
     /// Role commands under way, with the attempts that they belong to.
     commands: Vec<(CommandId, Attempt)>,
@@ -112,6 +72,14 @@ struct Side {
     /// It cannot reach the store.
     cut_from_store: bool,
     stalls_until: Instant,
+    /// What its client of the store remembers, and the newest change that has come from there since the daemon started.
+    client: store::Client,
+    asked: Option<u64>,
+    changes_seen: u64,
+    /// When the last grant, or the answer to one, arrives.
+    last_grant: Instant,
+    /// An operator demotes it behind the back of its service, and was not done with that at this time.
+    by_hand: Option<(CommandId, Instant)>,
 }
 
 /// The nodes, the store and what is between them.
@@ -121,12 +89,34 @@ pub struct Cluster {
     sides: [Side; 2],
     store: Store,
     store_stalls_until: Instant,
-    dues: BinaryHeap<Due>,
-    numbers: u64,
+    segment: Segment,
+    router_plan: RouterPlan,
+    /// The free instance has not had one Master since then, though its routers hear each other.
+    free_wrong_since: Option<Instant>,
+    /// How often a command to the routers waits for long: one in so many; none: never.
+    slow_routers: Option<u64>,
+    agenda: Agenda,
     rng: Rng,
     bug: Option<Bug>,
     /// How often a step fails: one in so many; none: never.
     failing_steps: Option<u64>,
+    /// The same of steps that are ended by force.
+    failing_kills: Option<u64>,
+    /// How often a grant, or its answer, takes long: one in so many; none: never.
+    slow_grants: Option<u64>,
+    /// Terms of the lease, by node.
+    ttls: [Duration; 2],
+    /// This node's own disk was not there when clients were told that something is written.
+    behind: [bool; 2],
+    /// A node whose copy counts again only because the store has forgotten that it does not.
+    ousted: Option<usize>,
+    /// By so much an older record was made to look newer.
+    forged: u64,
+    /// Disks have failed or were detached; and how often an operator had to decide whose copy counts.
+    disks_were_taken: bool,
+    operated: u64,
+    /// What is known to be weak has happened: nothing is certain any more, and nothing goes on.
+    excused: Option<&'static str>,
     slowest_answer_ms: u64,
     net: NetConfig,
     ledger: check::Ledger,
@@ -157,27 +147,47 @@ impl Cluster {
         assert!(w.in_sync(), "no initial sync");
         let mut rng = Rng::new(seed ^ 0xfa11);
         let now = w.now;
+        let mut ttl = || if rng.one_in(2) { TTL } else { TTLS[rng.below(3) as usize] };
+        let ttls = [ttl(), ttl()];
         let sides = [0, 1].map(|n| Side {
-            service: Some(service(n, &mut rng, w.clock(n), bug)),
+            service: Some(service(n, ttls[n], &mut rng, w.clock(n), bug)),
             life: 0,
             runs: false,
-            address_until: None,
+            routers: None,
+            kernel: [None; 2],
             seen: None,
             commands: Vec::new(),
             deadline: None,
             cut_from_store: false,
             stalls_until: now,
+            client: store::Client::default(),
+            asked: None,
+            changes_seen: 0,
+            last_grant: now,
+            by_hand: None,
         });
         let mut c = Cluster {
             w,
             sides,
             store: Store::default(),
             store_stalls_until: now,
-            dues: BinaryHeap::new(),
-            numbers: 0,
+            segment: Segment::new(now),
+            router_plan: RouterPlan::new(&mut rng),
+            free_wrong_since: None,
+            slow_routers: None,
+            agenda: Agenda::default(),
             rng,
             bug,
             failing_steps: None,
+            failing_kills: None,
+            slow_grants: None,
+            ttls,
+            behind: [false; 2],
+            ousted: None,
+            forged: 0,
+            disks_were_taken: false,
+            operated: 0,
+            excused: None,
             slowest_answer_ms: 20,
             net,
             ledger: check::Ledger::default(),
@@ -185,6 +195,7 @@ impl Cluster {
         };
         for n in 0..2 {
             c.bound_at_start(n);
+            c.start_routers(n);
             c.tell(n, Event::Tick);
         }
         c
@@ -212,12 +223,16 @@ impl Cluster {
 
     /// The next thing, of the cores or of the failover side.
     fn step(&mut self, until: Instant) {
-        let next = self.dues.peek().map_or(until, |d| d.at.min(until));
+        if self.excused.is_some() {
+            self.w.now = until;
+            return;
+        }
+        let next = self.agenda.next_at().map_or(until, |at| at.min(until));
         if self.w.now < next {
             if !self.w.step(next) {
                 self.w.now = next;
             }
-        } else if let Some(due) = self.dues.pop_if_due(self.w.now) {
+        } else if let Some(due) = self.agenda.take_due(self.w.now) {
             self.happen(due);
         }
         self.look();
@@ -226,7 +241,7 @@ impl Cluster {
 
     fn happen(&mut self, due: Due) {
         let (n, now) = (due.node, self.w.now);
-        if due.life != self.sides[n].life && !matches!(due.what, What::AtStore(_)) {
+        if due.life != self.sides[n].life && !matches!(due.what, What::AtStore(_) | What::Packet(_)) {
             return;
         }
         if let What::AtStore(ask) = due.what {
@@ -235,7 +250,11 @@ impl Cluster {
                 self.put(n, due.life, at, What::AtStore(ask));
                 return;
             }
-            let answer = self.store.carry_out(&ask.op);
+            let before = (self.store.revision(), self.store.record().map_or(0, |r| r.changes));
+            let answer = self.store.carry_out(&ask.op, &mut self.sides[n].client);
+            if self.store.revision() != before.0 {
+                self.record_changed(n, before.1, &ask.op);
+            }
             if !self.sides[n].cut_from_store {
                 let at = now + Duration::from_micros(1 + self.rng.below(self.slowest_answer_ms * 1000));
                 self.put(n, due.life, at, What::FromStore(ask.id, answer));
@@ -249,19 +268,33 @@ impl Cluster {
         }
         match due.what {
             What::AtStore(_) => unreachable!("looked at above"),
-            What::FromStore(id, answer) => self.tell(n, Event::Store(id, answer)),
+            What::FromStore(id, answer) => {
+                // Answers that come too late are ignored.
+                if self.sides[n].asked.take_if(|asked| *asked == id).is_some() {
+                    self.saw_record(n, &answer);
+                }
+                self.tell(n, Event::Store(id, answer));
+            }
+            What::StepFails(attempt) => {
+                self.tell(n, Event::StepDone(attempt.key, Err("fails by chance".into())));
+            }
+            What::Grant(number, authority) => self.grant_arrives(n, number, authority),
+            What::GrantTaken(number) => self.tell(n, Event::GrantTaken(number)),
             What::StepEnds(attempt) => self.step_ends(n, attempt),
             What::Deadline => {
                 self.sides[n].deadline = None;
                 self.tell(n, Event::Tick);
             }
             What::Restart => self.restart(n),
+            What::ToRouters(decided, command) => self.router_command(n, decided, command),
+            What::RoutersDeadline => self.routers_deadline(n),
+            What::Packet(packet) => self.packet_arrives(n, &packet.0, &packet.1),
+            What::Carrier => self.carrier_changed(n),
         }
     }
 
     fn put(&mut self, node: usize, life: u32, at: Instant, what: What) {
-        self.numbers += 1;
-        self.dues.push(Due { at: at.max(self.w.now), number: self.numbers, node, life, what });
+        self.agenda.add(node, life, at.max(self.w.now), what);
     }
 
     /// Gives an event to a node's machine and does what it wants.
@@ -284,237 +317,6 @@ impl Cluster {
         }
     }
 
-    fn act(&mut self, n: usize, action: Action) {
-        let (now, life) = (self.w.now, self.sides[n].life);
-        match action {
-            Action::Ask(ask) => {
-                let id = ask.id;
-                let timeout = now + ask.timeout;
-                if !self.sides[n].cut_from_store {
-                    let at = now + Duration::from_micros(1 + self.rng.below(self.slowest_answer_ms * 1000));
-                    self.put(n, life, at, What::AtStore(ask));
-                }
-                let lost = failover::lease::machine::StoreAnswer::Unknown("no answer".into());
-                self.put(n, life, timeout, What::FromStore(id, lost));
-            }
-            Action::Run(attempt) => self.run_step(n, attempt),
-            Action::Abort(attempt) => self.sides[n].commands.retain(|(_, a)| *a != attempt),
-            Action::Grant(number, grant) => {
-                let authority = match grant {
-                    _ if self.bug == Some(Bug::GrantNeverBounded) => None,
-                    Grant::Unbounded => None,
-                    Grant::Until(until, by_peer) => Some(Authority { until, by_peer }),
-                };
-                self.w.command(n, Command::SetAuthority(authority));
-                if self.bug == Some(Bug::UnfencedTooEarly) && grant == Grant::Unbounded {
-                    self.store.let_both_count();
-                }
-                self.tell(n, Event::GrantTaken(number));
-            }
-            Action::RenewAddresses => {
-                // One that somebody has removed is put back.
-                self.sides[n].address_until = Some(self.lifetime());
-            }
-            Action::Connect(discard_my_data) => {
-                let net = NetConfig { discard_my_data, ..self.net.clone() };
-                self.w.connect(n, &net);
-            }
-            Action::HandlerDone(key, code) => {
-                let run = HandlerRun(u32::try_from(key).expect("keys are runs"));
-                self.w.handler_answers(n, run, code);
-            }
-            Action::Answer(..) => {}
-            Action::Warn(text) | Action::Info(text) => self.note(n, &text),
-        }
-    }
-
-    fn lifetime(&self) -> Instant {
-        match self.bug {
-            Some(Bug::AddressWithoutLifetime) => Instant(u64::MAX),
-            _ => self.w.now + ADDRESS_LIFETIME,
-        }
-    }
-
-    fn run_step(&mut self, n: usize, attempt: Attempt) {
-        let step = self.step_of(attempt);
-        if step != PROMOTE {
-            if step == ADDRESS {
-                // Nothing comes between the decision and the kernel's answer.
-                let lifetime = self.lifetime();
-                self.sides[n].address_until = (attempt.verb == Verb::Start).then_some(lifetime);
-            }
-            let at = self.w.now + Duration::from_micros(1 + self.rng.below(30_000));
-            let life = self.sides[n].life;
-            self.put(n, life, at, What::StepEnds(attempt));
-            return;
-        }
-        let command = match attempt.verb {
-            Verb::Start => Command::Primary { force: false },
-            Verb::Stop | Verb::Kill if self.bug == Some(Bug::NoDemotion) => {
-                self.tell(n, Event::StepDone(attempt.key, Ok(())));
-                return;
-            }
-            Verb::Stop => Command::Secondary { open: 0, force: false },
-            Verb::Kill => Command::Secondary { open: 0, force: true },
-            Verb::Look => unreachable!("nobody looks at it"),
-        };
-        let id = self.w.command(n, command);
-        self.sides[n].commands.push((id, attempt));
-    }
-
-    fn step_of(&self, attempt: Attempt) -> usize {
-        match self.bug {
-            Some(Bug::AddressFirst) => [ADDRESS, PROMOTE, 1][attempt.step],
-            _ => attempt.step,
-        }
-    }
-
-    fn step_ends(&mut self, n: usize, attempt: Attempt) {
-        let fails = self.failing_steps.is_some_and(|n| self.rng.one_in(n)) && attempt.verb != Verb::Kill;
-        if !fails && self.step_of(attempt) != ADDRESS {
-            self.sides[n].runs = attempt.verb == Verb::Start;
-        }
-        let result = if fails { Err("fails by chance".to_owned()) } else { Ok(()) };
-        self.tell(n, Event::StepDone(attempt.key, result));
-    }
-
-    /// What the cores have done since is told to the machines.
-    fn look(&mut self) {
-        for n in 0..2 {
-            if self.sides[n].stalls_until > self.w.now {
-                continue;
-            }
-            self.look_at(n);
-        }
-    }
-
-    fn look_at(&mut self, n: usize) {
-        let storage = self.storage(n);
-        if storage != self.sides[n].seen {
-            self.sides[n].seen = storage;
-            self.tell(n, Event::Storage(storage));
-        }
-        for (handler, run) in std::mem::take(&mut self.w.hooks.handlers[n].asked) {
-            let key = u64::from(run.0);
-            match handler {
-                Handler::FencePeer if self.bug == Some(Bug::FencedUnasked) => {
-                    self.w.handler_answers(n, run, 4)
-                }
-                Handler::FencePeer => self.tell(n, Event::FencePeer(key)),
-                _ => self.tell(n, Event::UnfencePeer(key)),
-            }
-        }
-        let mine: Vec<(CommandId, Attempt)> = self.sides[n].commands.clone();
-        for (id, attempt) in mine {
-            let is_it = |a: &Answer| matches!(a, Answer::Command(i, _) if *i == id);
-            let Some(Answer::Command(_, result)) = self.w.take_answer(is_it) else { continue };
-            self.sides[n].commands.retain(|(i, _)| *i != id);
-            let result = match result {
-                CommandResult::Ok => Ok(()),
-                other => Err(format!("{other:?}")),
-            };
-            // The snapshot that the command has led to is there before its answer.
-            self.look_at(n);
-            self.tell(n, Event::StepDone(attempt.key, result));
-        }
-    }
-
-    fn storage(&self, n: usize) -> Option<Storage> {
-        let core = self.w.nodes[n].core.as_ref()?;
-        let s = core.volume_state(VolIdx(0));
-        Some(Storage {
-            role: s.role,
-            disk: s.disk,
-            conn: s.conn,
-            peer_role: s.peer,
-            peer_disk: s.pdsk,
-            frozen: s.role == Role::Primary && !core.serves(self.w.clock(n)),
-            peer_word_at: core.peer_word_at(),
-            linked: s.conn >= ConnState::WFReportParams,
-            connections: core.connections(),
-            parted: (s.conn == ConnState::StandAlone)
-                .then(|| Parted::of(&core.snapshot(self.w.now)))
-                .flatten(),
-        })
-    }
-
-    /// Before anything else a core of a service's resource may serve nobody.
-    fn bound_at_start(&mut self, n: usize) {
-        if self.bug != Some(Bug::GrantNeverBounded) {
-            let none = Authority { until: Instant(0), by_peer: Duration::ZERO };
-            self.w.command(n, Command::SetAuthority(Some(none)));
-        }
-    }
-
-    /// The daemon of a node dies; its host goes on, or (power) does not.
-    pub fn kill(&mut self, n: usize, power: bool) {
-        if self.sides[n].service.is_none() {
-            return;
-        }
-        self.w.crash(n, power);
-        self.ledger.forget(n);
-        let side = &mut self.sides[n];
-        side.service = None;
-        side.life += 1;
-        side.seen = None;
-        side.commands.clear();
-        side.deadline = None;
-        side.stalls_until = self.w.now;
-        if power {
-            (side.runs, side.address_until) = (false, None);
-        }
-    }
-
-    /// The daemon starts again after a while.
-    pub fn restart_after(&mut self, n: usize, d: Duration) {
-        let (at, life) = (self.w.now + d, self.sides[n].life);
-        self.put(n, life, at, What::Restart);
-    }
-
-    fn restart(&mut self, n: usize) {
-        if self.sides[n].service.is_some() {
-            return;
-        }
-        self.w.start(n);
-        self.bound_at_start(n);
-        let net = self.net.clone();
-        self.w.connect(n, &net);
-        let now = self.w.clock(n);
-        self.sides[n].service = Some(service(n, &mut self.rng, now, self.bug));
-        // The first thing that a daemon does: what an earlier one has left must not meet the next home's.
-        self.sides[n].address_until = None;
-        self.note(n, "the daemon starts");
-        self.tell(n, Event::Tick);
-    }
-
-    /// The whole node stands still for a while: its daemon, its host, its clock goes on.
-    pub fn pause(&mut self, n: usize, d: Duration) {
-        self.w.freeze(n, d);
-        self.sides[n].stalls_until = self.sides[n].stalls_until.max(self.w.now + d);
-    }
-
-    /// A node cannot reach the store, or can again.
-    pub fn cut_from_store(&mut self, n: usize, cut: bool) {
-        self.sides[n].cut_from_store = cut;
-    }
-
-    /// The store answers nobody for a while, then everything that has come.
-    pub fn stall_store(&mut self, d: Duration) {
-        self.store_stalls_until = self.store_stalls_until.max(self.w.now + d);
-    }
-
-    /// The store's data is gone.
-    pub fn wipe_store(&mut self) {
-        self.store.lose_data();
-    }
-
-    /// An operator's order.
-    pub fn order(&mut self, n: usize, order: Order) {
-        if self.sides[n].stalls_until <= self.w.now {
-            self.tell(n, Event::Order(0, order));
-        }
-    }
-
     /// The node that is the home.
     pub fn home(&self) -> Option<usize> {
         (0..2).find(|n| self.sides[*n].service.as_ref().is_some_and(|s| s.state() == &State::Home))
@@ -529,7 +331,7 @@ impl Cluster {
     /// A client writes at the node that it finds at the address.
     pub fn client_writes(&mut self) {
         let now = self.w.now;
-        let reached = (0..2).find(|n| self.sides[*n].address_until.is_some_and(|until| now < until));
+        let reached = (0..2).find(|n| self.has_address(*n, BOUND));
         let Some(n) =
             reached.filter(|n| self.sides[*n].stalls_until <= now && self.w.nodes[*n].core.is_some())
         else {
@@ -551,7 +353,7 @@ impl Cluster {
     }
 }
 
-fn service(n: usize, rng: &mut Rng, now: Instant, bug: Option<Bug>) -> Service {
+fn service(n: usize, ttl: Duration, rng: &mut Rng, now: Instant, bug: Option<Bug>) -> Service {
     let ranks = match bug {
         Some(Bug::AddressFirst) => [LossRank::Later, LossRank::Second, LossRank::Later],
         _ => [LossRank::Second, LossRank::Later, LossRank::First],
@@ -562,35 +364,24 @@ fn service(n: usize, rng: &mut Rng, now: Instant, bug: Option<Bug>) -> Service {
             name: names[i].into(),
             timeout: Duration::from_secs(5),
             retries: 0,
-            look_every: Duration::ZERO,
+            look_every: if i == 1 { LOOK_EVERY } else { Duration::ZERO },
             loss_rank: ranks[i],
         })
         .collect();
-    let node_names = ["alpha", "beta"];
     let settings = ServiceSettings {
         name: "db".into(),
-        me: node_names[n].into(),
-        peer: node_names[1 - n].into(),
+        me: NODES[n].into(),
+        peer: NODES[1 - n].into(),
         proof: Proof::Lease,
         preferred: None,
         failback: false,
-        ttl: TTL,
+        ttl,
         address_lifetime: ADDRESS_LIFETIME,
         steps,
         incarnation: rng.next(),
         obstacle: None,
     };
     Service::new(settings, now)
-}
-
-trait PopIfDue {
-    fn pop_if_due(&mut self, now: Instant) -> Option<Due>;
-}
-
-impl PopIfDue for BinaryHeap<Due> {
-    fn pop_if_due(&mut self, now: Instant) -> Option<Due> {
-        if self.peek()?.at <= now { self.pop() } else { None }
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,10 @@ pub struct Outcome {
     pub steps: u64,
     /// Faults that happened.
     pub faults: u64,
+    /// Times that an operator had to decide which copy counts.
+    pub operated: u64,
+    /// Schedules that came to what is known to be weak, and ended there.
+    pub excused: u64,
 }
 
 /// How long it may take until there is a home when nothing is wrong any more.
@@ -33,10 +37,9 @@ pub fn run(seed: u64, bug: Option<Bug>) -> Outcome {
 pub fn run_in(c: &mut Cluster, seed: u64) -> Outcome {
     let faults = c.live_through(seed);
     c.heal();
-    let at_rest = |c: &Cluster| c.home().is_some_and(|n| c.serves(n)) && c.w.in_sync() && c.w.is_idle();
-    let rests = c.run_until(REST, at_rest);
+    let rests = c.comes_to_rest();
     assert!(
-        rests,
+        rests || c.excused.is_some(),
         "comes to rest: {:?} {:?}, {:?}, the store: {}",
         c.w.volume(0),
         c.w.volume(1),
@@ -44,97 +47,92 @@ pub fn run_in(c: &mut Cluster, seed: u64) -> Outcome {
         c.store.text()
     );
     // It stays so, and one more write gets through.
-    let before = c.written();
-    for _ in 0..10 {
-        c.client_writes();
-        c.run_for(Duration::from_millis(200));
-    }
+    let written = c.some_writes();
     assert!(
-        c.home().is_some() && c.written() > before,
+        c.home().is_some() && written || c.excused.is_some(),
         "its home serves clients: {:?}, addresses until {:?} at {:?}, word {:?}",
         c.home(),
-        c.sides.each_ref().map(|s| s.address_until),
+        c.sides.each_ref().map(|s| s.kernel),
         c.w.now,
         c.sides.each_ref().map(|s| s.seen.and_then(|s| s.peer_word_at))
     );
     let settled = |c: &Cluster| c.w.in_sync() && c.w.is_idle();
-    assert!(c.run_until(Duration::from_secs(5), settled), "the last writes end");
-    c.check_written();
-    Outcome { takeovers: c.takeovers, written: c.written(), steps: c.w.steps, faults }
+    let settles = c.run_until(Duration::from_secs(5), settled);
+    if c.excused.is_none() {
+        assert!(settles, "the last writes end");
+        (0..2).for_each(|n| c.check_written(n));
+        c.other_can_do_it();
+    }
+    let excused = u64::from(c.excused.is_some());
+    let (takeovers, written, operated) = (c.takeovers, c.written(), c.operated);
+    Outcome { takeovers, written, steps: c.w.steps, faults, operated, excused }
 }
 
 impl Cluster {
-    /// Faults by chance for some seconds; how many.
-    fn live_through(&mut self, seed: u64) -> u64 {
-        let mut rng = Rng::new(seed ^ 0x5eed);
-        self.slowest_answer_ms = [2, 20, 60, 250][rng.below(4) as usize];
-        self.failing_steps = rng.one_in(4).then(|| 2 + rng.below(8));
-        let started = |c: &Cluster| c.home().is_some();
-        if !rng.one_in(8) {
-            self.run_until(Duration::from_secs(10), started);
-        }
-        // Each schedule leaves out most kinds of faults.
-        let kinds = rng.next();
-        let allows = |kind: u64| kinds >> kind & 1 == 1;
-        let mut faults = 0;
-        let end = self.w.now + Duration::from_millis(2_000 + rng.below(8_000));
-        while self.w.now < end {
-            for _ in 0..rng.below(4) {
-                self.client_writes();
-                let pause = Duration::from_micros(rng.below(3_000));
-                self.run_for(pause);
+    /// By itself; or, if disks were taken out so that no two generations agree, or there is no record that says which one
+    /// counts, after an operator's word. One who has disconnected the nodes connects them.
+    fn comes_to_rest(&mut self) -> bool {
+        for round in 0..60 {
+            if self.run_until(REST / 30, Cluster::is_at_rest) {
+                return true;
             }
-            self.run_for(Duration::from_millis(rng.below(300)));
-            let n = if rng.one_in(3) { rng.below(2) as usize } else { self.home().unwrap_or(0) };
-            let d = Duration::from_millis([20, 200, 1_000, 3_000][rng.below(4) as usize] + rng.below(500));
-            let kind = rng.below(16);
-            if !allows(kind) {
-                continue;
+            (0..2).for_each(|n| self.mend_disk(n));
+            for n in 0..2 {
+                let stays_apart =
+                    self.storage(n).is_some_and(|s| s.conn == ConnState::StandAlone && s.parted.is_none());
+                if stays_apart && self.w.nodes[n].core.is_some() {
+                    let net = self.net.clone();
+                    self.w.connect(n, &net);
+                }
             }
-            faults += 1;
-            match kind {
-                0 | 1 => {
-                    self.kill(n, kind == 1);
-                    self.restart_after(n, d);
-                }
-                2 => self.pause(n, d),
-                3 | 4 => self.w.cut(kind == 3),
-                5 => self.w.reset(),
-                6 | 7 => self.cut_from_store(n, true),
-                8 | 9 => (0..2).for_each(|n| self.cut_from_store(n, false)),
-                10 => self.stall_store(d),
-                11 => self.order(n, Order::Switch),
-                12 if rng.one_in(4) => self.wipe_store(),
-                13 => {
-                    // A node cut off from everybody.
-                    self.w.cut(true);
-                    self.cut_from_store(n, true);
-                }
-                14 => {
-                    self.w.cut(true);
-                    self.pause(n, d);
-                }
-                15 => self.order(n, if rng.one_in(2) { Order::Release } else { Order::Clear }),
-                _ => faults -= 1,
+            if round % 15 == 14 && (self.disks_were_taken || self.store.record().is_none()) {
+                self.decide_by_hand();
             }
         }
-        faults
+        false
     }
 
-    /// Nothing is wrong any more, and operators take back what they ordered.
-    fn heal(&mut self) {
-        self.failing_steps = None;
-        self.slowest_answer_ms = 20;
-        self.w.cut(false);
-        for n in 0..2 {
-            self.cut_from_store(n, false);
-            self.restart_after(n, Duration::from_millis(500));
+    /// Clients write for two seconds; whether anything was acknowledged.
+    fn some_writes(&mut self) -> bool {
+        let before = self.written();
+        for _ in 0..10 {
+            self.client_writes();
+            self.run_for(Duration::from_millis(200));
         }
-        self.run_for(Duration::from_secs(5));
-        for n in 0..2 {
-            self.order(n, Order::Clear);
-            self.order(n, Order::Unfreeze);
-        }
+        self.written() > before
+    }
+
+    /// The home dies for good: the other node has everything and takes its place.
+    fn other_can_do_it(&mut self) {
+        assert!(self.run_until(REST, Cluster::is_at_rest), "at rest before the last kill");
+        let first = self.home().expect("it is at rest");
+        let other = 1 - first;
+        self.kill(first, true);
+        let takes = |c: &Cluster| c.home() == Some(other) && c.serves(other) && c.has_address(other, BOUND);
+        let taken = self.run_until(REST, takes);
+        assert!(
+            taken && self.some_writes(),
+            "node {} takes over at last: {:?}, {:?}, the store: {}",
+            other + 1,
+            self.w.volume(other),
+            self.sides[other].service.as_ref().map(|s| s.status(self.w.now)),
+            self.store.text()
+        );
+        let ended = |c: &Cluster| c.w.is_idle();
+        assert!(self.run_until(Duration::from_secs(5), ended), "the writes at the other node end");
+        self.check_written(other);
+    }
+
+    /// Both copies are good, and one node serves, has the address and speaks for it.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let settled = self.w.in_sync() && self.w.is_idle() && self.store.both_count();
+        self.home().filter(|_| settled).is_some_and(|n| {
+            let only = |i: usize, n: usize| self.is_router_master(n, i) && !self.is_router_master(1 - n, i);
+            self.serves(n)
+                && self.has_address(n, BOUND)
+                && only(BOUND, n)
+                && (only(FREE, n) || only(FREE, 1 - n))
+        })
     }
 }
 
@@ -145,5 +143,7 @@ impl Outcome {
         self.written += other.written;
         self.steps += other.steps;
         self.faults += other.faults;
+        self.operated += other.operated;
+        self.excused += other.excused;
     }
 }

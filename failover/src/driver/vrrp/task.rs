@@ -277,6 +277,7 @@ impl Task {
             Action::RoleLost { instance, why } => {
                 let why = match why {
                     RoleLost::Fault => "it cannot take part any more",
+                    RoleLost::NotRenewed => "it was not renewed in time",
                     RoleLost::Slept => "it did not run for so long that others may have taken over",
                     RoleLost::Stopped => "it was stopped",
                 };
@@ -360,7 +361,11 @@ impl Task {
                 self.revoke(instance).await;
                 Err(why)
             }
-            None if self.is_master(instance) => Ok(()),
+            None if self.is_master(instance) => {
+                let until = at + self.renewal_is_good_for;
+                self.together(instance).iter().for_each(|name| self.vrrp.keep_until(name, until));
+                Ok(())
+            }
             None => Err("it has lost its role at once".to_owned()),
         }
     }
@@ -380,17 +385,21 @@ impl Task {
         // Who has slept is not Master any more, and finds that out here.
         self.handle(Event::Tick);
         self.settle().await;
-        let group = self.config.sync_groups.iter().find(|g| g.members.iter().any(|m| m == instance));
-        let names = group.map_or_else(
-            || vec![Name::from(instance)],
-            |g| g.members.iter().map(|m| m.as_str().into()).collect(),
-        );
-        for name in names {
+        for name in self.together(instance) {
             if !self.is_master(&name) || !self.bound.contains(&name) {
                 continue;
             }
             self.renew(&name, at, at);
         }
+    }
+
+    /// An instance and the others of its group.
+    fn together(&self, instance: &str) -> Vec<Name> {
+        let group = self.config.sync_groups.iter().find(|g| g.members.iter().any(|m| m == instance));
+        group.map_or_else(
+            || vec![Name::from(instance)],
+            |g| g.members.iter().map(|m| m.as_str().into()).collect(),
+        )
     }
 
     /// Begins to renew what an instance holds; nothing, if that is on its way already.
@@ -422,7 +431,10 @@ impl Task {
             return self.kernel.withdraw(instance).await;
         }
         match renewal.outcome {
-            Put::Done => self.kernel.restore_ways(instance).await,
+            Put::Done => {
+                self.vrrp.keep_until(instance, *decided + self.renewal_is_good_for);
+                self.kernel.restore_ways(instance).await;
+            }
             Put::Late => tracing::warn!(
                 "vrrp_instance {instance}: a renewal came too late; its addresses may end by themselves"
             ),

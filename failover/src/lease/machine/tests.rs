@@ -242,3 +242,50 @@ fn an_older_copy_of_the_record_proves_nothing() {
     assert_eq!((b.held(ms(60_000)), b.can_take(ms(60_000))), (Held::No, Err(Obstacle::NotSeen)));
     assert!(b.trouble().unwrap().contains("older than it was"));
 }
+
+/// Both copies are good and the home is a: it believes what the store has, and what it writes then is newer to everybody.
+#[test]
+fn who_may_believe_an_older_record_makes_it_newer_than_every_other() {
+    let (mut store, mut a, mut b) = held_by_a();
+    let backup = store.0.value.clone();
+    run(&mut store, &mut [&mut a, &mut b], 1000, 3000);
+    let newest = store.record().unwrap().changes;
+    store.0.value = backup;
+    run(&mut store, &mut [&mut a, &mut b], 3000, 6000);
+    assert!(a.is_put_back() && b.is_put_back(), "nobody has said that it may be believed");
+    a.allow_older(true);
+    run(&mut store, &mut [&mut a, &mut b], 6000, 7000);
+    assert!(store.record().unwrap().changes > newest && matches!(a.held(ms(7000)), Held::Until(_)), "{a:?}");
+    assert!(!b.is_put_back() && b.peer_holds(), "{b:?}");
+}
+
+/// A store that was put back counts its revisions anew, and comes to those that it had given before.
+#[test]
+fn a_swap_does_not_hit_another_record_of_the_same_revision() {
+    let (mut store, mut a, mut b) = held_by_a();
+    let (value, revision) = store.0.value.clone().unwrap();
+    let mut other = Record::decode(&value).unwrap();
+    (other.current, other.holder) = (vec!["b".into()], None);
+    store.0.value = Some((other.encode(), revision));
+    a.exclude_peer(ms(1000));
+    run(&mut store, &mut [&mut a, &mut b], 1000, 5000);
+    assert_eq!(store.record().unwrap().current, ["b"]);
+    assert_eq!(a.held(ms(5000)), Held::No);
+}
+
+#[test]
+fn what_an_earlier_daemon_held_does_not_keep_its_node_from_taking_it() {
+    let (mut store, a, _) = held_by_a();
+    let backup = store.0.value.clone();
+    drop(a);
+    let mut again = lease("a", "b", 77);
+    again.set_hold(true, ms(1000));
+    run(&mut store, &mut [&mut again], 1000, 2000);
+    store.0.value = backup;
+    again.allow_older(true);
+    again.release(false, ms(2000));
+    run(&mut store, &mut [&mut again], 2000, 3000);
+    again.set_hold(true, ms(3000));
+    run(&mut store, &mut [&mut again], 3000, 4000);
+    assert!(matches!(again.held(ms(4000)), Held::Until(_)), "{again:?}");
+}

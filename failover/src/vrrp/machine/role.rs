@@ -84,6 +84,7 @@ impl Router {
         }
         self.last_sent = None;
         self.last_answer = None;
+        self.kept_until = None;
         self.owners = None;
         self.master_interval = self.config.advert_interval;
     }

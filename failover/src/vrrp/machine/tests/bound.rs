@@ -154,3 +154,22 @@ fn a_free_router_takes_no_word_of_a_service() {
     assert_eq!(t.router.grant(t.now, &mut t.out), Err(BindingError::Free("VI_1".into())));
     assert_eq!(t.router.revoke(t.now, &mut t.out), Err(BindingError::Free("VI_1".into())));
 }
+
+#[test]
+fn a_bound_master_that_is_not_renewed_ends_with_its_addresses_and_says_so() {
+    let mut t = granted();
+    t.router.keep_until(t.now + 2 * S);
+    t.pass(S);
+    t.router.keep_until(t.now + 2 * S);
+    // An earlier word that was late changes nothing.
+    t.router.keep_until(t.now);
+    t.pass(S);
+    assert_eq!(t.did(), ["advert 100", "advert 100"]);
+    t.pass(S);
+    assert_eq!(t.router.state(), State::Backup);
+    assert_eq!(t.did(), ["no more announcing", "remove 1", "advert 0", "BACKUP", "role lost: NotRenewed"]);
+    // The next grant begins anew.
+    t.router.grant(t.now, &mut t.out).unwrap();
+    t.pass(3 * S);
+    assert_eq!(t.router.state(), State::Master);
+}
