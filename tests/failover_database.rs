@@ -100,7 +100,7 @@ impl Lab {
         let place = Place {
             addresses: segment.replication(),
             netns: [Some(segment.name("1")), Some(segment.name("2"))],
-            launcher: host(),
+            launcher: host(dir),
             net: "ping-timeout 2; connect-int 1; ping-int 1; timeout 9;",
         };
         let blocks = |_: &Path| {
@@ -261,10 +261,15 @@ fn seconds_of_day(at: SystemTime) -> f64 {
     at.duration_since(UNIX_EPOCH).unwrap().as_secs_f64() % DAY_S
 }
 
-/// A host has processes, mounts and shared memory of its own; all end with its first process.
-fn host() -> Vec<String> {
+/// A host has processes, mounts and shared memory of its own; all end with its first process. What mounts on top of nbdfuse
+/// has a namespace to itself: a server of fuse whose last act is to unmount what lies on its own mount waits for itself for ever.
+fn host(dir: &Path) -> Vec<String> {
     let words = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"];
-    let first = ["/bin/bash", "-c", "\"$@\" & wait $!", "host"];
+    let inner = format!(
+        "mount --make-rshared /; mount -t tmpfs tmpfs {}/dev; unshare --mount --propagation slave \"$@\" & wait $!",
+        dir.display()
+    );
+    let first = ["/bin/bash", "-c", &inner, "host"];
     words.iter().chain(&first).map(|word| (*word).to_owned()).collect()
 }
 

@@ -6,6 +6,8 @@ pg=/usr/lib/postgresql/15/bin
 fuse=$LOCKSTEP_RUN_DIR/device
 # What a host remembers dies with it: its processes have other numbers in its next life.
 pidfile=$dir/dev/nbdfuse.pid
+# nbdfuse is where the first process is: see who starts this.
+below() { nsenter --mount=/proc/1/ns/mnt "$@"; }
 
 alive() { pgrep -x postgres >/dev/null; }
 
@@ -21,9 +23,8 @@ detach() {
 case $2-$3 in
 device-start)
   mkdir -p "$fuse"
-  mountpoint -q "$dir/dev" || mount -t tmpfs tmpfs "$dir/dev"
   if [[ ! -e $fuse/nbd ]]; then
-    setsid nbdfuse --pidfile "$pidfile" "$fuse" "nbd+unix:///r0?socket=$LOCKSTEP_RUN_DIR/r0.nbd" \
+    below setsid nbdfuse --pidfile "$pidfile" "$fuse" "nbd+unix:///r0?socket=$LOCKSTEP_RUN_DIR/r0.nbd" \
       </dev/null >/dev/null 2>&1 &
     for _ in $(seq 500); do
       [[ -e $fuse/nbd ]] && break
@@ -36,7 +37,7 @@ device-stop)
   detach
   rm -f "$dir/dev/disk"
   # It may be dead, which nobody can look at.
-  umount -l "$fuse" 2>/dev/null || true
+  below umount -l "$fuse" 2>/dev/null || true
   [[ -e $pidfile ]] && { kill -9 "$(cat "$pidfile")" 2>/dev/null || true; }
   rm -f "$pidfile"
   ;;

@@ -6,30 +6,35 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use sim::failover::{BUGS, Bug, Cluster, Outcome, run, run_in};
+use sim::failover::{BUGS, Bug, Cluster, Faults, Outcome, run, run_in};
 use sim::swarm::shrink::message;
 
 const USAGE: &str = "\
 usage: sim-failover --seed N            one schedule with its trace
        sim-failover --seeds A..B [--jobs J]  many
-       sim-failover --bugs              how soon deliberate bugs are found";
+       sim-failover --bugs              how soon deliberate bugs are found
+       sim-failover --rare ...          also stores put back, broken disks, terms that differ";
 
 /// Schedules in which a planted bug has to be found.
 const BUG_BUDGET: u64 = 5_000;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let faults = if words.first() == Some(&"--rare") { Faults::Rare } else { Faults::Usual };
+    if faults == Faults::Rare {
+        words.remove(0);
+    }
     let range = |text: &str| {
         let (a, b) = text.split_once("..")?;
         Some((a.parse().ok()?, b.parse().ok()?))
     };
     match words.as_slice() {
-        ["--seed", seed] if seed.parse::<u64>().is_ok() => one(seed.parse().expect("just parsed")),
+        ["--seed", seed] if seed.parse::<u64>().is_ok() => one(seed.parse().expect("just parsed"), faults),
         ["--bugs"] => bugs(),
-        ["--seeds", text] if range(text).is_some() => many(range(text).expect("just parsed"), 1),
+        ["--seeds", text] if range(text).is_some() => many(range(text).expect("just parsed"), 1, faults),
         ["--seeds", text, "--jobs", jobs] if range(text).is_some() && jobs.parse::<usize>().is_ok() => {
-            many(range(text).expect("just parsed"), jobs.parse().expect("just parsed"))
+            many(range(text).expect("just parsed"), jobs.parse().expect("just parsed"), faults)
         }
         _ => {
             eprintln!("{USAGE}");
@@ -38,9 +43,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn one(seed: u64) -> ExitCode {
+fn one(seed: u64, faults: Faults) -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
-    let mut cluster = Cluster::new(seed, None);
+    let mut cluster = Cluster::new(seed, None, faults);
     cluster.w.trace = Some(Vec::new());
     let result = catch_unwind(AssertUnwindSafe(|| run_in(&mut cluster, seed)));
     for line in cluster.w.trace.take().unwrap_or_default() {
@@ -58,7 +63,7 @@ fn one(seed: u64) -> ExitCode {
     }
 }
 
-fn many((first, end): (u64, u64), jobs: usize) -> ExitCode {
+fn many((first, end): (u64, u64), jobs: usize, faults: Faults) -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let begun = Instant::now();
     let next = AtomicU64::new(first);
@@ -72,7 +77,7 @@ fn many((first, end): (u64, u64), jobs: usize) -> ExitCode {
                     if seed >= end {
                         return;
                     }
-                    match catch_unwind(|| run(seed, None)) {
+                    match catch_unwind(|| run(seed, None, faults)) {
                         Ok(o) => total.lock().expect("nobody panics with it").add(&o),
                         Err(e) => {
                             failed.fetch_add(1, Ordering::Relaxed);
@@ -106,5 +111,5 @@ fn bugs() -> ExitCode {
 }
 
 fn finds(seed: u64, bug: Bug) -> bool {
-    catch_unwind(|| run(seed, Some(bug))).is_err()
+    catch_unwind(|| run(seed, Some(bug), Faults::Rare)).is_err()
 }

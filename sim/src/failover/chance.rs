@@ -3,6 +3,9 @@
 use super::*;
 use crate::hooks::Blocked;
 
+/// Kinds of faults that only [`Faults::Rare`] has: broken disks, and a store put back.
+const RARE: u64 = 1 << 29 | 0b1111 << 32;
+
 impl Cluster {
     /// Faults by chance for some seconds; how many.
     pub(super) fn live_through(&mut self, seed: u64) -> u64 {
@@ -17,7 +20,8 @@ impl Cluster {
             self.run_until(Duration::from_secs(10), started);
         }
         // Each schedule leaves out most kinds of faults.
-        let kinds = rng.next();
+        let rare = if self.faults == Faults::Rare { 0 } else { RARE };
+        let kinds = rng.next() & !rare;
         let allows = |kind: u64| kinds >> kind & 1 == 1;
         let mut faults = 0;
         let end = self.w.now + Duration::from_millis(2_000 + rng.below(8_000));

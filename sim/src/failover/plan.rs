@@ -26,8 +26,8 @@ const REST: Duration = Duration::from_secs(150);
 ///
 /// # Panics
 /// If something does not hold that must.
-pub fn run(seed: u64, bug: Option<Bug>) -> Outcome {
-    run_in(&mut Cluster::new(seed, bug), seed)
+pub fn run(seed: u64, bug: Option<Bug>, faults: Faults) -> Outcome {
+    run_in(&mut Cluster::new(seed, bug, faults), seed)
 }
 
 /// The same on a cluster that the caller keeps, for its trace.

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn a_pair_finds_its_home_and_moves_it_when_that_is_killed() {
-    let mut c = Cluster::new(1, None);
+    let mut c = Cluster::new(1, None, Faults::Usual);
     assert!(c.run_until(Duration::from_secs(10), |c| c.home().is_some()), "a first home");
     let first = c.home().expect("just seen");
     for _ in 0..50 {
@@ -20,7 +20,7 @@ fn a_pair_finds_its_home_and_moves_it_when_that_is_killed() {
 
 #[test]
 fn a_home_that_is_cut_off_from_peer_and_store_falls_silent_and_is_replaced() {
-    let mut c = Cluster::new(1, None);
+    let mut c = Cluster::new(1, None, Faults::Usual);
     assert!(c.run_until(Duration::from_secs(10), |c| c.home().is_some()), "a first home");
     let first = c.home().expect("just seen");
     c.run_for(Duration::from_secs(1));
@@ -37,7 +37,7 @@ fn a_home_that_is_cut_off_from_peer_and_store_falls_silent_and_is_replaced() {
 fn schedules_hold() {
     let mut total = Outcome::default();
     for seed in 0..300 {
-        let o = run(seed, None);
+        let o = run(seed, None, Faults::Usual);
         total.takeovers += o.takeovers;
         total.written += o.written;
         total.faults += o.faults;
@@ -47,7 +47,7 @@ fn schedules_hold() {
 
 #[test]
 fn an_operators_word_to_try_again_ends_what_was_stuck_and_lets_it_come_back() {
-    let mut c = Cluster::new(2, None);
+    let mut c = Cluster::new(2, None, Faults::Usual);
     assert!(c.run_until(Duration::from_secs(10), |c| c.home().is_some()), "a first home");
     let first = c.home().expect("just seen");
     c.run_for(Duration::from_secs(1));
@@ -66,7 +66,7 @@ fn an_operators_word_to_try_again_ends_what_was_stuck_and_lets_it_come_back() {
 #[test]
 fn a_home_goes_on_when_the_store_is_put_back_and_its_peer_can_take_its_place_again() {
     for seed in 0..20 {
-        let mut c = Cluster::new(seed, None);
+        let mut c = Cluster::new(seed, None, Faults::Usual);
         assert!(c.run_until(Duration::from_secs(10), |c| c.home().is_some()), "a first home");
         c.run_for(Duration::from_secs(5));
         c.restore_store(&mut Rng::new(seed));
