@@ -42,11 +42,16 @@ fn what_is_imported_from_heartbeat_is_accepted() {
     let names = ["--ha-cf", &ha_cf, "--haresources", &haresources, "--authkeys", &authkeys];
     let (exit, out, err) = run(&[&["failover", "import", "--host", "Slave"], &names[..]].concat());
     assert_eq!((exit, err.as_str()), (0, ""));
-    assert!(out.contains("    priority 100\n") && !out.contains("cluster"), "{out}");
+    assert!(out.contains("    priority 100\n") && out.contains("        1 sha1 cluster\n"), "{out}");
+    let told: Vec<&str> = out.lines().filter(|l| l.starts_with('#') && l.contains("cluster")).collect();
+    assert!(told.is_empty(), "no note repeats a secret: {told:?}");
     let dir = tempfile::tempdir().unwrap();
     let kept = dir.path().join("failover.conf");
     fs::write(&kept, out).unwrap();
     let (exit, out, err) = run(&["failover", "check", kept.to_str().unwrap()]);
     assert_eq!((exit, err.as_str()), (0, ""));
-    assert_eq!(out, "vrrp_instance VI_1: eth1 router 51 priority 100, 10.10.10.9 192.168.2.11\n");
+    assert_eq!(
+        out,
+        "vrrp_instance VI_1: eth1 router 51 priority 100, 10.10.10.9 192.168.2.11\nheartbeat: Master Slave over 1 media\n"
+    );
 }

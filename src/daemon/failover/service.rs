@@ -92,6 +92,8 @@ struct Task {
     alive: Option<watch::Receiver<MembershipStatus>>,
     peer_alive: Option<bool>,
     grants: mpsc::UnboundedSender<(u64, Option<Authority>)>,
+    /// When its machine is to be called again.
+    tick_at: Instant,
     seen: Option<Storage>,
     answers: BTreeMap<u64, oneshot::Sender<Result<String, String>>>,
     handlers: BTreeMap<u64, oneshot::Sender<i32>>,
@@ -289,6 +291,7 @@ impl Starting {
             alive: self.alive,
             peer_alive: None,
             grants,
+            tick_at: now(),
             seen: None,
             answers: BTreeMap::new(),
             handlers: BTreeMap::new(),
@@ -326,7 +329,8 @@ impl Task {
             let mut changes = self.resources.get(&self.resource).map(|r| r.changes());
             self.look();
             self.look_at_beats();
-            let wait = self.machine.deadline(now()).saturating_since(now());
+            // Whatever else ends the wait again and again does not put this off.
+            let wait = self.tick_at.saturating_since(now());
             let changed = async {
                 match &mut changes {
                     Some(changes) => drop(changes.changed().await),
@@ -416,6 +420,7 @@ impl Task {
         let mut actions = Vec::new();
         let is_store = matches!(event, Event::Store(..));
         self.machine.handle(now(), event, &mut actions);
+        self.tick_at = self.machine.deadline(now());
         if let (Some(keeper), true) = (&self.keeper, is_store) {
             keeper.keep(self.machine.lease_newest());
         }
