@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// The virtual address of the segment.
 pub const ADDRESS: &str = "10.88.0.100";
 
+/// See [`Watch::longest_double`].
+pub const A_MOMENT: Duration = Duration::from_millis(20);
+
 /// Runs a script that has to succeed; returns what it printed.
 pub fn sh(script: &str) -> String {
     let o = Command::new("/bin/bash").args(["-ec", script]).output().unwrap();
@@ -159,7 +162,9 @@ impl Watch {
         seen.iter().find(|s| s.node == node && s.is_here && s.at >= after).map(|s| s.at - after)
     }
 
-    /// For how long two nodes had it at once, at most; what two watchers saw may be exchanged by a moment.
+    /// For how long two nodes had it at once, at most. Up to [`A_MOMENT`] is none: what two watchers saw may be exchanged, and a
+    /// daemon that is stopped between its last look at the clock and the kernel puts the address back when it goes on, sees what it
+    /// did and takes it away.
     pub fn longest_double(&self) -> Duration {
         let mut here = [false; 2];
         let (mut since, mut longest) = (None, Duration::ZERO);

@@ -39,8 +39,12 @@ impl Service {
         let term = self.peer_ttl.max(self.cfg.ttl);
         let kept = WORD_GOOD_FOR + ACT_WITHIN + self.cfg.address_lifetime + ADDRESS_SLACK;
         let gone_after = kept.max(term + term / 8);
-        let since = self.apart_since.max(self.taken_beside);
-        self.may_show_addresses(now) && since.is_none_or(|since| now >= since + gone_after)
+        // A peer that hears this node may take itself for connected, when this node does not, and live by its word.
+        let is_half_connected = self.apart_since.is_some() && self.quiet_since.is_none();
+        let since = self.apart_since.max(self.quiet_since).max(self.taken_beside);
+        !is_half_connected
+            && self.may_show_addresses(now)
+            && since.is_none_or(|since| now >= since + gone_after)
     }
 
     /// Clients are served, and the peer will not add the addresses before those that are renewed now are gone: it counts

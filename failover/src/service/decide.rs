@@ -37,7 +37,8 @@ impl Service {
         let connected = self.storage.is_some_and(|s| s.conn >= ConnState::Connected);
         self.taken_beside = None;
         if let Some(lease) = &mut self.lease {
-            self.taken_beside = (connected && lease.peer_holds()).then_some(now);
+            let has_not_let_go = connected && lease.peer_holds();
+            self.taken_beside = has_not_let_go.then(|| self.peer_secondary_since.unwrap_or(now));
             lease.set_hold(true, now);
         }
         self.enter(State::Taking(now), "nobody has it", now, out);

@@ -242,6 +242,8 @@ pub struct Service {
     apart_since: Option<Instant>,
     /// It was taken beside the connected peer, which had not let go of it: demoted by hand, it may still have the addresses.
     taken_beside: Option<Instant>,
+    /// Since when the peer, connected, is Secondary: it renews no address any more.
+    peer_secondary_since: Option<Instant>,
     /// Since when both could have it and nobody has.
     vacant_since: Option<Instant>,
     /// Since when the peer could have it while it is here.
@@ -317,6 +319,7 @@ impl Service {
             quiet_since: Some(now),
             apart_since: Some(now),
             taken_beside: None,
+            peer_secondary_since: None,
             vacant_since: None,
             peer_able_since: None,
             peer_speaks: false,
@@ -429,6 +432,8 @@ impl Service {
         self.quiet_since = since(self.quiet_since, !heard);
         let agreed = storage.as_ref().is_some_and(|s| s.conn >= ConnState::Connected);
         self.apart_since = since(self.apart_since, !agreed);
+        let is_secondary = agreed && storage.is_some_and(|s| s.peer_role == Role::Secondary);
+        self.peer_secondary_since = since(self.peer_secondary_since, is_secondary);
         if heard && storage.is_some_and(|s| s.peer_role == Role::Primary) && std::mem::take(&mut self.given) {
             self.away_until = None;
         }

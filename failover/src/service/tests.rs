@@ -230,3 +230,16 @@ fn a_lease_that_ran_out_beside_its_holder_is_not_left_to_that() {
     node.wait(600);
     assert!(!node.is_away(), "{}", node.obstacle());
 }
+
+/// The peer hears this node, takes itself for connected and lives by its word, while the handshake does not end here.
+#[test]
+fn addresses_wait_from_when_the_peer_could_not_hear_this_node_any_more() {
+    let mut node = Node::new(Proof::Fencing, None);
+    let home = Storage { role: Role::Primary, ..alone() };
+    node.tell(Event::Storage(Some(Storage { conn: ConnState::WFReportParams, linked: true, ..home })));
+    node.wait(5000);
+    assert!(!node.service.addresses_may_be_added(at(node.ms) + Duration::from_secs(60)));
+    node.tell(Event::Storage(Some(home)));
+    assert!(!node.service.addresses_may_be_added(at(node.ms) + Duration::from_millis(1500)));
+    assert!(node.service.addresses_may_be_added(at(node.ms) + Duration::from_millis(1600)));
+}
