@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use etcd::Etcd;
 use pair::Pair;
-use segment::{ADDRESS, Segment};
+use segment::{NET, Segment, router};
 use service::{LIMIT, Place, in_sync, wait_until};
 
 struct Lab {
@@ -34,15 +34,15 @@ impl Lab {
         let etcd = Etcd::start(dir, Some((&segment.name("3"), Ipv4Addr::new(10, 88, 0, 3))));
         let place = Place {
             addresses: segment.replication(),
+            netns: segment.nodes(),
             launcher: Vec::new(),
-            netns: [Some(segment.name("1")), Some(segment.name("2"))],
-            net: "ping-timeout 2; connect-int 1; ping-int 1; timeout 9;",
+            net: NET,
         };
         let blocks = |_: &Path| {
             format!(
-                "vrrp_instance VI_1 {{\n version 3\n interface eth0\n virtual_router_id 51\n priority 100\n \
-                 advert_int 0.1\n virtual_ipaddress {{\n  {ADDRESS}/24\n }}\n}}\n\
-                 service db {{\n resource r0\n vrrp_instance VI_1\n}}\n"
+                "{}\
+                 service db {{\n resource r0\n vrrp_instance VI_1\n}}\n",
+                router()
             )
         };
         let pair = service::pair(dir, &etcd, place, "0.6", blocks);

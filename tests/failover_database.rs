@@ -31,7 +31,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use etcd::Etcd;
 use pair::Pair;
 use postgres::{Writer, ask};
-use segment::{A_MOMENT, ADDRESS, Segment, Watch, sh};
+use segment::{A_MOMENT, ADDRESS, NET, Segment, Watch, router, sh};
 use service::{Place, in_sync, status, wait_until};
 
 const DATABASE_PORT: u16 = 5432;
@@ -97,21 +97,17 @@ impl Lab {
     fn new(dir: &Path) -> Lab {
         let segment = Segment::new();
         let etcd = Etcd::start(dir, Some((&segment.name("3"), Ipv4Addr::new(10, 88, 0, 3))));
-        let place = Place {
-            addresses: segment.replication(),
-            netns: [Some(segment.name("1")), Some(segment.name("2"))],
-            launcher: host(dir),
-            net: "ping-timeout 2; connect-int 1; ping-int 1; timeout 9;",
-        };
+        let place =
+            Place { addresses: segment.replication(), netns: segment.nodes(), launcher: host(dir), net: NET };
         let blocks = |_: &Path| {
             let d = dir.display();
             let step = |what: &str| format!("/bin/bash {d}/host.sh {d} {what}");
             format!(
-                "vrrp_instance VI_1 {{\n version 3\n interface eth0\n virtual_router_id 51\n priority 100\n \
-                 advert_int 0.1\n virtual_ipaddress {{\n  {ADDRESS}/24\n }}\n}}\n\
+                "{}\
                  service db {{\n resource r0\n start \"{}\" {{\n  name device\n  stop \"{}\"\n }}\n \
                  mount {d}/dev/disk {d}/data ext4 {{\n  check yes\n }}\n \
                  start \"{}\" {{\n  name postgresql\n  stop \"{}\"\n }}\n vrrp_instance VI_1\n}}\n",
+                router(),
                 step("device start"),
                 step("device stop"),
                 step("postgres start"),

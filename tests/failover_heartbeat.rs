@@ -17,7 +17,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use pair::{Options, Pair};
-use segment::Segment;
+use segment::{NET, Segment};
 
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -57,26 +57,27 @@ fn says(pair: &Pair, i: usize, text: &str) {
     }
 }
 
-/// Waits until the service has a home; which node it is, and its name and that of the other one.
-fn home(pair: &Pair) -> (usize, [&'static str; 2]) {
+/// Waits until the service has a home, and says on which node.
+fn home(pair: &Pair) -> usize {
     let begun = Instant::now();
     loop {
         if let Some(i) = (0..2).find(|i| status(pair, *i).contains("service db: Home")) {
-            return (i, [pair.nodes[i].name, pair.nodes[1 - i].name]);
+            return i;
         }
         assert!(begun.elapsed() < LIMIT, "it finds a home: {}", pair.logs());
         sleep(Duration::from_millis(20));
     }
 }
 
-fn start(dir: &Path, segment: &Segment) -> Pair {
+/// A pair in sync that hears each other's beats, the node where the service is, and that node's name.
+fn start(dir: &Path, segment: &Segment) -> (Pair, usize, &'static str) {
     let options = Options {
         disk_bytes: 16 << 20,
-        net: "ping-timeout 2; connect-int 1; ping-int 1; timeout 9;",
+        net: NET,
         disk: "",
         sections: "",
         addresses: segment.replication(),
-        netns: [Some(segment.name("1")), Some(segment.name("2"))],
+        netns: segment.nodes(),
         prewritten: false,
     };
     let mut pair = Pair::create(Path::new(env!("CARGO_BIN_EXE_lockstep")), &dir.join("pair"), &options);
@@ -87,7 +88,11 @@ fn start(dir: &Path, segment: &Segment) -> Pair {
     (0..2).for_each(|i| pair.up(i));
     pair.ok(0, &["wait-connect", "r0"]);
     pair.ok(0, &["new-current-uuid", "--clear-bitmap", "r0/0"]);
-    pair
+    says(&pair, 0, "heartbeat: node n2: up for ");
+    says(&pair, 1, "heartbeat: node n1: up for ");
+    let home = home(&pair);
+    let name = pair.nodes[home].name;
+    (pair, home, name)
 }
 
 #[test]
@@ -95,10 +100,7 @@ fn a_home_that_is_heard_stays_the_only_one() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
     let segment = Segment::new();
-    let mut pair = start(dir.path(), &segment);
-    says(&pair, 0, "heartbeat: node n2: up for ");
-    says(&pair, 1, "heartbeat: node n1: up for ");
-    let (home, [name, _]) = home(&pair);
+    let (mut pair, home, name) = start(dir.path(), &segment);
     let other = 1 - home;
 
     segment.cut_replication(true);
@@ -118,10 +120,7 @@ fn a_daemon_that_ends_in_peace_says_goodbye() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().unwrap();
     let segment = Segment::new();
-    let mut pair = start(dir.path(), &segment);
-    says(&pair, 0, "heartbeat: node n2: up for ");
-    says(&pair, 1, "heartbeat: node n1: up for ");
-    let (home, [name, _]) = home(&pair);
+    let (mut pair, home, name) = start(dir.path(), &segment);
     let other = 1 - home;
     pair.stop(home);
     says(&pair, other, &format!("heartbeat: node {name}: has left, "));

@@ -13,6 +13,17 @@ use std::time::{Duration, Instant};
 /// The virtual address of the segment.
 pub const ADDRESS: &str = "10.88.0.100";
 
+/// For `net { }`: a peer that says nothing is given up soon.
+pub const NET: &str = "ping-timeout 2; connect-int 1; ping-int 1; timeout 9;";
+
+/// The instance `VI_1`, which has [`ADDRESS`] and adverts ten times a second.
+pub fn router() -> String {
+    format!(
+        "vrrp_instance VI_1 {{\n version 3\n interface eth0\n virtual_router_id 51\n priority 100\n \
+         advert_int 0.1\n virtual_ipaddress {{\n  {ADDRESS}/24\n }}\n}}\n"
+    )
+}
+
 /// See [`Watch::longest_double`].
 pub const A_MOMENT: Duration = Duration::from_millis(20);
 
@@ -59,6 +70,11 @@ impl Segment {
     /// A namespace: `1`, `2`, `3` or `sw`.
     pub fn name(&self, suffix: &str) -> String {
         format!("{}-{suffix}", self.prefix)
+    }
+
+    /// Those of the nodes.
+    pub fn nodes(&self) -> [Option<String>; 2] {
+        ["1", "2"].map(|suffix| Some(self.name(suffix)))
     }
 
     /// What a thread enters it by.

@@ -14,4 +14,6 @@ pub mod machine;
 pub mod memory;
 pub mod record;
 pub mod register;
+#[cfg(test)]
+mod rng;
 pub mod store;

@@ -6,23 +6,9 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::lease::machine::{Ask, Held, Lease, LeaseConfig};
 use crate::lease::register::Register;
+use crate::lease::rng::Rng;
 
 const NAMES: [&str; 2] = ["a", "b"];
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % n
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 /// A handler that a kernel has called.
 struct Call {

@@ -3,29 +3,11 @@
 
 use super::*;
 use crate::lease::register::Register;
+use crate::lease::rng::Rng;
 
 const TTL: Duration = Duration::from_millis(600);
 /// Questions on their way at the same time, of both nodes and of earlier lives of theirs.
 const FLIGHTS_MAX: usize = 64;
-
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 11) % n
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 struct Node {
     lease: Lease,
