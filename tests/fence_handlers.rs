@@ -173,7 +173,7 @@ fn of_two_that_strike_each_other_out_one_comes_first() {
 fn a_holder_is_struck_out_when_its_term_is_over() {
     let lab = Lab::new();
     let held = |ttl_ms, changes| {
-        let holder = Holder { node: "b".into(), incarnation: 1, ttl_ms };
+        let holder = Holder { node: "b".into(), incarnation: 1, ttl_ms, addresses_ms: None };
         Record { changes, ..Record::new(Some(holder), NODES.map(str::to_owned).to_vec()) }
     };
     lab.put(&held(600, 1));

@@ -31,6 +31,8 @@ pub struct LeaseConfig {
     pub incarnation: u64,
     /// Term of this node's lease.
     pub ttl: Duration,
+    /// For how long this node's addresses may answer when nobody renews them any more.
+    pub addresses_answer: Duration,
 }
 
 /// What the store is asked.
@@ -571,8 +573,13 @@ impl Lease {
     }
 
     fn holder(&self) -> Holder {
-        let ttl_ms = u64::try_from(self.cfg.ttl.as_millis()).expect("a term is at most minutes");
-        Holder { node: self.cfg.me.clone(), incarnation: self.cfg.incarnation, ttl_ms }
+        let ms = |time: Duration| u64::try_from(time.as_millis()).expect("a term is at most minutes");
+        Holder {
+            node: self.cfg.me.clone(),
+            incarnation: self.cfg.incarnation,
+            ttl_ms: ms(self.cfg.ttl),
+            addresses_ms: Some(ms(self.cfg.addresses_answer)),
+        }
     }
 
     /// Between two questions.

@@ -39,6 +39,9 @@ pub struct Holder {
     pub incarnation: u64,
     /// For how long it acts after a renewal.
     pub ttl_ms: u64,
+    /// For how long its addresses may answer when nobody renews them any more; none: it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses_ms: Option<u64>,
 }
 
 /// Why what the store has is no record.
@@ -85,6 +88,9 @@ impl Record {
         if record.holder.as_ref().is_some_and(|h| !is_name(&h.node) || !TTL_MS.contains(&h.ttl_ms)) {
             return Err(RecordError::Value("the holder's name or term is impossible"));
         }
+        if record.holder.as_ref().and_then(|h| h.addresses_ms).is_some_and(|ms| ms > *TTL_MS.end()) {
+            return Err(RecordError::Value("the time that the holder's addresses are kept is impossible"));
+        }
         if record.holder.as_ref().is_some_and(|h| !record.is_current(&h.node)) {
             return Err(RecordError::Value("the holder's data is not current"));
         }
@@ -112,6 +118,11 @@ impl Holder {
     pub fn ttl(&self) -> Duration {
         Duration::from_millis(self.ttl_ms)
     }
+
+    /// For how long its addresses may answer when nobody renews them any more.
+    pub fn addresses_answer(&self) -> Option<Duration> {
+        self.addresses_ms.map(Duration::from_millis)
+    }
 }
 
 #[cfg(test)]
@@ -122,9 +133,11 @@ mod tests {
 
     #[test]
     fn a_record_comes_back_as_written() {
-        let holder = Holder { node: "alpha".into(), incarnation: u64::MAX, ttl_ms: 600 };
+        let holder = Holder { node: "alpha".into(), incarnation: u64::MAX, ttl_ms: 600, addresses_ms: None };
         let mut record = Record::new(Some(holder), vec!["alpha".into(), "beta".into()]);
         record.changes = 7;
+        assert_eq!(Record::decode(&record.encode()), Ok(record.clone()));
+        record.holder.as_mut().unwrap().addresses_ms = Some(525);
         assert_eq!(Record::decode(&record.encode()), Ok(record.clone()));
         record.holder = None;
         record.offered_to = Some("beta".into());
@@ -140,6 +153,7 @@ mod tests {
             r#"{"format":1,"holder":null,"current":[],"changes":0}"#,
             r#"{"format":1,"holder":null,"current":[""],"changes":0}"#,
             r#"{"format":1,"holder":{"node":"a","incarnation":1,"ttl_ms":0},"current":["a"],"changes":0}"#,
+            r#"{"format":1,"holder":{"node":"a","incarnation":1,"ttl_ms":600,"addresses_ms":600001},"current":["a"],"changes":0}"#,
             r#"{"format":1,"holder":null,"current":["a"],"changes":0,"more":1}"#,
         ] {
             assert!(Record::decode(text.as_bytes()).is_err(), "{text}");

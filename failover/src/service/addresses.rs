@@ -8,11 +8,31 @@ use crate::lease::machine::Held;
 use crate::promote::chain::{Attempt, ChainAction, Verb};
 use crate::vrrp::ACT_WITHIN;
 
-/// How much longer than their lifetime the kernel may keep addresses: it looks after them in steps of a quarter of a second
-/// (measured: up to 0.27 s longer, one in five more than 0.1 s).
+/// For how long the kernel keeps an address that is not renewed: a second is the shortest time that it knows.
+pub const ADDRESS_LIFETIME: Duration = Duration::from_secs(1);
+/// How much longer the kernel may keep it: it looks after addresses in steps of a quarter of a second (measured: up to 0.27 s
+/// longer, one in five more than 0.1 s).
 const ADDRESS_SLACK: Duration = Duration::from_millis(300);
-/// How often addresses are renewed.
+/// How much longer than it should a gate may be open: the kernel's clock has steps of up to 10 ms.
+const GATE_SLACK: Duration = Duration::from_millis(15);
+/// How long a gate is open without renewal, least and most.
+const GATE_MIN: Duration = Duration::from_millis(400);
+const GATE_MAX: Duration = ADDRESS_LIFETIME;
+/// How often addresses are renewed at least.
 const RENEW_EVERY: Duration = Duration::from_millis(200);
+
+/// For how long a gate in front of the addresses stays open without renewal, where the lease has this term: as long as it is
+/// nothing that the next home has to wait for, since it has to wait for the lease anyway.
+pub fn gate_for(term: Duration) -> Duration {
+    let free = (term + term / 8).saturating_sub(WORD_GOOD_FOR + GATE_SLACK);
+    free.clamp(GATE_MIN, GATE_MAX)
+}
+
+/// For how long addresses may answer after the decision that renewed them last. `gate`: how long one is open that is in force;
+/// none: the kernel's lifetime is all there is.
+pub fn answer_for(gate: Option<Duration>) -> Duration {
+    gate.map_or(ACT_WITHIN + ADDRESS_LIFETIME + ADDRESS_SLACK, |open| open + GATE_SLACK)
+}
 
 impl Service {
     pub(super) fn run_steps(&mut self, steps: &mut Vec<ChainAction>, now: Instant, out: &mut Vec<Action>) {
@@ -37,7 +57,7 @@ impl Service {
     /// until its time is over. One that is connected has let go of them. And nobody is called to where he is not served.
     pub(super) fn addresses_may_be_added(&self, now: Instant) -> bool {
         let term = self.peer_ttl.max(self.cfg.ttl);
-        let kept = WORD_GOOD_FOR + ACT_WITHIN + self.cfg.address_lifetime + ADDRESS_SLACK;
+        let kept = WORD_GOOD_FOR + self.peer_addresses_answer;
         let gone_after = kept.max(term + term / 8);
         // A peer that hears this node may take itself for connected, when this node does not, and live by its word.
         let is_half_connected = self.apart_since.is_some() && self.quiet_since.is_none();
@@ -55,11 +75,33 @@ impl Service {
         serves && (alone || self.peer_is_heard(now))
     }
 
+    /// When they are to be renewed next; none: not as things are.
+    pub(super) fn renews_addresses_at(&self, now: Instant) -> Option<Instant> {
+        (self.state == State::Home && self.may_show_addresses(now)).then_some(self.renew_at)
+    }
+
     /// The addresses stay only while clients are really served.
     pub(super) fn renew_addresses(&mut self, now: Instant, out: &mut Vec<Action>) {
-        if self.state == State::Home && self.may_show_addresses(now) && now >= self.renew_at {
-            self.renew_at = now + RENEW_EVERY.min(self.cfg.address_lifetime / 4);
+        if self.renews_addresses_at(now).is_some_and(|at| now >= at) {
+            self.renew_at = now + RENEW_EVERY.min(self.cfg.addresses_answer / 5);
             out.push(Action::RenewAddresses);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_is_open_as_long_as_nobody_has_to_wait_for_it() {
+        for term_ms in [200, 500, 600, 1_000, 5_000] {
+            let term = Duration::from_millis(term_ms);
+            let gate = gate_for(term);
+            let waited = WORD_GOOD_FOR + answer_for(Some(gate));
+            assert!(waited <= term + term / 8 || gate == GATE_MIN, "{term:?}: {gate:?}");
+            assert!(gate <= GATE_MAX && answer_for(Some(gate)) < answer_for(None), "{term:?}: {gate:?}");
+        }
+        assert_eq!(gate_for(Duration::from_millis(600)), Duration::from_millis(510));
     }
 }

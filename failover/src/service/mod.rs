@@ -34,6 +34,7 @@ use model::time::{Duration, Instant};
 use crate::lease::machine::{Ask, Lease, LeaseConfig, StoreAnswer};
 use crate::lease::memory::Memory;
 use crate::promote::chain::{Attempt, Chain, ChainAction, Phase, StepPlan};
+pub use addresses::{ADDRESS_LIFETIME, answer_for, gate_for};
 pub use status::{Entry, ServiceStatus};
 
 /// What the machine has to know.
@@ -53,8 +54,8 @@ pub struct ServiceSettings {
     pub failback: bool,
     /// Term of the lease, and with it how long the peer has to be silent before anybody takes its place.
     pub ttl: Duration,
-    /// For how long the kernel keeps an address that nobody renews.
-    pub address_lifetime: Duration,
+    /// For how long the addresses here may answer after the decision that renewed them last ([`answer_for`]).
+    pub addresses_answer: Duration,
     /// First the resource, last the addresses.
     pub steps: Vec<StepPlan>,
     /// Drawn at the start of the daemon.
@@ -250,6 +251,8 @@ pub struct Service {
     peer_able_since: Option<Instant>,
     /// Longest term that the peer has held the lease for.
     peer_ttl: Duration,
+    /// For how long the peer's addresses may answer when nobody renews them any more, as it has said last.
+    peer_addresses_answer: Duration,
     peer_speaks: bool,
     peer_alive: Option<bool>,
     fault: Option<String>,
@@ -306,12 +309,14 @@ impl Service {
                 peer: cfg.peer.clone(),
                 incarnation: cfg.incarnation,
                 ttl: cfg.ttl,
+                addresses_answer: cfg.addresses_answer,
             };
             Lease::new(lease, now)
         });
         Service {
             chain: Chain::new(cfg.steps.clone()),
             peer_ttl: cfg.ttl,
+            peer_addresses_answer: answer_for(None),
             cfg,
             state: State::Away,
             lease,
@@ -370,7 +375,7 @@ impl Service {
             Event::UnfencePeer(key) => self.unfences.push(key),
             Event::Tick => self.chain.tick(now, &mut steps),
         }
-        self.remember_peer_ttl();
+        self.remember_peer();
         self.make_lease_if_both_see(now);
         for _ in 0..8 {
             self.run_steps(&mut steps, now, out);
@@ -396,7 +401,8 @@ impl Service {
     pub fn deadline(&self, now: Instant) -> Instant {
         let lease = self.lease.as_ref().and_then(Lease::deadline);
         let soon = now + self.cfg.ttl / 8;
-        [lease, self.chain.deadline(), Some(soon)].into_iter().flatten().min().expect("one is there")
+        let renewal = self.renews_addresses_at(now);
+        [lease, self.chain.deadline(), renewal, Some(soon)].into_iter().flatten().min().expect("one is there")
     }
 
     /// Where this node is with it.
@@ -441,10 +447,12 @@ impl Service {
         self.storage = storage;
     }
 
-    fn remember_peer_ttl(&mut self) {
+    fn remember_peer(&mut self) {
         let record = self.lease.as_ref().and_then(Lease::record);
         if let Some(h) = record.and_then(|r| r.held_by(&self.cfg.peer)) {
             self.peer_ttl = self.peer_ttl.max(h.ttl());
+            // One that has started again, and says something else now, has removed what was left of before.
+            self.peer_addresses_answer = h.addresses_answer().unwrap_or(answer_for(None));
         }
     }
 

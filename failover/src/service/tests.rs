@@ -63,7 +63,7 @@ impl Node {
             preferred: None,
             failback: false,
             ttl: TERM,
-            address_lifetime: Duration::from_secs(1),
+            addresses_answer: answer_for(None),
             steps: vec![step("promote", LossRank::Second), step("addresses", LossRank::First)],
             incarnation: 7,
             obstacle: None,
@@ -118,7 +118,7 @@ impl Node {
 }
 
 fn held_by_alpha() -> Record {
-    let holder = Holder { node: "alpha".into(), incarnation: 3, ttl_ms: 600 };
+    let holder = Holder { node: "alpha".into(), incarnation: 3, ttl_ms: 600, addresses_ms: None };
     Record::new(Some(holder), vec!["alpha".into(), "beta".into()])
 }
 

@@ -27,12 +27,14 @@ pub enum Bug {
     GrantNotWaitedFor,
     /// A store that was put back looks as if it were newer.
     OlderStoreAccepted,
+    /// A node says that there is a gate in front of its addresses, and there is none.
+    GateThatIsNone,
     /// The free instance of a node hears nothing.
     FreeInstanceDeaf,
 }
 
 /// All of them.
-pub const BUGS: [Bug; 13] = [
+pub const BUGS: [Bug; 14] = [
     Bug::GrantNeverBounded,
     Bug::AddressWithoutLifetime,
     Bug::NoDemotion,
@@ -45,5 +47,6 @@ pub const BUGS: [Bug; 13] = [
     Bug::DecisionsKept,
     Bug::GrantNotWaitedFor,
     Bug::OlderStoreAccepted,
+    Bug::GateThatIsNone,
     Bug::FreeInstanceDeaf,
 ];

@@ -51,7 +51,9 @@ impl Cluster {
         let net = self.net.clone();
         self.w.connect(n, &net);
         let now = self.w.clock(n);
-        self.sides[n].service = Some(service(n, self.ttls[n], &mut self.rng, now, self.bug));
+        let gate = gate_by_chance(self.ttls[n], self.bug, &mut self.rng);
+        self.sides[n].gate = gate;
+        self.sides[n].service = Some(service(n, self.ttls[n], gate, &mut self.rng, now, self.bug));
         self.note(n, "the daemon starts");
         self.start_routers(n);
         self.tell(n, Event::Tick);

@@ -19,7 +19,10 @@ mod store;
 
 use failover::lease::machine::StoreAnswer;
 use failover::promote::chain::{Attempt, LossRank, StepPlan, Verb};
-use failover::service::{Action, Event, Grant, Order, Parted, Service, ServiceSettings, State, Storage};
+use failover::service::{
+    ADDRESS_LIFETIME, Action, Event, Grant, Order, Parted, Service, ServiceSettings, State, Storage,
+    answer_for, gate_for,
+};
 use model::config::settings::Handler;
 use model::failover::config::Proof;
 use model::policy::Fencing;
@@ -45,10 +48,9 @@ const NODES: [&str; 2] = ["alpha", "beta"];
 const TTL: Duration = Duration::from_millis(600);
 const TTLS: [Duration; 3] =
     [Duration::from_millis(300), Duration::from_millis(1_000), Duration::from_millis(2_000)];
-/// Lifetime of an address in the kernel.
-const ADDRESS_LIFETIME: Duration = Duration::from_secs(1);
-/// How much longer than that the kernel may keep it (failover 8.7).
+/// How much longer than its lifetime the kernel may keep an address (failover 8.7), and a gate be open.
 const KERNEL_SLACK_US: u64 = 280_000;
+const GATE_SLACK_US: u64 = 10_000;
 /// Between two looks at what runs on the resource.
 const LOOK_EVERY: Duration = Duration::from_millis(700);
 const STEP_COUNT: usize = 3;
@@ -63,8 +65,10 @@ struct Side {
     /// What the host runs, beside the resource and the addresses. A killed daemon leaves it.
     runs: bool,
     routers: Option<Routers>,
-    /// Until when the kernel keeps the address of each instance.
+    /// Until when the kernel keeps the address of each instance, and nothing closes it.
     kernel: [Option<Instant>; 2],
+    /// For how long the gate in front of the addresses is open; none: this daemon found that there can be none.
+    gate: Option<Duration>,
     seen: Option<Storage>,
     /// Role commands under way, with the attempts that they belong to.
     commands: Vec<(CommandId, Attempt)>,
@@ -161,8 +165,10 @@ impl Cluster {
         let differ = faults == Faults::Rare;
         let mut ttl = || if rng.one_in(2) || !differ { TTL } else { TTLS[rng.below(3) as usize] };
         let ttls = [ttl(), ttl()];
+        let gates = ttls.map(|ttl| gate_by_chance(ttl, bug, &mut rng));
         let sides = [0, 1].map(|n| Side {
-            service: Some(service(n, ttls[n], &mut rng, w.clock(n), bug)),
+            service: Some(service(n, ttls[n], gates[n], &mut rng, w.clock(n), bug)),
+            gate: gates[n],
             life: 0,
             runs: false,
             routers: None,
@@ -366,7 +372,19 @@ impl Cluster {
     }
 }
 
-fn service(n: usize, ttl: Duration, rng: &mut Rng, now: Instant, bug: Option<Bug>) -> Service {
+/// Three in four daemons have a gate in front of their addresses.
+fn gate_by_chance(ttl: Duration, bug: Option<Bug>, rng: &mut Rng) -> Option<Duration> {
+    (!rng.one_in(4) && bug != Some(Bug::GateThatIsNone)).then(|| gate_for(ttl))
+}
+
+fn service(
+    n: usize,
+    ttl: Duration,
+    gate: Option<Duration>,
+    rng: &mut Rng,
+    now: Instant,
+    bug: Option<Bug>,
+) -> Service {
     let ranks = match bug {
         Some(Bug::AddressFirst) => [LossRank::Later, LossRank::Second, LossRank::Later],
         _ => [LossRank::Second, LossRank::Later, LossRank::First],
@@ -389,7 +407,11 @@ fn service(n: usize, ttl: Duration, rng: &mut Rng, now: Instant, bug: Option<Bug
         preferred: None,
         failback: false,
         ttl,
-        address_lifetime: ADDRESS_LIFETIME,
+        addresses_answer: if bug == Some(Bug::GateThatIsNone) {
+            answer_for(Some(gate_for(ttl)))
+        } else {
+            answer_for(gate)
+        },
         steps,
         incarnation: rng.next(),
         obstacle: None,

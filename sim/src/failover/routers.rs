@@ -161,7 +161,7 @@ impl Cluster {
             RouterCommand::Renew => {
                 self.routers_handle(n, RouterEvent::Tick);
                 if self.is_router_master(n, BOUND) && self.is_in_time(n, decided) {
-                    self.put_address(n, BOUND);
+                    self.put_address(n, BOUND, decided);
                     self.keep_role(n, decided);
                 }
             }
@@ -173,8 +173,9 @@ impl Cluster {
         if self.bug == Some(Bug::RoleWithoutEnd) {
             return;
         }
+        let lifetime = self.sides[n].gate.unwrap_or(ADDRESS_LIFETIME);
         if let Some(routers) = self.sides[n].routers.as_mut() {
-            routers.vrrp.keep_until(INSTANCES[BOUND], decided + ADDRESS_LIFETIME);
+            routers.vrrp.keep_until(INSTANCES[BOUND], decided + lifetime);
         }
         self.arm_routers(n);
     }
@@ -187,7 +188,7 @@ impl Cluster {
         let mut out = Vec::new();
         let Some(routers) = self.sides[n].routers.as_mut() else { return Err("no routers".into()) };
         let result = routers.vrrp.grant(now, INSTANCES[BOUND], &mut out);
-        self.routers_act(n, out);
+        self.routers_act(n, decided, out);
         result.map_err(|e| e.to_string())?;
         if self.failing_steps.is_some_and(|rate| self.rng.one_in(rate)) {
             self.revoke_role(n);
@@ -202,7 +203,7 @@ impl Cluster {
         let mut out = Vec::new();
         let Some(routers) = self.sides[n].routers.as_mut() else { return };
         routers.vrrp.revoke(now, INSTANCES[BOUND], &mut out).expect("the instance is bound");
-        self.routers_act(n, out);
+        self.routers_act(n, now, out);
     }
 
     /// A decision that has waited is not acted on.
@@ -210,10 +211,15 @@ impl Cluster {
         self.bug == Some(Bug::DecisionsKept) || self.w.clock(n).saturating_since(decided) <= ACT_WITHIN
     }
 
-    /// The kernel has it from now on for a lifetime, and for a little more.
-    fn put_address(&mut self, n: usize, i: usize) {
-        let lifetime = if i == FREE { FREE_LIFETIME } else { ADDRESS_LIFETIME };
-        let slack = Duration::from_micros(self.rng.below(KERNEL_SLACK_US));
+    /// The kernel has it from now on for a lifetime, and for a little more; a gate is open for as long as was decided on.
+    fn put_address(&mut self, n: usize, i: usize, decided: Instant) {
+        let waited = self.w.clock(n).saturating_since(decided);
+        let (lifetime, slack_us) = match self.sides[n].gate {
+            _ if i == FREE => (FREE_LIFETIME, KERNEL_SLACK_US),
+            Some(gate) => (gate.saturating_sub(waited), GATE_SLACK_US),
+            None => (ADDRESS_LIFETIME, KERNEL_SLACK_US),
+        };
+        let slack = Duration::from_micros(self.rng.below(slack_us));
         let until = match self.bug {
             Some(Bug::AddressWithoutLifetime) => Instant(u64::MAX),
             _ => self.w.now + lifetime + slack,
@@ -231,7 +237,7 @@ impl Cluster {
         }
         self.routers_handle(n, RouterEvent::Tick);
         if renews && self.is_router_master(n, FREE) {
-            self.put_address(n, FREE);
+            self.put_address(n, FREE, now);
         }
     }
 
@@ -253,11 +259,11 @@ impl Cluster {
         let mut out = Vec::new();
         let Some(routers) = self.sides[n].routers.as_mut() else { return };
         routers.vrrp.handle(now, event, &mut out);
-        self.routers_act(n, out);
+        self.routers_act(n, now, out);
     }
 
     /// Does what the machine wants, in its order, and tells the service what has come of it.
-    fn routers_act(&mut self, n: usize, actions: Vec<RouterAction>) {
+    fn routers_act(&mut self, n: usize, decided: Instant, actions: Vec<RouterAction>) {
         let place = |name: &str| INSTANCES.iter().position(|i| *i == name).expect("one of ours");
         let mut spoke = false;
         for action in actions {
@@ -270,7 +276,7 @@ impl Cluster {
                     let ip = IpFacts { source, destination, protocol, ttl, header_bytes: 20, total_bytes };
                     self.transmit(n, ip, &payload);
                 }
-                RouterAction::AddAddresses { instance, .. } => self.put_address(n, place(&instance)),
+                RouterAction::AddAddresses { instance, .. } => self.put_address(n, place(&instance), decided),
                 RouterAction::RemoveAddresses { instance, .. } => {
                     self.sides[n].kernel[place(&instance)] = None;
                 }

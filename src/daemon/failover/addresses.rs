@@ -8,19 +8,21 @@ use std::time::Duration;
 
 use failover::driver::now;
 use failover::driver::vrrp::{Command, Notice, VrrpCommander, VrrpHandle, VrrpSettings};
-use failover::service::Event;
+use failover::service::{ADDRESS_LIFETIME, Event, answer_for};
 use failover::vrrp::VrrpStatus;
-use model::failover::config::FailoverConfig;
+use model::failover::config::{FailoverConfig, Service};
 use model::state::DiskState;
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::service::{ADDRESS_LIFETIME, Message, ServiceHandle};
+use super::service::{Message, ServiceHandle};
 use crate::daemon::resources::Resources;
 
 /// The running routers.
 pub struct Routers {
     commander: VrrpCommander,
+    /// How long the gate is open that is in front of the addresses of services; none: there is none.
+    gate: Option<Duration>,
     status: watch::Receiver<VrrpStatus>,
     /// Taken by the task that passes on what they tell.
     handle: RefCell<Option<VrrpHandle>>,
@@ -30,6 +32,7 @@ pub struct Routers {
 pub struct Addresses {
     instances: Vec<String>,
     commander: Option<VrrpCommander>,
+    gate: Option<Duration>,
     /// They are here, as far as is known.
     held: Rc<Cell<bool>>,
 }
@@ -47,10 +50,21 @@ pub async fn start(config: &FailoverConfig, resources: &Rc<Resources>) -> anyhow
     let handle = failover::driver::vrrp::start(settings).await?;
     let (commander, status) = (handle.commander(), handle.status());
     tokio::task::spawn_local(tell_of_disks(commander.clone(), resources.clone()));
-    Ok(Some(Routers { commander, status, handle: RefCell::new(Some(handle)) }))
+    let gate = None;
+    Ok(Some(Routers { commander, gate, status, handle: RefCell::new(Some(handle)) }))
 }
 
 impl Routers {
+    /// The instances of a service.
+    pub fn of(&self, service: &Service) -> Addresses {
+        Addresses {
+            instances: service.instances.clone(),
+            commander: Some(self.commander()),
+            gate: self.gate,
+            held: Rc::default(),
+        }
+    }
+
     /// Sends commands to them.
     pub fn commander(&self) -> VrrpCommander {
         self.commander.clone()
@@ -83,9 +97,14 @@ impl Routers {
 }
 
 impl Addresses {
-    /// Those of a service.
-    pub fn new(instances: Vec<String>, commander: Option<VrrpCommander>) -> Addresses {
-        Addresses { instances, commander, held: Rc::default() }
+    /// There are none.
+    pub fn none() -> Addresses {
+        Addresses { instances: Vec::new(), commander: None, gate: None, held: Rc::default() }
+    }
+
+    /// For how long they may answer after the decision that renewed them last.
+    pub fn answer_for(&self) -> Duration {
+        if self.instances.is_empty() { Duration::ZERO } else { answer_for(self.gate) }
     }
 
     /// They come here, as was decided now.

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use super::control::{FailoverRequest, NOT_MINE, Outcome, ServiceOrder};
 use super::resources::Resources;
 use crate::config_files::FileSystem;
+use addresses::Addresses;
 use service::{Message, ServiceHandle};
 
 /// The services that this node may be the home of.
@@ -74,9 +75,9 @@ impl Failover {
         let heartbeat = heartbeat::start(&self.config, host)?;
         for one in &self.config.services {
             info!(service = one.name, resource = one.resource, "service");
-            let commander = routers.as_ref().map(addresses::Routers::commander);
+            let addresses = routers.as_ref().map_or_else(Addresses::none, |r| r.of(one));
             let alive = heartbeat.as_ref().map(heartbeat::Heartbeat::status);
-            let handle = service::start(one, &self.config.globals, resources, commander, alive)?;
+            let handle = service::start(one, &self.config.globals, resources, addresses, alive)?;
             self.services.borrow_mut().insert(one.name.clone(), handle);
         }
         if let Some(routers) = &routers {

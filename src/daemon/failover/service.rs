@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use failover::driver::now;
-use failover::driver::vrrp::VrrpCommander;
 use failover::heartbeat::MembershipStatus;
 use failover::lease::etcd::EtcdStore;
 use failover::lease::machine::{Ask, StoreAnswer, StoreOp};
@@ -34,8 +33,6 @@ use crate::daemon::control::{NOT_MINE, Outcome};
 use crate::daemon::resources::{Resources, Running};
 use crate::dataplane::random_seed;
 
-/// Lifetime of an address in the kernel: the shortest that there is (failover 8.7).
-pub const ADDRESS_LIFETIME: Duration = Duration::from_secs(1);
 /// Term of the lease when none is configured; then only how long a peer has to be silent.
 const TTL_DEFAULT: Duration = Duration::from_millis(600);
 
@@ -116,7 +113,7 @@ pub fn start(
     service: &model::failover::config::Service,
     globals: &Globals,
     resources: &Rc<Resources>,
-    routers: Option<VrrpCommander>,
+    addresses: Addresses,
     alive: Option<watch::Receiver<MembershipStatus>>,
 ) -> anyhow::Result<ServiceHandle> {
     let seed = random_seed()?;
@@ -142,7 +139,7 @@ pub fn start(
         store,
         own,
         is_home: handle.is_home.clone(),
-        addresses: Addresses::new(service.instances.clone(), routers),
+        addresses,
         alive,
     };
     let task = tokio::task::spawn_local(started.run(messages));
@@ -262,7 +259,7 @@ impl Starting {
             preferred: s.preferred_node.clone(),
             failback: s.failback,
             ttl: self.ttl,
-            address_lifetime: ADDRESS_LIFETIME,
+            addresses_answer: self.addresses.answer_for(),
             steps: std::iter::once(first).chain(middle).chain([last]).collect(),
             incarnation: self.incarnation,
             obstacle,

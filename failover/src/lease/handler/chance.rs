@@ -344,8 +344,13 @@ fn beside_a_daemon(seed: u64) -> u8 {
     let mut rng = Rng((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let rate = 900_000 + rng.below(200_000);
     let clock = |t: u64| Instant(t * rate);
-    let cfg =
-        LeaseConfig { me: "a".into(), peer: "b".into(), incarnation: 1, ttl: Duration::from_millis(600) };
+    let cfg = LeaseConfig {
+        me: "a".into(),
+        peer: "b".into(),
+        incarnation: 1,
+        ttl: Duration::from_millis(600),
+        addresses_answer: Duration::from_secs(1),
+    };
     let mut lease = Lease::new(cfg, clock(0));
     lease.set_hold(true, clock(0));
     let mut register = Register::default();

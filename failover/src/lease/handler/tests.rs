@@ -46,7 +46,8 @@ fn record(current: &[&str]) -> Record {
 }
 
 fn held(by: &str, current: &[&str]) -> Record {
-    let holder = Holder { node: by.into(), incarnation: 7, ttl_ms: TTL.as_millis() as u64 };
+    let holder =
+        Holder { node: by.into(), incarnation: 7, ttl_ms: TTL.as_millis() as u64, addresses_ms: None };
     Record { holder: Some(holder), ..record(current) }
 }
 

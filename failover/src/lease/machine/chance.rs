@@ -36,7 +36,13 @@ struct Flight {
 
 fn node(n: usize, rng: &mut Rng, t: u64, life: u32, rate: u64) -> Node {
     let names = [("a", "b"), ("b", "a")][n];
-    let cfg = LeaseConfig { me: names.0.into(), peer: names.1.into(), incarnation: rng.next(), ttl: TTL };
+    let cfg = LeaseConfig {
+        me: names.0.into(),
+        peer: names.1.into(),
+        incarnation: rng.next(),
+        ttl: TTL,
+        addresses_answer: TTL,
+    };
     let mut lease = Lease::new(cfg, Instant(t * rate));
     lease.set_hold(!rng.one_in(3), Instant(t * rate));
     Node { lease, rate, paused_until: 0, life, excluded: false }

@@ -4,7 +4,10 @@ use crate::lease::register::Register;
 const TTL: Duration = Duration::from_millis(600);
 
 fn lease(me: &str, peer: &str, incarnation: u64) -> Lease {
-    Lease::new(LeaseConfig { me: me.into(), peer: peer.into(), incarnation, ttl: TTL }, Instant(0))
+    Lease::new(
+        LeaseConfig { me: me.into(), peer: peer.into(), incarnation, ttl: TTL, addresses_answer: TTL },
+        Instant(0),
+    )
 }
 
 /// The store, asked and answering at once.
@@ -92,8 +95,10 @@ fn a_silent_holder_loses_its_right_before_the_next_one_has_it() {
 #[test]
 fn the_first_look_at_a_foreign_record_begins_the_wait() {
     let (mut store, _, _) = held_by_a();
-    let mut late =
-        Lease::new(LeaseConfig { me: "b".into(), peer: "a".into(), incarnation: 9, ttl: TTL }, ms(100_000));
+    let mut late = Lease::new(
+        LeaseConfig { me: "b".into(), peer: "a".into(), incarnation: 9, ttl: TTL, addresses_answer: TTL },
+        ms(100_000),
+    );
     late.set_hold(true, ms(100_000));
     run(&mut store, &mut [&mut late], 100_000, 100_670);
     assert_eq!(late.held(ms(100_670)), Held::No);
@@ -187,8 +192,10 @@ fn a_record_that_vanished_is_nobodys() {
 #[test]
 fn a_daemon_that_starts_again_goes_on_at_once() {
     let (mut store, _, _) = held_by_a();
-    let mut again =
-        Lease::new(LeaseConfig { me: "a".into(), peer: "b".into(), incarnation: 77, ttl: TTL }, ms(1100));
+    let mut again = Lease::new(
+        LeaseConfig { me: "a".into(), peer: "b".into(), incarnation: 77, ttl: TTL, addresses_answer: TTL },
+        ms(1100),
+    );
     again.set_hold(true, ms(1100));
     store.serve(&mut again, ms(1100));
     assert!(matches!(again.held(ms(1100)), Held::Until(_)));

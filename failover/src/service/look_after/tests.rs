@@ -4,7 +4,7 @@ use model::time::Duration;
 
 use super::*;
 use crate::promote::chain::{Attempt, LossRank, StepPlan, Verb};
-use crate::service::{Event, Order, ServiceSettings, Storage};
+use crate::service::{Event, Order, ServiceSettings, Storage, answer_for};
 
 const EVERY: Duration = Duration::from_secs(5);
 const DB: usize = 1;
@@ -43,7 +43,7 @@ impl World {
             preferred: None,
             failback: false,
             ttl: Duration::from_millis(600),
-            address_lifetime: Duration::from_secs(1),
+            addresses_answer: answer_for(None),
             steps: vec![
                 step("promote r0", LossRank::Second, 0, Duration::ZERO),
                 step("start db", LossRank::Later, 2, EVERY),
