@@ -253,6 +253,8 @@ pub struct Service {
     peer_ttl: Duration,
     /// For how long the peer's addresses may answer when nobody renews them any more, as it has said last.
     peer_addresses_answer: Duration,
+    /// The peer's term, where it differs and that was said.
+    warned_of_term: Option<Duration>,
     peer_speaks: bool,
     peer_alive: Option<bool>,
     fault: Option<String>,
@@ -327,6 +329,7 @@ impl Service {
             peer_secondary_since: None,
             vacant_since: None,
             peer_able_since: None,
+            warned_of_term: None,
             peer_speaks: false,
             peer_alive: None,
             fault: None,
@@ -375,7 +378,7 @@ impl Service {
             Event::UnfencePeer(key) => self.unfences.push(key),
             Event::Tick => self.chain.tick(now, &mut steps),
         }
-        self.remember_peer();
+        self.remember_peer(out);
         self.make_lease_if_both_see(now);
         for _ in 0..8 {
             self.run_steps(&mut steps, now, out);
@@ -447,9 +450,18 @@ impl Service {
         self.storage = storage;
     }
 
-    fn remember_peer(&mut self) {
+    fn remember_peer(&mut self, out: &mut Vec<Action>) {
         let record = self.lease.as_ref().and_then(Lease::record);
         if let Some(h) = record.and_then(|r| r.held_by(&self.cfg.peer)) {
+            let differs = (h.ttl() != self.cfg.ttl).then(|| h.ttl());
+            if let Some(ttl) = differs.filter(|_| self.warned_of_term != differs) {
+                out.push(Action::Warn(format!(
+                    "service {}: lease_ttl is {:?} here and {ttl:?} at {}: give both nodes the same, or a store that is put \
+                     back may let one take the service too soon",
+                    self.cfg.name, self.cfg.ttl, self.cfg.peer
+                )));
+            }
+            self.warned_of_term = differs;
             self.peer_ttl = self.peer_ttl.max(h.ttl());
             // One that has started again, and says something else now, has removed what was left of before.
             self.peer_addresses_answer = h.addresses_answer().unwrap_or(answer_for(None));

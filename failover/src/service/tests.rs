@@ -18,6 +18,7 @@ struct Node {
     /// What the store has, and how often it was changed.
     stored: Option<(Record, i64)>,
     ms: u64,
+    warned: Vec<String>,
 }
 
 /// Nothing is connected, and what is here is good.
@@ -69,7 +70,7 @@ impl Node {
             obstacle: None,
         };
         let service = Service::new(settings, at(0));
-        let mut node = Node { service, stored: stored.map(|r| (r, 1)), ms: 0 };
+        let mut node = Node { service, stored: stored.map(|r| (r, 1)), ms: 0, warned: Vec::new() };
         node.tell(Event::Storage(Some(connected())));
         node
     }
@@ -83,6 +84,10 @@ impl Node {
                 // What an earlier daemon may have left ends at once; nothing that begins here ends by itself.
                 Action::Run(attempt) if attempt.verb != Verb::Start => {
                     self.tell(Event::StepDone(attempt.key, Ok(())));
+                    continue;
+                }
+                Action::Warn(text) => {
+                    self.warned.push(text);
                     continue;
                 }
                 _ => continue,
@@ -217,6 +222,42 @@ fn addresses_wait_as_long_as_before() {
     node.tell(Event::Storage(Some(home)));
     assert!(!node.service.addresses_may_be_added(now + Duration::from_millis(1500)));
     assert!(node.service.addresses_may_be_added(now + Duration::from_millis(1600)));
+}
+
+/// Nobody waits for addresses that a gate has closed, or that are not there; what is not known takes longest.
+#[test]
+fn addresses_wait_as_long_as_their_last_holder_says() {
+    for (addresses_ms, free_ms) in [(None, 1550), (Some(1400), 1550), (Some(525), 675), (Some(0), 675)] {
+        let mut record = held_by_alpha();
+        record.holder.as_mut().unwrap().addresses_ms = addresses_ms;
+        let mut node = Node::new(Proof::Lease, Some(record));
+        node.wait(3000);
+        let now = at(node.ms);
+        node.tell(Event::Storage(Some(alone())));
+        node.wait(1000);
+        let record = &node.stored.as_ref().unwrap().0;
+        assert!(record.held_by("beta").is_some_and(|h| h.addresses_ms == Some(1400)), "{record:?}");
+        let home = Storage { role: Role::Primary, ..alone() };
+        node.tell(Event::Storage(Some(home)));
+        node.service.lease.as_mut().unwrap().exclude_peer(at(node.ms));
+        node.wait(500);
+        let added = |ms| node.service.addresses_may_be_added(now + Duration::from_millis(ms));
+        assert!(!added(free_ms - 25) && added(free_ms), "{addresses_ms:?}");
+    }
+}
+
+#[test]
+fn terms_that_differ_are_told_once() {
+    let mut record = held_by_alpha();
+    record.holder.as_mut().unwrap().ttl_ms = 2000;
+    let mut node = Node::new(Proof::Lease, Some(record));
+    node.wait(3000);
+    assert_eq!(node.warned.len(), 1, "{:?}", node.warned);
+    assert!(
+        node.warned[0].starts_with("service db: lease_ttl is 600ms here and 2s at alpha"),
+        "{:?}",
+        node.warned
+    );
 }
 
 /// Its holder is connected and Secondary, and cannot reach the store to let go of it.
