@@ -5,6 +5,7 @@ use model::time::{Duration, Instant};
 
 use super::{Action, Service, State, WORD_GOOD_FOR};
 use crate::lease::machine::Held;
+use crate::lease::record::Record;
 use crate::promote::chain::{Attempt, ChainAction, Verb};
 use crate::vrrp::ACT_WITHIN;
 
@@ -34,6 +35,43 @@ pub fn answer_for(gate: Option<Duration>) -> Duration {
     gate.map_or(ACT_WITHIN + ADDRESS_LIFETIME + ADDRESS_SLACK, |open| open + GATE_SLACK)
 }
 
+/// What a holder of the lease says of its addresses, again and again.
+///
+/// A daemon may serve beside a connected peer before it has written anything, and the record then has the words of an earlier one,
+/// which may have had a gate. A swap of that one may even arrive late, but not two: each expects what was there before. And
+/// whoever does not hold the lease changes more than the count, when he changes anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Claims {
+    incarnation: u64,
+    changes: u64,
+    /// How many copies count.
+    current: usize,
+    /// For how long they answer.
+    answer: Option<Duration>,
+    /// How often it was renewed under these eyes.
+    renewals: u64,
+}
+
+impl Claims {
+    /// After `before`, with this record; none: the node does not hold it.
+    pub(super) fn seen(before: Option<Claims>, record: &Record, node: &str) -> Option<Claims> {
+        let h = record.held_by(node)?;
+        let (answer, changes) = (h.addresses_answer(), record.changes);
+        let current = record.current.len();
+        let same = before.filter(|b| (b.incarnation, b.answer) == (h.incarnation, answer));
+        let renewals = same.map_or(0, |b| {
+            let more = if b.current == current { changes.saturating_sub(b.changes) } else { 0 };
+            b.renewals.saturating_add(more)
+        });
+        Some(Claims { incarnation: h.incarnation, changes, current, answer, renewals })
+    }
+
+    /// For how long its addresses may answer when it renews them no more.
+    pub(super) fn answer_for(&self) -> Duration {
+        self.answer.filter(|_| self.renewals >= 2).unwrap_or(answer_for(None))
+    }
+}
+
 impl Service {
     pub(super) fn run_steps(&mut self, steps: &mut Vec<ChainAction>, now: Instant, out: &mut Vec<Action>) {
         for step in steps.drain(..) {
@@ -57,7 +95,7 @@ impl Service {
     /// until its time is over. One that is connected has let go of them. And nobody is called to where he is not served.
     pub(super) fn addresses_may_be_added(&self, now: Instant) -> bool {
         let term = self.peer_ttl.max(self.cfg.ttl);
-        let kept = WORD_GOOD_FOR + self.peer_addresses_answer;
+        let kept = WORD_GOOD_FOR + self.peer_claims.map_or(answer_for(None), |claims| claims.answer_for());
         let gone_after = kept.max(term + term / 8);
         // A peer that hears this node may take itself for connected, when this node does not, and live by its word.
         let is_half_connected = self.apart_since.is_some() && self.quiet_since.is_none();

@@ -34,6 +34,7 @@ use model::time::{Duration, Instant};
 use crate::lease::machine::{Ask, Lease, LeaseConfig, StoreAnswer};
 use crate::lease::memory::Memory;
 use crate::promote::chain::{Attempt, Chain, ChainAction, Phase, StepPlan};
+use addresses::Claims;
 pub use addresses::{ADDRESS_LIFETIME, answer_for, gate_for};
 pub use status::{Entry, ServiceStatus};
 
@@ -251,8 +252,8 @@ pub struct Service {
     peer_able_since: Option<Instant>,
     /// Longest term that the peer has held the lease for.
     peer_ttl: Duration,
-    /// For how long the peer's addresses may answer when nobody renews them any more, as it has said last.
-    peer_addresses_answer: Duration,
+    /// What the peer says of its addresses; none: nothing that is known to be its daemon's now.
+    peer_claims: Option<Claims>,
     /// The peer's term, where it differs and that was said.
     warned_of_term: Option<Duration>,
     peer_speaks: bool,
@@ -318,7 +319,7 @@ impl Service {
         Service {
             chain: Chain::new(cfg.steps.clone()),
             peer_ttl: cfg.ttl,
-            peer_addresses_answer: answer_for(None),
+            peer_claims: None,
             cfg,
             state: State::Away,
             lease,
@@ -438,6 +439,10 @@ impl Service {
             Some(since) => Some(since),
             None => Some(now),
         };
+        if flapped {
+            // It may be another daemon that has done nothing yet but to connect, and serves by this node's word.
+            self.peer_claims = None;
+        }
         self.quiet_since = since(self.quiet_since, !heard);
         let agreed = storage.as_ref().is_some_and(|s| s.conn >= ConnState::Connected);
         self.apart_since = since(self.apart_since, !agreed);
@@ -463,8 +468,10 @@ impl Service {
             }
             self.warned_of_term = differs;
             self.peer_ttl = self.peer_ttl.max(h.ttl());
-            // One that has started again, and says something else now, has removed what was left of before.
-            self.peer_addresses_answer = h.addresses_answer().unwrap_or(answer_for(None));
+        }
+        // What it said holds while this node has taken its place, and while nobody can look.
+        if let Some(record) = record.filter(|r| r.held_by(&self.cfg.me).is_none()) {
+            self.peer_claims = Claims::seen(self.peer_claims, record, &self.cfg.peer);
         }
     }
 

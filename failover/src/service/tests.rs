@@ -113,6 +113,14 @@ impl Node {
         }
     }
 
+    fn renewed_by_alpha(&mut self, times: u32) {
+        for _ in 0..times {
+            let (r, revision) = self.stored.take().unwrap();
+            self.stored = Some((Record { changes: r.changes + 1, ..r }, revision + 1));
+            self.wait(300);
+        }
+    }
+
     fn is_away(&self) -> bool {
         self.service.state() == &State::Away
     }
@@ -231,7 +239,8 @@ fn addresses_wait_as_long_as_their_last_holder_says() {
         let mut record = held_by_alpha();
         record.holder.as_mut().unwrap().addresses_ms = addresses_ms;
         let mut node = Node::new(Proof::Lease, Some(record));
-        node.wait(3000);
+        node.wait(1000);
+        node.renewed_by_alpha(2);
         let now = at(node.ms);
         node.tell(Event::Storage(Some(alone())));
         node.wait(1000);
@@ -244,6 +253,34 @@ fn addresses_wait_as_long_as_their_last_holder_says() {
         let added = |ms| node.service.addresses_may_be_added(now + Duration::from_millis(ms));
         assert!(!added(free_ms - 25) && added(free_ms), "{addresses_ms:?}");
     }
+}
+
+/// A daemon that has connected may be another one than that which the record tells of, and serve before it has written.
+#[test]
+fn what_the_record_says_of_addresses_counts_when_it_was_renewed_twice_on_this_connection() {
+    let mut record = held_by_alpha();
+    record.holder.as_mut().unwrap().addresses_ms = Some(525);
+    let mut node = Node::new(Proof::Lease, Some(record));
+    let said =
+        |node: &Node| node.service.peer_claims.map_or(answer_for(None), |c| c.answer_for()).as_millis();
+    node.wait(1000);
+    node.renewed_by_alpha(1);
+    assert_eq!(said(&node), 1400, "that may have been under way for long");
+    node.renewed_by_alpha(1);
+    assert_eq!(said(&node), 525);
+    node.tell(Event::Storage(Some(alone())));
+    assert_eq!(said(&node), 525, "nobody can have changed its mind unseen");
+    node.tell(Event::Storage(Some(Storage { connections: 2, ..connected() })));
+    node.wait(1000);
+    assert_eq!(said(&node), 1400, "who is that?");
+    node.stored.as_mut().unwrap().0.current = vec!["alpha".into()];
+    node.renewed_by_alpha(1);
+    assert_eq!(said(&node), 1400, "that is no renewal");
+    node.renewed_by_alpha(2);
+    assert_eq!(said(&node), 525);
+    node.stored.as_mut().unwrap().0.holder.as_mut().unwrap().incarnation = 4;
+    node.renewed_by_alpha(1);
+    assert_eq!(said(&node), 1400, "another one");
 }
 
 #[test]

@@ -102,6 +102,18 @@ impl Cluster {
 
     /// Nothing is wrong any more, and operators take back what they ordered.
     pub(super) fn heal(&mut self) {
+        self.end_faults();
+        self.run_for(Duration::from_secs(5));
+        (0..2).for_each(|n| self.end_orders(n));
+        // A disk whose data are not current is taken when the peer has its own again.
+        for _ in 0..3 {
+            (0..2).for_each(|n| self.mend_disk(n));
+            self.run_for(Duration::from_secs(1));
+        }
+    }
+
+    /// Nothing fails any more from here on; what has died starts again.
+    pub(super) fn end_faults(&mut self) {
         if self.failing_kills.is_some() {
             // Until what cannot be ended is given up.
             self.run_for(Duration::from_secs(12));
@@ -120,16 +132,12 @@ impl Cluster {
             self.cut_from_store(n, false);
             self.restart_after(n, Duration::from_millis(500));
         }
-        self.run_for(Duration::from_secs(5));
-        for n in 0..2 {
-            self.take_back(n);
-            self.order(n, Order::Clear);
-            self.order(n, Order::Unfreeze);
-        }
-        // A disk whose data are not current is taken when the peer has its own again.
-        for _ in 0..3 {
-            (0..2).for_each(|n| self.mend_disk(n));
-            self.run_for(Duration::from_secs(1));
-        }
+    }
+
+    /// An operator takes back what was ordered here.
+    pub(super) fn end_orders(&mut self, n: usize) {
+        self.take_back(n);
+        self.order(n, Order::Clear);
+        self.order(n, Order::Unfreeze);
     }
 }

@@ -7,9 +7,6 @@ use replicator::ClientTag;
 
 use super::*;
 
-/// An address that is not renewed is gone by then.
-const REACTS_WITHIN: Duration = Duration::from_millis(1_300);
-
 /// What clients have written.
 #[derive(Default)]
 pub(super) struct Ledger {
@@ -51,8 +48,9 @@ impl Cluster {
         assert!(!both, "both nodes have the address; the store: {}", self.store.text());
         for n in 0..2 {
             let is_primary = self.w.volume(n).is_none_or(|s| s.role == Role::Primary);
-            // Whoever demotes it behind the back of its service is reacted to as soon as that is seen.
-            let by_hand = self.sides[n].by_hand.is_some_and(|(_, at)| now <= at + REACTS_WITHIN);
+            // Whoever demotes it behind the back of its service is reacted to as soon as that is seen. What was decided on before
+            // ends by itself at the latest.
+            let by_hand = self.sides[n].by_hand.is_some_and(|(_, at)| now <= at + answer_for(None));
             assert!(
                 !self.has_address(n, BOUND) || is_primary || by_hand,
                 "an address where nothing is Primary"

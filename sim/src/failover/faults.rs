@@ -54,7 +54,7 @@ impl Cluster {
         let gate = gate_by_chance(self.ttls[n], self.bug, &mut self.rng);
         self.sides[n].gate = gate;
         self.sides[n].service = Some(service(n, self.ttls[n], gate, &mut self.rng, now, self.bug));
-        self.note(n, "the daemon starts");
+        self.note(n, &format!("the daemon starts; its addresses have a gate: {gate:?}"));
         self.start_routers(n);
         self.tell(n, Event::Tick);
     }

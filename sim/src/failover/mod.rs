@@ -7,6 +7,7 @@
 
 mod acts;
 mod agenda;
+mod apart;
 mod bugs;
 mod chance;
 mod check;

@@ -36,6 +36,7 @@ pub fn run(seed: u64, bug: Option<Bug>, faults: Faults) -> Outcome {
 /// If something does not hold that must.
 pub fn run_in(c: &mut Cluster, seed: u64) -> Outcome {
     let faults = c.live_through(seed);
+    c.live_apart(seed);
     c.heal();
     let rests = c.comes_to_rest();
     assert!(
@@ -93,7 +94,7 @@ impl Cluster {
     }
 
     /// Clients write for two seconds; whether anything was acknowledged.
-    fn some_writes(&mut self) -> bool {
+    pub(super) fn some_writes(&mut self) -> bool {
         let before = self.written();
         for _ in 0..10 {
             self.client_writes();
