@@ -41,7 +41,11 @@ pub fn run_in(c: &mut Cluster, seed: u64) -> Outcome {
     let rests = c.comes_to_rest();
     assert!(
         rests || c.excused.is_some(),
-        "comes to rest: {:?} {:?}, {:?}, the store: {}",
+        "comes to rest: (in sync {}, idle {}, addresses {:?}, masters {:?}) {:?} {:?}, {:?}, the store: {}",
+        c.w.in_sync(),
+        c.w.is_idle(),
+        [0, 1].map(|n| c.has_address(n, BOUND)),
+        [0, 1].map(|n| [BOUND, FREE].map(|i| c.is_router_master(n, i))),
         c.w.volume(0),
         c.w.volume(1),
         c.sides.each_ref().map(|s| s.service.as_ref().map(|s| s.status(c.w.now))),

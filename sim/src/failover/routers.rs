@@ -148,7 +148,7 @@ impl Cluster {
             RouterCommand::Grant(attempt) => {
                 let result = self.grant_role(n, decided);
                 if let Some(routers) = self.sides[n].routers.as_mut() {
-                    routers.held |= result.is_ok();
+                    routers.held = result.is_ok();
                 }
                 if let Some(attempt) = attempt {
                     self.tell(n, Event::StepDone(attempt.key, result));
@@ -163,6 +163,12 @@ impl Cluster {
                 if self.is_router_master(n, BOUND) && self.is_in_time(n, decided) {
                     self.put_address(n, BOUND, decided);
                     self.keep_role(n, decided);
+                }
+                // Its role may have been lost before it was known that it has it.
+                if !self.is_router_master(n, BOUND)
+                    && let Some(routers) = self.sides[n].routers.as_mut()
+                {
+                    routers.held = false;
                 }
             }
         }

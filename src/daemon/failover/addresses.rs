@@ -12,6 +12,7 @@ use failover::service::{ADDRESS_LIFETIME, Event, answer_for};
 use failover::vrrp::VrrpStatus;
 use model::failover::config::{FailoverConfig, Service};
 use model::state::DiskState;
+use model::time::Instant;
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -117,14 +118,10 @@ impl Addresses {
         let decided = now();
         async move {
             let Some(commander) = commander else { return Ok(()) };
-            for instance in &instances {
-                let (answer, answered) = tokio::sync::oneshot::channel();
-                commander.send_decided(decided, Command::Grant(instance.clone(), answer));
-                let granted = answered.await.unwrap_or_else(|_| Err("the VRRP driver has ended".into()));
-                granted.map_err(|why| format!("vrrp_instance {instance}: {why}"))?;
-            }
-            held.set(true);
-            Ok(())
+            let result = grant_each(&commander, &instances, decided).await;
+            // One that is refused takes back what another one, a moment ago, has brought.
+            held.set(result.is_ok());
+            result
         }
     }
 
@@ -160,6 +157,16 @@ impl Addresses {
     pub fn lost(&self) {
         self.held.set(false);
     }
+}
+
+async fn grant_each(commander: &VrrpCommander, instances: &[String], decided: Instant) -> Result<(), String> {
+    for instance in instances {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        commander.send_decided(decided, Command::Grant(instance.clone(), answer));
+        let granted = answered.await.unwrap_or_else(|_| Err("the VRRP driver has ended".into()));
+        granted.map_err(|why| format!("vrrp_instance {instance}: {why}"))?;
+    }
+    Ok(())
 }
 
 async fn pass_on(mut handle: VrrpHandle, owners: BTreeMap<String, ServiceHandle>) {
