@@ -9,6 +9,9 @@ use super::*;
 /// something has failed.
 const TAKES: Duration = Duration::from_secs(100);
 
+/// How long a node stands still.
+const STANDS_STILL: Duration = Duration::from_secs(30);
+
 impl Cluster {
     /// Everything heals but one node, which dies, stands still or is cut off. Gives it back to [`Cluster::heal`].
     pub(super) fn live_apart(&mut self, seed: u64) {
@@ -29,14 +32,14 @@ impl Cluster {
                 // It may have been dead already: nobody starts it.
                 self.sides[lost].life += 1;
             }
-            2 => self.pause(lost, TAKES),
+            2 => self.pause(lost, STANDS_STILL),
             _ => {
                 self.w.cut(true);
                 self.cut_from_store(lost, true);
                 self.unplug(lost, rng.one_in(2));
             }
         }
-        self.majority_serves(there);
+        self.majority_serves(lost, there);
         self.wake(lost);
     }
 
@@ -46,7 +49,7 @@ impl Cluster {
         self.run_for(wakes_in);
     }
 
-    fn majority_serves(&mut self, there: usize) {
+    fn majority_serves(&mut self, lost: usize, there: usize) {
         // What was on its way to the store may still get there.
         self.run_for(Duration::from_secs(1));
         if self.excused.is_some() || self.disks_were_taken || !self.is_good(there) {
@@ -55,9 +58,13 @@ impl Cluster {
         let is_home =
             |c: &Cluster| c.sides[there].service.as_ref().is_some_and(|s| s.state() == &State::Home);
         let serves = |c: &Cluster| is_home(c) && c.serves(there) && c.has_address(there, BOUND);
-        let taken = self.run_until(TAKES, serves);
+        let stands_still = self.sides[lost].stalls_until.saturating_since(self.w.now);
+        let limit = if stands_still.is_zero() { TAKES } else { stands_still };
+        let taken = self.run_until(limit, serves);
+        // Who wakes up in time is away no more.
+        let is_back = !taken && !stands_still.is_zero();
         assert!(
-            self.excused.is_some() || taken && self.some_writes(),
+            self.excused.is_some() || is_back || taken && self.some_writes(),
             "node {} and the store are the majority (home {taken}, address {}): {:?}, {:?}, the store: {}",
             there + 1,
             self.has_address(there, BOUND),
