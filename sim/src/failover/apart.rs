@@ -52,7 +52,8 @@ impl Cluster {
     fn majority_serves(&mut self, lost: usize, there: usize) {
         // What was on its way to the store may still get there.
         self.run_for(Duration::from_secs(1));
-        if self.excused.is_some() || self.disks_were_taken || !self.is_good(there) {
+        // With a store that was put back it may have to wait until both nodes see each other.
+        if self.faults == Faults::Rare || self.excused.is_some() || !self.is_good(there) {
             return;
         }
         let is_home =
