@@ -2,76 +2,24 @@
 
 #![allow(clippy::unwrap_used, reason = "the whole file is a test")]
 
+#[path = "support/driver.rs"]
+mod driver;
 mod support;
 
 use std::path::Path;
 use std::time::Duration;
 
+use driver::{config, has, is, local, notice, settings};
 use failover::driver::now;
-use failover::driver::vrrp::{Command, DriverError, Notice, VrrpHandle, VrrpSettings, start};
+use failover::driver::vrrp::{Command, DriverError, Notice, start};
 use failover::vrrp::State;
-use model::config::{LoadError, LoadedFile, Loader};
-use model::failover::config::FailoverConfig;
-use model::failover::load;
-use support::{Namespace, pair, run, until};
-use tokio::task::LocalSet;
+use support::{Namespace, pair, until};
 use tokio::time::sleep;
-
-struct Text(String);
-
-impl Loader for Text {
-    fn read(&self, path: &str) -> Result<LoadedFile, LoadError> {
-        Ok(LoadedFile { name: path.to_owned(), identity: path.to_owned(), text: self.0.clone().into_bytes() })
-    }
-
-    fn glob(&self, _pattern: &str) -> Vec<String> {
-        Vec::new()
-    }
-}
-
-fn config(more: &str, blocks: &str) -> FailoverConfig {
-    let text = format!(
-        "{blocks}\nvrrp_instance VI_1 {{\n interface eth0\n version 3\n virtual_router_id 51\n priority 100\n \
-         advert_int 0.5\n {more}\n}}\n"
-    );
-    let loaded = load(&Text(text), "/f", None);
-    loaded.unwrap_or_else(|all| panic!("{}", all.iter().map(ToString::to_string).collect::<String>())).config
-}
 
 const ADDRESS: &str = "virtual_ipaddress {\n 10.77.0.100/32\n }";
 
-fn settings(config: FailoverConfig, bound: &[&str]) -> VrrpSettings {
-    let bound = bound.iter().map(|name| (*name).to_owned()).collect();
-    VrrpSettings { config, bound, address_lifetime: Duration::from_secs(1) }
-}
-
-/// Runs a test in a thread of its own, with tasks on it.
-fn local(test: impl AsyncFnOnce() + Send + 'static) {
-    run(async || LocalSet::new().run_until(test()).await);
-}
-
 fn addresses(namespace: &Namespace) -> String {
     namespace.ip(&["-o", "addr", "show"])
-}
-
-fn has(namespace: &Namespace, text: &str) -> bool {
-    addresses(namespace).contains(text)
-}
-
-async fn is(handle: &VrrpHandle, state: State) {
-    let status = handle.status();
-    until(&format!("{state}"), async || status.borrow().instances[0].state == state).await;
-}
-
-/// The next notice that fits.
-async fn notice(handle: &mut VrrpHandle, fits: impl Fn(&Notice) -> bool) -> Notice {
-    loop {
-        let next = tokio::time::timeout(Duration::from_secs(10), handle.notice());
-        let notice = next.await.expect("a notice").expect("a driver");
-        if fits(&notice) {
-            return notice;
-        }
-    }
 }
 
 const VIP: &str = "10.77.0.100/32";

@@ -7,6 +7,9 @@
 //! Whoever decides that an address is to be added or renewed may be paused before it is. So every decision has a time, and
 //! one that is older than [`ACT_WITHIN`] is not acted on: a free instance looks again, a bound one has to be told again.
 //! What is left is a pause between that look and the kernel, which the lifetime bounds.
+//!
+//! The kernel counts whole seconds. With a gate ([`crate::vip::gate`]) an address of a bound instance answers for a shorter
+//! time after a decision, whatever the kernel shows.
 
 use std::time::Duration;
 
@@ -21,6 +24,7 @@ pub use crate::vrrp::ACT_WITHIN;
 use crate::vrrp::Vrrp;
 use crate::vrrp::VrrpStatus;
 
+mod gate;
 mod kernel;
 mod notify;
 mod sockets;
@@ -42,6 +46,10 @@ pub struct VrrpSettings {
     /// How long the kernel keeps an address of a bound instance after [`Command::Grant`] or [`Command::Renew`]; whole
     /// seconds, as the kernel counts them.
     pub address_lifetime: Duration,
+    /// For how long after a decision to [`Command::Grant`] or [`Command::Renew`] the addresses of a bound instance answer, in
+    /// milliseconds; more than [`ACT_WITHIN`]. None: as long as the kernel keeps them. [`VrrpHandle::gate`] says whether it
+    /// is so.
+    pub gate: Option<Duration>,
 }
 
 /// What the driver is told.
@@ -106,6 +114,9 @@ pub enum DriverError {
     /// The kernel counts lifetimes in whole seconds.
     #[error("an address lifetime of {0:?} is not a whole number of seconds from 1 on")]
     Lifetime(Duration),
+    /// A gate that closes before a decision is too old to be acted on.
+    #[error("a gate that is open for {0:?} is not open for more than {ACT_WITHIN:?}")]
+    Gate(Duration),
 }
 
 /// A command, and when it was decided on.
@@ -117,6 +128,7 @@ pub struct VrrpHandle {
     commands: mpsc::UnboundedSender<Decided>,
     notices: mpsc::UnboundedReceiver<Notice>,
     status: watch::Receiver<VrrpStatus>,
+    gate: Option<Duration>,
 }
 
 /// Sends commands to a driver that somebody else holds.
@@ -177,6 +189,12 @@ impl VrrpHandle {
         self.notices.recv().await
     }
 
+    /// For how long after a decision the addresses of bound instances answer at most; none: as long as the kernel keeps them,
+    /// since no gate was asked for, or there can be none here. It does not change.
+    pub fn gate(&self) -> Option<Duration> {
+        self.gate
+    }
+
     /// What there is to know, kept up to date.
     pub fn status(&self) -> watch::Receiver<VrrpStatus> {
         self.status.clone()
@@ -192,6 +210,7 @@ pub async fn start(settings: VrrpSettings) -> Result<VrrpHandle, DriverError> {
     let (commands, to_task) = mpsc::unbounded_channel();
     let (to_handle, notices) = mpsc::unbounded_channel();
     let (task, status) = task::Task::new(settings, to_task, to_handle).await?;
+    let gate = task.gate();
     tokio::task::spawn_local(task.run());
-    Ok(VrrpHandle { commands, notices, status })
+    Ok(VrrpHandle { commands, notices, status, gate })
 }

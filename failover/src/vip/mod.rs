@@ -2,6 +2,8 @@
 
 pub mod announce;
 #[cfg(feature = "drivers")]
+pub mod gate;
+#[cfg(feature = "drivers")]
 pub mod netlink;
 #[cfg(feature = "drivers")]
 pub mod plan;

@@ -296,6 +296,11 @@ impl Router {
         }
     }
 
+    /// What [`Router::keep_until`] has said.
+    pub fn kept_until(&self) -> Option<Instant> {
+        self.kept_until
+    }
+
     /// Makes a bound router Master at once. Does nothing if it is.
     pub fn grant(&mut self, now: Instant, out: &mut Vec<Action>) -> Result<(), BindingError> {
         self.may_grant()?;

@@ -140,6 +140,11 @@ impl Vrrp {
         }
     }
 
+    /// Until when a bound Master keeps its role unless [`Vrrp::keep_until`] is said again; none: nobody has said so.
+    pub fn kept_until(&self, name: &str) -> Option<Instant> {
+        self.router(name)?.kept_until()
+    }
+
     /// When an advert of a living master was heard last for this instance.
     pub fn peer_heard(&self, name: &str) -> Option<Instant> {
         self.router(name)?.peer_heard()

@@ -47,7 +47,8 @@ pub async fn start(config: &FailoverConfig, resources: &Rc<Resources>) -> anyhow
         return Ok(None);
     }
     let bound = config.services.iter().flat_map(|s| s.instances.iter().cloned()).collect();
-    let settings = VrrpSettings { config: config.clone(), bound, address_lifetime: ADDRESS_LIFETIME };
+    let settings =
+        VrrpSettings { config: config.clone(), bound, address_lifetime: ADDRESS_LIFETIME, gate: None };
     let handle = failover::driver::vrrp::start(settings).await?;
     let (commander, status) = (handle.commander(), handle.status());
     tokio::task::spawn_local(tell_of_disks(commander.clone(), resources.clone()));

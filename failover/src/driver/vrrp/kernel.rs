@@ -4,12 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use model::failover::config::{
-    FailoverConfig, TrackTarget, Tracker, VirtualAddress, VirtualRoute, VirtualRule, VrrpInstance,
-};
+use model::failover::config::{FailoverConfig, VirtualAddress, VirtualRoute, VirtualRule, VrrpInstance};
 use model::time::Instant;
 
-use super::ACT_WITHIN;
+use super::gate::Gate;
 use crate::driver::clock;
 use crate::vip::announce::virtual_mac;
 use crate::vip::netlink::{
@@ -18,6 +16,13 @@ use crate::vip::netlink::{
 };
 use crate::vip::plan::{self, Reason, Step, Tables};
 use crate::vrrp::{Interface, Name};
+
+mod lease;
+mod names;
+
+pub(super) use lease::{Decision, Put, Renewal};
+pub(super) use names::addresses_of;
+use names::{family_of, interfaces_of, tracked_interface};
 
 /// The interfaces of this namespace.
 #[derive(Default)]
@@ -39,6 +44,8 @@ struct Held {
     addresses: Vec<HeldAddress>,
     routes: Vec<VirtualRoute>,
     rules: Vec<(VirtualRule, RuleSpec)>,
+    /// When it was decided that the gate is open, if it is.
+    opened: Option<Instant>,
     /// What went wrong last: one line in the log for a row of the same.
     trouble: Option<String>,
 }
@@ -49,26 +56,6 @@ struct HeldAddress {
     put_at: Option<Instant>,
     /// `no_track`, and somebody has removed it.
     abandoned: bool,
-}
-
-/// How adding or renewing went.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Put {
-    /// Everything is there.
-    Done,
-    /// Time went by; what was decided may be wrong by now.
-    Late,
-    /// Something is not there.
-    Failed(String),
-}
-
-/// What has come of adding or renewing.
-pub(super) struct Renewal {
-    pub instance: Name,
-    /// When it was decided on.
-    pub decided: Instant,
-    put: Vec<(VirtualAddress, Instant)>,
-    pub outcome: Put,
 }
 
 /// What became of an address that an instance holds.
@@ -82,6 +69,7 @@ pub(super) enum Lost {
 /// The tables.
 pub(super) struct Kernel {
     netlink: Rc<Netlink>,
+    pub(super) gate: Rc<Gate>,
     pub(super) links: Links,
     found: Vec<FoundAddress>,
     held: BTreeMap<Name, Held>,
@@ -98,6 +86,7 @@ impl Kernel {
     pub(super) fn new(netlink: Netlink) -> Kernel {
         Kernel {
             netlink: Rc::new(netlink),
+            gate: Rc::new(Gate::none()),
             links: Links::default(),
             found: Vec::new(),
             held: BTreeMap::new(),
@@ -311,129 +300,6 @@ impl Kernel {
         self.held.values_mut().flat_map(|held| &mut held.addresses).find(|one| is_held_at(one, link, address))
     }
 
-    /// Remembers that an instance has these addresses from now on; [`Kernel::put`] adds them.
-    pub(super) fn hold(&mut self, instance: &Name, addresses: &[VirtualAddress], lifetime: Lifetime) {
-        let held = self.held.entry(instance.clone()).or_insert_with(|| Held {
-            lifetime,
-            addresses: Vec::new(),
-            routes: Vec::new(),
-            rules: Vec::new(),
-            trouble: None,
-        });
-        held.lifetime = lifetime;
-        for config in addresses {
-            if !held.addresses.iter().any(|one| one.config == *config) {
-                held.addresses.push(HeldAddress { config: config.clone(), put_at: None, abandoned: false });
-            }
-        }
-    }
-
-    /// Adds or renews every address of an instance that was not since `since`, on a decision made at `decided`.
-    pub(super) async fn put(&mut self, instance: &Name, since: Instant, decided: Instant) -> Put {
-        let renewal = self.renewal(instance, since, decided).await;
-        self.renewed(&renewal);
-        renewal.outcome
-    }
-
-    /// The same, while other things are done. What comes of it is for [`Kernel::renewed`]; it has to be dropped before an
-    /// address of the instance is removed, or it might come back.
-    pub(super) fn renewal(
-        &self,
-        instance: &Name,
-        since: Instant,
-        decided: Instant,
-    ) -> impl Future<Output = Renewal> + 'static {
-        let (instance, netlink) = (instance.clone(), self.netlink.clone());
-        let mut wanted = Vec::new();
-        if let Some(held) = self.held.get(&instance) {
-            for one in held.addresses.iter().filter(|one| !one.abandoned && one.put_at < Some(since)) {
-                wanted.push((one.config.clone(), self.wanted(&one.config, held.lifetime)));
-            }
-        }
-        async move {
-            let (mut put, mut failure) = (Vec::new(), None);
-            for (config, address) in wanted {
-                // Since the decision this process may have been stopped, or the kernel have been busy.
-                let now = clock::now();
-                if now.saturating_since(decided) > ACT_WITHIN {
-                    return Renewal { instance, decided, put, outcome: Put::Late };
-                }
-                let result = match address {
-                    Some(address) => netlink.put_address(&address).await.map_err(|e| e.to_string()),
-                    None => Err(format!(
-                        "there is no interface {}",
-                        config.interface.as_deref().unwrap_or_default()
-                    )),
-                };
-                match result {
-                    Ok(()) => put.push((config, now)),
-                    Err(e) => failure = failure.or(Some(e)),
-                }
-            }
-            Renewal { instance, decided, put, outcome: failure.map_or(Put::Done, Put::Failed) }
-        }
-    }
-
-    fn wanted(&self, config: &VirtualAddress, lifetime: Lifetime) -> Option<InterfaceAddress> {
-        let link = self.links.index(config.interface.as_ref())?;
-        let mut address = plan::address_of(config, link, lifetime).address;
-        // A master that was killed still has the address, and its kernel would object for it: duplicate address detection
-        // would leave the address unusable on the new one.
-        address.options.no_dad |= address.local.is_ipv6();
-        Some(address)
-    }
-
-    /// Remembers what has come of a renewal.
-    pub(super) fn renewed(&mut self, renewal: &Renewal) {
-        let instance = &renewal.instance;
-        let Some(held) = self.held.get_mut(instance) else { return };
-        for (config, at) in &renewal.put {
-            if let Some(one) = held.addresses.iter_mut().find(|one| one.config == *config) {
-                one.put_at = Some(*at);
-            }
-        }
-        let failure = match &renewal.outcome {
-            Put::Done => None,
-            Put::Failed(why) => Some(why),
-            Put::Late => return,
-        };
-        if held.trouble.as_ref() != failure {
-            match failure {
-                Some(text) => tracing::error!("vrrp_instance {instance}: {text}"),
-                None => tracing::info!("vrrp_instance {instance}: its addresses are there again"),
-            }
-            held.trouble = failure.cloned();
-        }
-    }
-
-    /// Takes the addresses of an instance away until they are renewed.
-    pub(super) async fn withdraw(&mut self, instance: &Name) {
-        // Nobody else has taken them.
-        let held = self.held.get_mut(instance).into_iter().flat_map(|held| &mut held.addresses);
-        held.for_each(|one| one.put_at = None);
-        let addresses = self.addresses_held(instance);
-        self.take(instance, &addresses).await;
-    }
-
-    /// Removes addresses, held or not.
-    pub(super) async fn remove_addresses(&mut self, instance: &Name, addresses: &[VirtualAddress]) {
-        if let Some(held) = self.held.get_mut(instance) {
-            held.addresses.retain(|one| !addresses.contains(&one.config));
-        }
-        self.take(instance, addresses).await;
-    }
-
-    async fn take(&self, instance: &Name, addresses: &[VirtualAddress]) {
-        // The last one first: the first one of a subnet may take the others with it.
-        for address in addresses.iter().rev() {
-            let Some(link) = self.links.index(address.interface.as_ref()) else { continue };
-            let wanted = plan::address_of(address, link, Lifetime::FOREVER);
-            if let Err(e) = self.netlink.remove_address(&wanted.address).await {
-                tracing::error!("vrrp_instance {instance}: {e}; it ends by itself");
-            }
-        }
-    }
-
     pub(super) async fn add_routes(&mut self, instance: &Name, routes: &[VirtualRoute]) {
         for route in routes {
             self.add_route(instance, route).await;
@@ -523,38 +389,6 @@ fn tell(instance: &Name, result: Result<(), NetlinkError>) {
     match result {
         Err(e) if e.errno() != Some(libc::EEXIST) => tracing::error!("vrrp_instance {instance}: {e}"),
         _ => {}
-    }
-}
-
-fn family_of(instance: &VrrpInstance) -> Family {
-    instance.addresses.first().map_or(Family::V4, |a| Family::of(a.address))
-}
-
-/// The addresses of an instance, those outside the adverts too, each with its interface.
-fn addresses_of(instance: &VrrpInstance) -> Vec<VirtualAddress> {
-    let usual = instance.virtual_mac.as_ref().map_or(&instance.interface, |mac| &mac.name);
-    let mut addresses = [&instance.addresses[..], &instance.excluded_addresses].concat();
-    for address in &mut addresses {
-        address.interface.get_or_insert_with(|| usual.clone());
-    }
-    addresses
-}
-
-/// The interfaces that an instance needs besides those of its addresses.
-fn interfaces_of(instance: &VrrpInstance) -> Vec<String> {
-    let routes = instance.routes.iter().filter_map(|route| route.interface.clone());
-    let macvlan = instance.virtual_mac.iter().map(|mac| mac.name.clone());
-    let tracked = instance.trackers.iter().filter_map(tracked_interface);
-    [instance.interface.clone()].into_iter().chain(routes).chain(macvlan).chain(tracked).collect()
-}
-
-fn tracked_interface(tracker: &Tracker) -> Option<String> {
-    match &tracker.target {
-        TrackTarget::Interface(name) => Some(name.clone()),
-        TrackTarget::Script(_)
-        | TrackTarget::File(_)
-        | TrackTarget::Process(_)
-        | TrackTarget::Resource(_) => None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU32;
+use std::rc::Rc;
 use std::time::Duration;
 
 use model::failover::config::FailoverConfig;
@@ -9,7 +10,8 @@ use model::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::kernel::{Kernel, Lost, Put, Renewal};
+use super::gate::Gate;
+use super::kernel::{Decision, Kernel, Lost, Put, Renewal};
 use super::notify::Notifier;
 use super::sockets::{Packet, Sockets};
 use super::speaker::Speaker;
@@ -25,6 +27,8 @@ use crate::vrrp::{
     Transition, Vrrp, VrrpStatus, Who,
 };
 
+mod bound;
+
 /// So many packets and events are taken in a row before timers have their turn. They come first so that a Backup that was a
 /// little late hears what has come meanwhile before it believes that nothing has.
 const EVENTS_IN_A_ROW: u32 = 64;
@@ -35,7 +39,7 @@ pub(super) struct Task {
     config: FailoverConfig,
     bound: BTreeSet<Name>,
     bound_lifetime: Lifetime,
-    /// The same: for how long a renewal is good that is decided on now.
+    /// For how long a renewal is good that is decided on now: as long as the gate is open by it, or the addresses live.
     renewal_is_good_for: Duration,
     kernel: Kernel,
     monitor: Monitor,
@@ -83,13 +87,17 @@ impl Task {
         commands: mpsc::UnboundedReceiver<Decided>,
         notices: mpsc::UnboundedSender<Notice>,
     ) -> Result<(Task, watch::Receiver<VrrpStatus>), DriverError> {
-        let VrrpSettings { config, bound, address_lifetime } = settings;
+        let VrrpSettings { config, bound, address_lifetime, gate } = settings;
         let bound_lifetime = lifetime(address_lifetime).ok_or(DriverError::Lifetime(address_lifetime))?;
+        if let Some(gate) = gate.filter(|gate| *gate <= ACT_WITHIN) {
+            return Err(DriverError::Gate(gate));
+        }
         let mut monitor = Monitor::open()?;
         let mut kernel = Kernel::new(Netlink::open_apart()?);
         kernel.read().await?;
         kernel.configure(&config);
         kernel.remove_leftovers(&config).await?;
+        kernel.gate = Rc::new(Gate::start(gate, &config, &bound).await);
         kernel.make_macvlans(&config).await;
         monitor.knows(&kernel.read().await?);
         let mut sockets = Sockets::default();
@@ -104,12 +112,14 @@ impl Task {
         let sources = Sources::start(&config, &policy, &results.0);
         let (status, watched) = watch::channel(vrrp.status());
         let speaker = Speaker::new(FrameSocket::open().map_err(DriverError::Frames)?);
+        let renewal_is_good_for =
+            kernel.gate.good_for().map_or(address_lifetime, |gate| gate.min(address_lifetime));
         let mut task = Task {
             vrrp,
             config,
             bound: BTreeSet::new(),
             bound_lifetime,
-            renewal_is_good_for: address_lifetime,
+            renewal_is_good_for,
             kernel,
             monitor,
             sockets,
@@ -132,6 +142,11 @@ impl Task {
         task.handle(Event::Start);
         task.settle().await;
         Ok((task, watched))
+    }
+
+    /// For how long the addresses of bound instances answer; none: there is no gate.
+    pub(super) fn gate(&self) -> Option<Duration> {
+        self.kernel.gate.good_for()
     }
 
     pub(super) async fn run(mut self) {
@@ -190,6 +205,7 @@ impl Task {
         self.speaker.speak(now, &self.kernel.links);
         if now >= self.renew_at {
             self.renew_at = now + RENEW_EVERY;
+            self.kernel.gate.look_after();
             for instance in self.kernel.holders() {
                 if !self.bound.contains(&instance) && self.is_master(&instance) {
                     self.renew(&instance, now, now);
@@ -306,19 +322,11 @@ impl Task {
 
     /// Adds or renews what a free instance holds, and looks again whenever that takes time.
     async fn put_free(&mut self, instance: &Name, since: Instant, mut decided: Instant) {
-        while self.is_master(instance) && self.kernel.put(instance, since, decided).await == Put::Late {
+        let put = |at| Decision { at, since, open_until: None };
+        while self.is_master(instance) && self.kernel.put(instance, put(decided)).await == Put::Late {
             decided = clock::now();
             self.handle(Event::Tick);
         }
-    }
-
-    async fn put_bound(&mut self, instance: &Name, since: Instant, decided: Instant) {
-        let why = match self.kernel.put(instance, since, decided).await {
-            Put::Done => return,
-            Put::Late => "too much time has gone by since that was decided".to_owned(),
-            Put::Failed(why) => why,
-        };
-        self.refused.insert(instance.clone(), why);
     }
 
     async fn command(&mut self, at: Instant, command: Command) {
@@ -343,117 +351,22 @@ impl Task {
         }
     }
 
-    async fn grant(&mut self, at: Instant, instance: &str) -> Result<(), String> {
-        self.refused.clear();
-        let mut out = Vec::new();
-        let now = clock::now();
-        if now.saturating_since(at) > ACT_WITHIN {
-            return Err("too much time has gone by since that was decided".to_owned());
-        }
-        let result = self.vrrp.grant(now, instance, &mut out);
-        // The decision is the service's, which was before this.
-        self.actions.extend(out.into_iter().map(|action| (at, action)));
-        self.settle().await;
-        result.map_err(|e| e.to_string())?;
-        let failed = std::mem::take(&mut self.refused).into_iter().next();
-        match failed {
-            Some((_, why)) => {
-                self.revoke(instance).await;
-                Err(why)
-            }
-            None if self.is_master(instance) => {
-                let until = at + self.renewal_is_good_for;
-                self.together(instance).iter().for_each(|name| self.vrrp.keep_until(name, until));
-                Ok(())
-            }
-            None => Err("it has lost its role at once".to_owned()),
-        }
-    }
-
-    async fn revoke(&mut self, instance: &str) {
-        let now = clock::now();
-        let mut out = Vec::new();
-        if let Err(e) = self.vrrp.revoke(now, instance, &mut out) {
-            tracing::warn!("{e}");
-        }
-        self.actions.extend(out.into_iter().map(|action| (now, action)));
-        self.settle().await;
-    }
-
-    /// The clock is looked at by [`Kernel::put`], which does nothing on a word that has waited.
-    async fn renew_bound(&mut self, at: Instant, instance: &str) {
-        // Who has slept is not Master any more, and finds that out here.
-        self.handle(Event::Tick);
-        self.settle().await;
-        for name in self.together(instance) {
-            if !self.is_master(&name) || !self.bound.contains(&name) {
-                continue;
-            }
-            self.renew(&name, at, at);
-        }
-    }
-
-    /// An instance and the others of its group.
-    fn together(&self, instance: &str) -> Vec<Name> {
-        let group = self.config.sync_groups.iter().find(|g| g.members.iter().any(|m| m == instance));
-        group.map_or_else(
-            || vec![Name::from(instance)],
-            |g| g.members.iter().map(|m| m.as_str().into()).collect(),
-        )
-    }
-
-    /// Begins to renew what an instance holds; nothing, if that is on its way already.
-    fn renew(&mut self, instance: &Name, since: Instant, decided: Instant) {
-        if self.renewing.get(instance).is_none_or(AbortHandle::is_finished) {
-            let renewal = self.kernel.renewal(instance, since, decided);
-            self.renewing.insert(instance.clone(), self.renewals.spawn_local(renewal));
-        }
-    }
-
-    async fn renewed(&mut self, renewal: Renewal) {
-        let Renewal { instance, decided, .. } = &renewal;
-        self.kernel.renewed(&renewal);
-        if !self.bound.contains(instance) {
-            if renewal.outcome == Put::Late {
-                self.handle(Event::Tick);
-                self.settle().await;
-                if self.is_master(instance) {
-                    self.renew(instance, *decided, clock::now());
-                }
-            }
-            return;
-        }
-        if !self.is_master(instance) {
-            return;
-        }
-        if clock::now().saturating_since(*decided) > self.renewal_is_good_for {
-            tracing::warn!("vrrp_instance {instance}: a renewal took so long that it is taken back");
-            return self.kernel.withdraw(instance).await;
-        }
-        match renewal.outcome {
-            Put::Done => {
-                self.vrrp.keep_until(instance, *decided + self.renewal_is_good_for);
-                self.kernel.restore_ways(instance).await;
-            }
-            Put::Late => tracing::warn!(
-                "vrrp_instance {instance}: a renewal came too late; its addresses may end by themselves"
-            ),
-            Put::Failed(_) => {}
-        }
-    }
-
     async fn reload(&mut self, config: FailoverConfig, bound: &[String]) {
         // Instances that end say so by their old sockets.
         self.sources.stop();
         self.kernel.make_macvlans(&config).await;
         self.sockets.configure(&[&self.config, &config], &self.kernel.links);
         self.kernel.configure(&config);
+        // What comes is guarded before it is there, what goes until it is gone.
+        let before: Vec<String> = self.bound.iter().map(ToString::to_string).collect();
+        self.kernel.gate.configure(&[(&self.config, &before), (&config, bound)]).await;
         let policy = policy(&config);
         self.notifier.configure(&config, policy.clone());
         self.interfaces_changed();
         self.handle(Event::Reload { config: &config, bound });
         self.learn_bound();
         self.settle().await;
+        self.kernel.gate.configure(&[(&config, bound)]).await;
         self.kernel.remove_macvlans(Some(&config)).await;
         self.sockets.configure(&[&config], &self.kernel.links);
         self.sources = Sources::start(&config, &policy, &self.results.0);
@@ -466,6 +379,7 @@ impl Task {
         self.handle(Event::Stop);
         self.settle().await;
         self.sockets = Sockets::default();
+        self.kernel.gate.stop().await;
         self.kernel.remove_macvlans(None).await;
         self.notifier.finish().await;
     }
