@@ -131,6 +131,12 @@ impl Router {
         }
     }
 
+    /// Stops it, until it is killed.
+    pub fn stop(&self) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
+    }
+
     /// Its last decision.
     pub fn decided(&self) -> Instant {
         let lines = self.lines.lock().unwrap();

@@ -37,7 +37,7 @@ pub(super) struct Gate {
     /// One at a time loads rules, and tells the others that it has by the count.
     installing: Mutex<()>,
     installations: Cell<u64>,
-    /// Tables may be there that are to be looked after, and removed.
+    /// Tables are there or should be: they are looked after, and removed in the end.
     is_up: Cell<bool>,
     looking: Cell<bool>,
     ended: Cell<bool>,
@@ -125,8 +125,8 @@ impl Gate {
 
     async fn put_up(&self) -> Result<(), GateError> {
         let rules = self.wanted.borrow().clone();
-        load(&ruleset(&rules, Replace::Everything)).await?;
         self.is_up.set(true);
+        load(&ruleset(&rules, Replace::Everything)).await?;
         // Every set is tried: no gate is better than one that cannot be opened.
         let probes = [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into(), LINK_LOCAL.into()];
         let probes = probes.map(|address| Guarded::new(address, "lo"));
@@ -280,6 +280,7 @@ impl Gate {
             return Ok(());
         }
         self.installed.replace(None);
+        self.is_up.set(true);
         let rules = self.wanted.borrow().clone();
         match load(&ruleset(&rules, Replace::RulesOnly)).await {
             // Tables of that name that are not as ours.
@@ -289,7 +290,6 @@ impl Gate {
             }
             result => result?,
         }
-        self.is_up.set(true);
         self.installations.set(self.installations.get() + 1);
         self.installed.replace(Some(rules));
         Ok(())

@@ -85,7 +85,11 @@ pub fn ruleset(rules: &Rules, replace: Replace) -> String {
     });
     text.line(0, "}");
     text.line(0, &format!("table arp {TABLE} {{"));
-    text.chain("asked", "input", FIRST, |text| text.guarded(rules, &["arp daddr ip"], ""));
+    // Whoever announces an address names it twice, and has to be heard.
+    let asked = keys(&rules.guarded, Set::AliveArp).map(|keys| format!("arp saddr ip != {{ {keys} }} "));
+    text.chain("asked", "input", FIRST, |text| {
+        text.guarded(rules, &["arp daddr ip"], asked.as_deref().unwrap_or_default());
+    });
     text.chain("telling", "output", LAST, |text| text.guarded(rules, &["arp saddr ip"], ""));
     text.line(0, "}");
     text.0
@@ -190,7 +194,8 @@ mod tests {
             "ip saddr { 10.77.0.100, 10.77.0.101 } ip saddr != @alive4 fib saddr type local counter drop",
             "ip6 saddr { 2001:db8::64 } ip6 saddr != @alive6 fib saddr type local counter drop",
             "oifname . ip6 saddr { \"eth0\" . fe80::64 } oifname . ip6 saddr != @alive_link6 counter drop",
-            "arp daddr ip { 10.77.0.100, 10.77.0.101 } arp daddr ip != @alive4 counter drop",
+            "arp daddr ip { 10.77.0.100, 10.77.0.101 } arp daddr ip != @alive4 \
+             arp saddr ip != { 10.77.0.100, 10.77.0.101 } counter drop",
             "arp saddr ip { 10.77.0.100, 10.77.0.101 } arp saddr ip != @alive4 counter drop",
         ] {
             let line = format!("    {rule} comment \"addresses of services, unless they are renewed\"\n");
