@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use driver::{config, config_of, has, is, local, notice, settings};
 use failover::driver::now;
-use failover::driver::vrrp::{Command, DriverError, Notice, VrrpHandle, VrrpSettings, start};
+use failover::driver::vrrp::{Command, DriverError, Notice, VrrpCommander, VrrpHandle, VrrpSettings, start};
 use failover::vip::gate::{GateError, Guarded, NfTables, Replace, Rules, load, ruleset};
 use failover::vrrp::State;
 use probe::{Probe, echo};
@@ -65,6 +65,11 @@ fn gated(more: &str) -> VrrpSettings {
         gate: Some(GATE),
         ..settings(config(more, ""), &["VI_1"])
     }
+}
+
+/// Grants the role; again, if the machine was too busy for that.
+async fn granted(commander: &VrrpCommander) {
+    until("the role is granted", async || commander.grant("VI_1").await.is_ok()).await;
 }
 
 /// Renews until the test ends.
@@ -159,9 +164,11 @@ fn a_flushed_ruleset_is_put_back_under_a_master() {
         let (a, b) = segment();
         let _echo = echo(&a, VIP);
         let probe = Probe::start(&b, VIP);
-        let mut handle = start(gated(ADDRESSES)).await.unwrap();
-        assert_eq!(handle.gate(), Some(GATE));
-        handle.commander().grant("VI_1").await.unwrap();
+        // So long that a busy machine does not lose the role meanwhile.
+        let gate = Some(Duration::from_secs(4));
+        let mut handle = start(VrrpSettings { gate, ..gated(ADDRESSES) }).await.unwrap();
+        assert_eq!(handle.gate(), gate);
+        granted(&handle.commander()).await;
         let renewing = keep(&handle);
         for flush in [&["flush", "ruleset"][..], &["delete", "table", "arp", "lockstep"]] {
             until("it answers", async || probe.answers() > 0).await;
@@ -199,15 +206,24 @@ fn what_is_revoked_is_closed_and_what_is_reloaded_stays_open() {
             start(VrrpSettings { gate: Some(Duration::from_secs(20)), ..gated(ADDRESSES) }).await.unwrap();
         let commander = handle.commander();
         assert!(!alive(&a).contains("elements"), "closed until somebody says so");
-        commander.grant("VI_1").await.unwrap();
+        granted(&commander).await;
         assert_eq!(alive(&a).matches("expires").count(), 4, "{}", alive(&a));
         until("it answers", async || old.answers() > 0).await;
         let more = ADDRESSES.replacen("10.77.0.100/32", "10.77.0.100/32\n 10.77.0.101/32", 1);
         commander.send(Command::Reload(Box::new(config(&more, "")), vec!["VI_1".into()]));
-        until("the new one answers", async || new.answers() > 0).await;
-        assert_eq!(alive(&a).matches("expires").count(), 6, "nobody has renewed the old ones: {}", alive(&a));
-        let rules = nft(&a, &["list", "table", "inet", "lockstep"]).unwrap();
-        assert!(rules.contains("ip saddr { 10.77.0.100, 10.77.0.101 }"), "{rules}");
+        until("another rule", async || {
+            let rules = nft(&a, &["list", "table", "inet", "lockstep"]).unwrap();
+            rules.contains("ip saddr { 10.77.0.100, 10.77.0.101 }")
+        })
+        .await;
+        for address in [VIP, VIP6, VIP_OF_LINK] {
+            assert!(alive(&a).contains(&format!("{address} timeout")), "nobody has renewed {address}");
+        }
+        until("the new one answers", async || {
+            commander.renew("VI_1");
+            new.answers() > 0
+        })
+        .await;
         commander.revoke("VI_1").await;
         assert!(!alive(&a).contains("elements"), "{}", alive(&a));
         assert!(!has(&a, VIP));
@@ -285,7 +301,7 @@ fn no_accept_keeps_an_address_silent_unless_its_node_owns_it() {
         let without = [instance(1, 100, ""), instance(2, 255, ""), instance(3, 100, "")].concat();
         handle.commander().send(Command::Reload(Box::new(config_of(&without)), Vec::new()));
         until("it answers now", async || probes[0].answers() > 0).await;
-        assert!(probes[1].answers() > owned && probes[2].answers() > accepted);
+        until("and the others", async || probes[1].answers() > owned && probes[2].answers() > accepted).await;
         handle.commander().stop().await;
         assert_eq!(nft(&a, &["list", "tables"]).unwrap(), "");
     });
@@ -360,11 +376,7 @@ fn elements_are_renewed_whether_they_live_or_have_just_expired() {
         }
         tables.renew(&all, Duration::from_secs(100)).unwrap();
         tables.renew(&all, Duration::from_secs(50)).unwrap();
-        let shown = alive(&a);
-        assert_eq!(
-            shown.matches("expires 49s").count() + shown.matches("timeout 50s expires").count(),
-            2 * 1202
-        );
+        assert_eq!(alive(&a).matches("timeout 50s").count(), 1202, "none has kept its 100 seconds");
         load(&ruleset(&rules, Replace::RulesOnly)).await.unwrap();
         assert_eq!(alive(&a).matches("timeout 50s").count(), 1202, "other rules leave them");
         tables.close(&all).unwrap();
@@ -383,7 +395,7 @@ fn an_old_word_opens_nothing() {
         let handle =
             start(VrrpSettings { gate: Some(Duration::from_secs(2)), ..gated(ADDRESSES) }).await.unwrap();
         let commander = handle.commander();
-        commander.grant("VI_1").await.unwrap();
+        granted(&commander).await;
         let end = now() + Duration::from_millis(2500);
         while now() < end {
             commander.send_decided(now() - Duration::from_millis(150), Command::Renew("VI_1".into()));

@@ -2,7 +2,8 @@
 //!
 //! What is guarded and not renewed is dropped. So rules that a killed daemon has left keep its addresses closed, which is what
 //! they are for; a daemon that starts replaces them, and one that is stopped removes them after its addresses. Rules that
-//! somebody else has removed are put back by whoever misses them: before anything is opened, and with a look each second.
+//! somebody else has removed are put back when they are missed: before an address comes, when it is renewed, and with a look
+//! each second. nft takes its time on a busy machine, so it runs beside everything else.
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,9 +12,11 @@ use std::time::Duration;
 
 use model::failover::config::FailoverConfig;
 use model::time::Instant;
-use tokio::sync::Mutex;
+use tokio::sync::Notify;
 
+use super::ACT_WITHIN;
 use super::kernel::{Put, addresses_of};
+use crate::driver::clock;
 use crate::vip::gate::{GateError, Guarded, Replace, Rules, load, ruleset};
 
 mod keeper;
@@ -34,12 +37,11 @@ pub(super) struct Gate {
     wanted: RefCell<Rules>,
     /// What the kernel has, as far as is known.
     installed: RefCell<Option<Rules>>,
-    /// One at a time loads rules, and tells the others that it has by the count.
-    installing: Mutex<()>,
-    installations: Cell<u64>,
     /// Tables are there or should be: they are looked after, and removed in the end.
     is_up: Cell<bool>,
-    looking: Cell<bool>,
+    /// Rules are looked after right now; what comes of it is told to who waits.
+    working: Cell<bool>,
+    settled: Notify,
     ended: Cell<bool>,
     /// What went wrong last: one line in the log for a row of the same.
     trouble: RefCell<Option<String>>,
@@ -53,10 +55,9 @@ impl Gate {
             keeper: None,
             wanted: RefCell::default(),
             installed: RefCell::default(),
-            installing: Mutex::new(()),
-            installations: Cell::new(0),
             is_up: Cell::new(false),
-            looking: Cell::new(false),
+            working: Cell::new(false),
+            settled: Notify::new(),
             ended: Cell::new(false),
             trouble: RefCell::default(),
         }
@@ -148,15 +149,19 @@ impl Gate {
         self.keeper.as_ref().ok_or(GateError::Gone)
     }
 
-    /// Guards what these configurations have: the one before too, as long as something of that is held. What is open stays
-    /// open.
-    pub(super) async fn configure(&self, configs: &[(&FailoverConfig, &[String])]) {
+    /// Guards what these configurations have, from when [`Gate::settled`] returns: the one before too, as long as something of
+    /// that is held. What is open stays open.
+    pub(super) fn configure(self: &Rc<Gate>, configs: &[(&FailoverConfig, &[String])]) {
         let rules = self.rules(configs);
-        let is_needed = self.is_up.get() || rules != Rules::default();
+        self.is_up.set(self.is_up.get() || rules != Rules::default());
         self.wanted.replace(rules);
-        if is_needed && !self.is_as_wanted() {
-            let result = self.install().await;
-            self.tell(&result);
+        self.look_after();
+    }
+
+    /// Waits until rules are as they should be, or cannot be.
+    pub(super) async fn settled(&self) {
+        while self.working.get() {
+            self.settled.notified().await;
         }
     }
 
@@ -189,35 +194,72 @@ impl Gate {
         self.installed.borrow().as_ref() == Some(&*self.wanted.borrow())
     }
 
+    /// Whether these addresses are closed unless somebody opens them, as far as is known.
+    fn guards(&self, addresses: &[Guarded]) -> bool {
+        let all = |rules: &Rules| addresses.iter().all(|address| rules.guarded.contains(address));
+        self.installed.borrow().as_ref().is_some_and(all)
+    }
+
     /// Opens the gate for these addresses until then, on a decision made at `decided`.
-    pub(super) async fn open(&self, addresses: Vec<Guarded>, decided: Instant, until: Instant) -> Put {
+    pub(super) async fn open(
+        self: &Rc<Gate>,
+        addresses: Vec<Guarded>,
+        decided: Instant,
+        until: Instant,
+    ) -> Put {
         assert!(decided <= until, "a gate that is opened for less than no time");
         if addresses.is_empty() || self.good_for.is_none() {
             return Put::Done;
         }
-        match self.try_open(addresses, decided, until).await {
-            Ok(Opening::Open) => Put::Done,
-            Ok(Opening::Late) => Put::Late,
-            Err(e) => Put::Failed(format!("the gate in front of its addresses does not open: {e}")),
+        // What is open and not guarded would have no end.
+        let mut guarded = self.wait_for(&addresses, decided).await;
+        let mut is_first = true;
+        while guarded == Put::Done {
+            let Ok(keeper) = self.keeper() else { return failed(&GateError::Gone) };
+            match keeper.open(addresses.clone(), decided, until, ANSWER_TIMEOUT).await {
+                Ok(Opening::Open) => return Put::Done,
+                Ok(Opening::Late) => return Put::Late,
+                Err(GateError::Gone) if is_first => self.miss(),
+                Err(e) => return failed(&e),
+            }
+            is_first = false;
+            guarded = self.wait_for(&addresses, decided).await;
         }
+        guarded
     }
 
-    async fn try_open(
-        &self,
-        addresses: Vec<Guarded>,
-        decided: Instant,
-        until: Instant,
-    ) -> Result<Opening, GateError> {
-        // What is open and not guarded would have no end.
-        if !self.is_as_wanted() {
-            self.install().await?;
+    /// Makes sure that these addresses are guarded, before they come.
+    pub(super) async fn guard(self: &Rc<Gate>, addresses: &[Guarded], decided: Instant) -> Put {
+        if self.good_for.is_none() {
+            return Put::Done;
         }
-        match self.keeper()?.open(addresses.clone(), decided, until, ANSWER_TIMEOUT).await {
-            Err(GateError::Gone) => {
-                self.mend().await?;
-                self.keeper()?.open(addresses, decided, until, ANSWER_TIMEOUT).await
+        match self.find().await {
+            Ok(true) => {}
+            Ok(false) => self.miss(),
+            Err(e) => return failed(&e),
+        }
+        self.wait_for(addresses, decided).await
+    }
+
+    /// Waits until these addresses are guarded, no longer than the decision is good.
+    async fn wait_for(self: &Rc<Gate>, addresses: &[Guarded], decided: Instant) -> Put {
+        let mut has_waited = false;
+        loop {
+            let settled = self.settled.notified();
+            if self.guards(addresses) {
+                return Put::Done;
             }
-            opening => opening,
+            let trouble = self.trouble.borrow().clone();
+            match trouble {
+                // It is tried again each second.
+                Some(why) if has_waited || !self.working.get() => return Put::Failed(does_not_open(&why)),
+                _ => self.look_after(),
+            }
+            let left = (decided + ACT_WITHIN).saturating_since(clock::now());
+            if tokio::time::timeout(left, settled).await.is_err() {
+                return Put::Late;
+            }
+            has_waited = true;
         }
     }
 
@@ -240,21 +282,23 @@ impl Gate {
         }
     }
 
-    /// Whether the tables are still there is found out beside everything else, and mended.
+    /// Whether the tables are still there, and as they should be, is found out beside everything else, and mended.
     pub(super) fn look_after(self: &Rc<Gate>) {
-        if !self.is_up.get() || self.ended.get() || self.looking.replace(true) {
+        if !self.is_up.get() || self.ended.get() || self.working.replace(true) {
             return;
         }
         let gate = self.clone();
         tokio::task::spawn_local(async move {
-            let result = match gate.find().await {
-                Ok(true) if gate.is_as_wanted() => Ok(()),
-                Ok(true) => gate.install().await,
-                Ok(false) => gate.mend().await,
-                Err(e) => Err(e),
-            };
-            gate.tell(&result);
-            gate.looking.set(false);
+            loop {
+                let result = gate.be_as_wanted().await;
+                gate.tell(&result);
+                // Meanwhile something else may be wanted.
+                if result.is_err() || gate.is_as_wanted() || gate.ended.get() {
+                    break;
+                }
+            }
+            gate.working.set(false);
+            gate.settled.notify_waiters();
         });
     }
 
@@ -263,24 +307,19 @@ impl Gate {
     }
 
     /// Somebody has removed the rules.
-    async fn mend(&self) -> Result<(), GateError> {
-        if self.installed.replace(None).is_some() && !self.ended.get() {
+    fn miss(&self) {
+        if self.installed.replace(None).is_some() {
             tracing::warn!("{}; puts them back", GateError::Gone);
         }
-        self.install().await
     }
 
-    async fn install(&self) -> Result<(), GateError> {
-        let seen = self.installations.get();
-        let _only = self.installing.lock().await;
-        if self.ended.get() {
-            return Err(GateError::Gone);
+    async fn be_as_wanted(&self) -> Result<(), GateError> {
+        if !self.find().await? {
+            self.miss();
         }
-        if self.installations.get() != seen && self.is_as_wanted() {
+        if self.is_as_wanted() {
             return Ok(());
         }
-        self.installed.replace(None);
-        self.is_up.set(true);
         let rules = self.wanted.borrow().clone();
         match load(&ruleset(&rules, Replace::RulesOnly)).await {
             // Tables of that name that are not as ours.
@@ -290,7 +329,6 @@ impl Gate {
             }
             result => result?,
         }
-        self.installations.set(self.installations.get() + 1);
         self.installed.replace(Some(rules));
         Ok(())
     }
@@ -298,7 +336,7 @@ impl Gate {
     /// Removes the gate, for good.
     pub(super) async fn stop(&self) {
         self.ended.set(true);
-        let _only = self.installing.lock().await;
+        self.settled().await;
         if self.is_up.get()
             && let Err(e) = self.take_down().await
         {
@@ -307,6 +345,14 @@ impl Gate {
             );
         }
     }
+}
+
+fn failed(e: &GateError) -> Put {
+    Put::Failed(does_not_open(&e.to_string()))
+}
+
+fn does_not_open(why: &str) -> String {
+    format!("the gate in front of its addresses does not open: {why}")
 }
 
 /// Any link-local address.

@@ -58,6 +58,9 @@ pub(super) struct Task {
     /// Renewals on their way to the kernel: adverts do not wait until it has time.
     renewals: JoinSet<Renewal>,
     renewing: BTreeMap<Name, AbortHandle>,
+    /// The newest configuration that is waited for, and the one that the gate is prepared for.
+    next_config: Option<NextConfig>,
+    preparations: JoinSet<NextConfig>,
     /// What the machine was told of each interface.
     interfaces: BTreeMap<String, Interface>,
     told: Told,
@@ -72,12 +75,16 @@ struct Told {
     faults: BTreeMap<Name, String>,
 }
 
+/// Another configuration, and the names of the instances that services own in it.
+type NextConfig = (Box<FailoverConfig>, Vec<String>);
+
 enum Happened {
     Command(Option<Decided>),
     Monitor(Result<MonitorEvent, NetlinkError>),
     Packet(Packet),
     Result(Option<TrackerResult>),
     Renewal(Option<Result<Renewal, tokio::task::JoinError>>),
+    Prepared(Option<Result<NextConfig, tokio::task::JoinError>>),
     Time,
 }
 
@@ -134,6 +141,8 @@ impl Task {
             renew_at: now + RENEW_EVERY,
             renewals: JoinSet::new(),
             renewing: BTreeMap::new(),
+            next_config: None,
+            preparations: JoinSet::new(),
             interfaces: interfaces.into_iter().map(|i| (i.name.clone(), i)).collect(),
             told: Told::default(),
             refused: BTreeMap::new(),
@@ -166,6 +175,9 @@ impl Task {
                     renewal = self.renewals.join_next(), if !self.renewals.is_empty() => {
                         Happened::Renewal(renewal)
                     }
+                    prepared = self.preparations.join_next(), if !self.preparations.is_empty() => {
+                        Happened::Prepared(prepared)
+                    }
                     result = self.results.1.recv() => Happened::Result(result),
                 }
             };
@@ -185,8 +197,12 @@ impl Task {
                 }
                 Happened::Result(Some(result)) => self.handle(Event::Tracker(&result)),
                 Happened::Renewal(Some(Ok(renewal))) => self.renewed(renewal).await,
+                Happened::Prepared(Some(Ok((config, bound)))) => {
+                    self.reload(*config, &bound).await;
+                    self.prepare_reload();
+                }
                 // It was given up.
-                Happened::Result(None) | Happened::Renewal(_) => {}
+                Happened::Result(None) | Happened::Renewal(_) | Happened::Prepared(_) => {}
                 Happened::Time => self.time().await,
             }
             self.settle().await;
@@ -346,9 +362,28 @@ impl Task {
             Command::Resource { name, is_up_to_date } => {
                 self.handle(Event::Tracker(&TrackerResult::Resource { name, is_up_to_date }));
             }
-            Command::Reload(config, bound) => self.reload(*config, &bound).await,
+            Command::Reload(config, bound) => {
+                self.next_config = Some((config, bound));
+                self.prepare_reload();
+            }
             Command::Stop(answer) => drop(answer),
         }
+    }
+
+    /// What comes with another configuration is guarded before it is there, what goes until it is gone; adverts do not wait
+    /// for that.
+    fn prepare_reload(&mut self) {
+        if !self.preparations.is_empty() {
+            return;
+        }
+        let Some((config, bound)) = self.next_config.take() else { return };
+        let before: Vec<String> = self.bound.iter().map(ToString::to_string).collect();
+        let gate = self.kernel.gate.clone();
+        gate.configure(&[(&self.config, &before), (&config, &bound)]);
+        self.preparations.spawn_local(async move {
+            gate.settled().await;
+            (config, bound)
+        });
     }
 
     async fn reload(&mut self, config: FailoverConfig, bound: &[String]) {
@@ -357,16 +392,13 @@ impl Task {
         self.kernel.make_macvlans(&config).await;
         self.sockets.configure(&[&self.config, &config], &self.kernel.links);
         self.kernel.configure(&config);
-        // What comes is guarded before it is there, what goes until it is gone.
-        let before: Vec<String> = self.bound.iter().map(ToString::to_string).collect();
-        self.kernel.gate.configure(&[(&self.config, &before), (&config, bound)]).await;
         let policy = policy(&config);
         self.notifier.configure(&config, policy.clone());
         self.interfaces_changed();
         self.handle(Event::Reload { config: &config, bound });
         self.learn_bound();
         self.settle().await;
-        self.kernel.gate.configure(&[(&config, bound)]).await;
+        self.kernel.gate.configure(&[(&config, bound)]);
         self.kernel.remove_macvlans(Some(&config)).await;
         self.sockets.configure(&[&config], &self.kernel.links);
         self.sources = Sources::start(&config, &policy, &self.results.0);

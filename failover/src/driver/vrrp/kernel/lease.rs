@@ -104,15 +104,23 @@ impl Kernel {
         let is_newer = held.is_some_and(|held| held.opened <= Some(decision.at));
         let open_until = decision.open_until.filter(|_| is_newer);
         async move {
-            // One that comes is there before it answers; of one that is there, the shorter time is renewed first.
-            if let (Some(until), false) = (open_until, is_new) {
-                renewal.outcome = gate.open(guarded.clone(), decision.at, until).await;
-                renewal.is_open = renewal.outcome == Put::Done;
+            // One that comes is there before it answers, behind a gate that is closed. Of one that is there, the shorter time
+            // is renewed first. What has no gate is not renewed.
+            match open_until {
+                Some(_) if is_new => renewal.outcome = gate.guard(&guarded, decision.at).await,
+                Some(until) => {
+                    renewal.outcome = gate.open(guarded.clone(), decision.at, until).await;
+                    renewal.is_open = renewal.outcome == Put::Done;
+                }
+                None => {}
+            }
+            if renewal.outcome != Put::Done {
+                return renewal;
             }
             for (config, address) in wanted {
                 // Since the decision this process may have been stopped, or the kernel have been busy.
                 let now = clock::now();
-                if renewal.outcome == Put::Late || now.saturating_since(decision.at) > ACT_WITHIN {
+                if now.saturating_since(decision.at) > ACT_WITHIN {
                     renewal.outcome = Put::Late;
                     return renewal;
                 }
