@@ -51,7 +51,7 @@ const TTLS: [Duration; 3] =
     [Duration::from_millis(300), Duration::from_millis(1_000), Duration::from_millis(2_000)];
 /// How much longer than its lifetime the kernel may keep an address (failover 8.7), and a gate be open.
 const KERNEL_SLACK_US: u64 = 280_000;
-const GATE_SLACK_US: u64 = 10_000;
+const GATE_SLACK_US: u64 = 20_000;
 /// Between two looks at what runs on the resource.
 const LOOK_EVERY: Duration = Duration::from_millis(700);
 const STEP_COUNT: usize = 3;

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use failover::driver::now;
 use failover::driver::vrrp::{Command, Notice, VrrpCommander, VrrpHandle, VrrpSettings};
-use failover::service::{ADDRESS_LIFETIME, Event, answer_for};
+use failover::service::{ADDRESS_LIFETIME, Event, answer_for, gate_for};
 use failover::vrrp::VrrpStatus;
-use model::failover::config::{FailoverConfig, Service};
+use model::failover::config::{FailoverConfig, Proof, Service};
 use model::state::DiskState;
 use model::time::Instant;
 use tokio::sync::watch;
@@ -24,6 +24,7 @@ pub struct Routers {
     commander: VrrpCommander,
     /// How long the gate is open that is in front of the addresses of services; none: there is none.
     gate: Option<Duration>,
+    wanted_gate: Option<Duration>,
     status: watch::Receiver<VrrpStatus>,
     /// Taken by the task that passes on what they tell.
     handle: RefCell<Option<VrrpHandle>>,
@@ -47,13 +48,21 @@ pub async fn start(config: &FailoverConfig, resources: &Rc<Resources>) -> anyhow
         return Ok(None);
     }
     let bound = config.services.iter().flat_map(|s| s.instances.iter().cloned()).collect();
+    let wanted_gate = wanted_gate(config);
     let settings =
-        VrrpSettings { config: config.clone(), bound, address_lifetime: ADDRESS_LIFETIME, gate: None };
+        VrrpSettings { config: config.clone(), bound, address_lifetime: ADDRESS_LIFETIME, gate: wanted_gate };
     let handle = failover::driver::vrrp::start(settings).await?;
     let (commander, status) = (handle.commander(), handle.status());
     tokio::task::spawn_local(tell_of_disks(commander.clone(), resources.clone()));
-    let gate = None;
-    Ok(Some(Routers { commander, gate, status, handle: RefCell::new(Some(handle)) }))
+    let gate = handle.gate();
+    Ok(Some(Routers { commander, gate, wanted_gate, status, handle: RefCell::new(Some(handle)) }))
+}
+
+/// Only the record of a lease tells the other node that there is one.
+fn wanted_gate(config: &FailoverConfig) -> Option<Duration> {
+    let by_lease = |s: &Service| s.proof == Proof::Lease && !s.instances.is_empty();
+    let lease = config.globals.lease.as_ref().filter(|_| config.services.iter().any(by_lease));
+    lease.map(|lease| gate_for(lease.ttl))
 }
 
 impl Routers {
@@ -87,6 +96,15 @@ impl Routers {
     /// Each instance in a line.
     pub fn status_text(&self) -> String {
         let mut out = String::new();
+        match (self.wanted_gate, self.gate) {
+            (Some(_), Some(open)) => {
+                let _ = writeln!(out, "gate: open for {open:?} after each renewal of an address");
+            }
+            (Some(_), None) => out.push_str(
+                "gate: none, as nftables is not to be had (see the log): the other node waits longer for addresses\n",
+            ),
+            (None, _) => {}
+        }
         for i in &self.status.borrow().instances {
             let _ =
                 writeln!(out, "vrrp_instance {}: {:?}, priority {}", i.name, i.state, i.effective_priority);

@@ -3,8 +3,8 @@
 use model::time::Instant;
 use tokio::task::AbortHandle;
 
-use super::super::ACT_WITHIN;
 use super::super::kernel::{Decision, Put, Renewal};
+use super::super::{ACT_WITHIN, Notice};
 use super::Task;
 use crate::driver::clock;
 use crate::vrrp::{Event, Name};
@@ -68,10 +68,16 @@ impl Task {
         self.handle(Event::Tick);
         self.settle().await;
         for name in self.together(instance) {
-            if !self.is_master(&name) || !self.bound.contains(&name) {
+            if !self.bound.contains(&name) {
                 continue;
             }
-            self.renew(&name, at, at);
+            if self.is_master(&name) {
+                self.renew(&name, at, at);
+            } else {
+                // Whoever renews takes it for Master, perhaps by an answer that crossed the end of that.
+                let why = "it has no role that could be renewed".to_owned();
+                self.notice(Notice::RoleLost { instance: name.to_string(), why });
+            }
         }
     }
 
