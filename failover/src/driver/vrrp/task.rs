@@ -248,11 +248,11 @@ impl Task {
             Action::AddRules { instance, rules } if self.is_master(&instance) => {
                 self.kernel.add_rules(&instance, &rules).await;
             }
-            Action::StartAnnouncing { instance, addresses } if self.is_master(&instance) => {
+            Action::StartAnnouncing { instance, addresses, extra } if self.is_master(&instance) => {
                 let Some(policy) = self.vrrp.config(&instance).map(|config| config.announce) else { return };
                 let held = self.kernel.addresses_held(&instance);
                 let now = clock::now();
-                self.speaker.start(now, &instance, policy, &addresses, &held);
+                self.speaker.start(now, &instance, policy, (&addresses, &extra), &held);
                 self.speaker.speak(now, &self.kernel.links);
             }
             Action::AddAddresses { .. }
@@ -268,6 +268,9 @@ impl Task {
             Action::RemoveRoutes { instance, routes } => self.kernel.remove_routes(&instance, &routes).await,
             Action::RemoveRules { instance, rules } => self.kernel.remove_rules(&instance, &rules).await,
             Action::AnnounceAgain { instance } => self.speaker.again(clock::now(), &instance),
+            Action::AnnounceSource { interface, source, .. } => {
+                self.speaker.say(&self.kernel.links, &interface, source);
+            }
             Action::StopAnnouncing { instance } => self.speaker.stop(&instance),
             Action::Notify(notification) => {
                 log_transition(&notification.who, notification.transition, notification.priority);
