@@ -4,11 +4,14 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::io::Read;
 use std::net::IpAddr;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
+use failover::driver::mail::Mailer;
 use failover::driver::now;
 use failover::driver::vrrp::{Command, DriverError, Notice, VrrpHandle, VrrpSettings, start};
 use failover::vrrp::State;
@@ -17,6 +20,8 @@ use model::failover::config::FailoverConfig;
 use model::failover::load;
 use socket2::{Domain, Protocol, Socket, Type};
 use support::{Namespace, pair, run, until};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 use tokio::time::sleep;
 
@@ -45,7 +50,7 @@ const ADDRESS: &str = "virtual_ipaddress {\n 10.77.0.100/32\n }";
 
 fn settings(config: FailoverConfig, bound: &[&str]) -> VrrpSettings {
     let bound = bound.iter().map(|name| (*name).to_owned()).collect();
-    VrrpSettings { config, bound, address_lifetime: Duration::from_secs(1) }
+    VrrpSettings { config, bound, address_lifetime: Duration::from_secs(1), mailer: None }
 }
 
 /// Runs a test in a thread of its own, with tasks on it.
@@ -287,6 +292,66 @@ fn scripts_and_fifos_are_told_and_the_stop_script_is_waited_for() {
         handle.commander().stop().await;
         assert!(Path::new(&stopped).exists(), "it was not waited for");
         assert!(!Path::new(&fifo).exists());
+    });
+}
+
+/// Takes mails on a port of this namespace, and keeps their subjects.
+async fn mail_server() -> (u16, Rc<RefCell<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let subjects: Rc<RefCell<Vec<String>>> = Rc::default();
+    let heard = subjects.clone();
+    tokio::task::spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (reader, mut writer) = stream.into_split();
+            let mut lines = BufReader::new(reader).lines();
+            let (mut is_text, mut answer) = (false, "220 sink");
+            loop {
+                if writer.write_all(format!("{answer}\r\n").as_bytes()).await.is_err() {
+                    break;
+                }
+                let Ok(Some(mut line)) = lines.next_line().await else { break };
+                while is_text && line != "." {
+                    heard.borrow_mut().extend(line.strip_prefix("Subject: ").map(str::to_owned));
+                    line = lines.next_line().await.unwrap().expect("the end of a mail");
+                }
+                is_text = line == "DATA";
+                answer = if is_text { "354 go on" } else { "250 ok" };
+            }
+        }
+    });
+    (port, subjects)
+}
+
+#[test]
+fn people_get_mails_of_every_change_until_the_end() {
+    local(async || {
+        let (a, b) = pair();
+        a.enter();
+        let (port, subjects) = mail_server().await;
+        let blocks = format!(
+            "global_defs {{\n router_id LVS_X\n notification_email {{\n root\n }}\n smtp_server 127.0.0.1 {port}\n \
+             smtp_alert\n no_email_faults\n }}"
+        );
+        let config = config(ADDRESS, &blocks);
+        let mailer = Mailer::start(&config.globals);
+        let settings = VrrpSettings { mailer: Some(mailer.clone()), ..settings(config, &[]) };
+        let handle = start(settings).await.unwrap();
+        is(&handle, State::Master).await;
+        b.ip(&["link", "set", "eth0", "down"]);
+        is(&handle, State::Fault).await;
+        b.ip(&["link", "set", "eth0", "up"]);
+        is(&handle, State::Master).await;
+        let masters = handle.status().borrow().instances[0].counters.became_master;
+        handle.commander().stop().await;
+        mailer.flush(Duration::from_secs(30)).await;
+        let subjects = subjects.borrow();
+        let entered = |state| format!("[LVS_X] VRRP Instance VI_1 - Entering {state} state");
+        let times = |state| subjects.iter().filter(|subject| **subject == entered(state)).count();
+        assert_eq!(subjects[..2], [entered("BACKUP"), entered("MASTER")]);
+        assert_eq!(subjects.last(), Some(&entered("STOP")));
+        assert_eq!((u64::try_from(times("MASTER")).unwrap(), times("FAULT"), times("STOP")), (masters, 0, 1));
+        assert!(masters >= 2);
     });
 }
 

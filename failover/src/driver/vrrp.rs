@@ -15,6 +15,7 @@ use model::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::driver::clock;
+use crate::driver::mail::Mailer;
 use crate::vip::netlink::NetlinkError;
 pub use crate::vrrp::ACT_WITHIN;
 #[cfg(doc)]
@@ -42,6 +43,9 @@ pub struct VrrpSettings {
     /// How long the kernel keeps an address of a bound instance after [`Command::Grant`] or [`Command::Renew`]; whole
     /// seconds, as the kernel counts them.
     pub address_lifetime: Duration,
+    /// Who sends the mails of `smtp_alert`; none: nobody. What waits when the driver has stopped is for its owner to
+    /// [flush](Mailer::flush).
+    pub mailer: Option<Mailer>,
 }
 
 /// What the driver is told.

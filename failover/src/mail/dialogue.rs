@@ -121,6 +121,11 @@ impl Dialogue {
         std::mem::take(&mut self.output)
     }
 
+    /// Whether [`Dialogue::take_output`] has something.
+    pub fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
     /// What has become of the message, as soon as that is known.
     pub fn outcome(&self) -> Option<&Result<Delivered, MailError>> {
         self.outcome.as_ref()

@@ -165,6 +165,7 @@ pub fn run_ours() -> bool {
             config: config(&path),
             bound: Vec::new(),
             address_lifetime: Duration::from_secs(1),
+            mailer: None,
         };
         let handle = vrrp::start(settings).await.unwrap();
         loop {

@@ -83,7 +83,7 @@ impl Task {
         commands: mpsc::UnboundedReceiver<Decided>,
         notices: mpsc::UnboundedSender<Notice>,
     ) -> Result<(Task, watch::Receiver<VrrpStatus>), DriverError> {
-        let VrrpSettings { config, bound, address_lifetime } = settings;
+        let VrrpSettings { config, bound, address_lifetime, mailer } = settings;
         let bound_lifetime = lifetime(address_lifetime).ok_or(DriverError::Lifetime(address_lifetime))?;
         let mut monitor = Monitor::open()?;
         let mut kernel = Kernel::new(Netlink::open_apart()?);
@@ -98,7 +98,7 @@ impl Task {
         let now = clock::now();
         let vrrp = Vrrp::new(now, &config, &interfaces, &bound);
         let policy = policy(&config);
-        let mut notifier = Notifier::default();
+        let mut notifier = Notifier::new(mailer);
         notifier.configure(&config, policy.clone());
         let results = mpsc::unbounded_channel();
         let sources = Sources::start(&config, &policy, &results.0);
