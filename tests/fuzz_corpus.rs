@@ -67,6 +67,7 @@ targets! {
     packet
     pair
     resource
+    smtp
     super_block
     vrrp_packet
     wire

@@ -8,6 +8,7 @@
 pub mod driver;
 pub mod heartbeat;
 pub mod lease;
+pub mod mail;
 pub mod promote;
 pub mod service;
 pub mod vip;

@@ -6,14 +6,22 @@
 mod driver;
 mod support;
 
+use std::cell::RefCell;
+use std::io::Read;
+use std::net::IpAddr;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use driver::{config, has, is, local, notice, settings};
+use failover::driver::mail::Mailer;
 use failover::driver::now;
-use failover::driver::vrrp::{Command, DriverError, Notice, start};
+use failover::driver::vrrp::{Command, DriverError, Notice, VrrpSettings, start};
 use failover::vrrp::State;
+use socket2::{Domain, Protocol, Socket, Type};
 use support::{Namespace, pair, until};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 const ADDRESS: &str = "virtual_ipaddress {\n 10.77.0.100/32\n }";
@@ -235,13 +243,172 @@ fn scripts_and_fifos_are_told_and_the_stop_script_is_waited_for() {
     });
 }
 
+/// Takes mails on a port of this namespace, and keeps their subjects.
+async fn mail_server() -> (u16, Rc<RefCell<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let subjects: Rc<RefCell<Vec<String>>> = Rc::default();
+    let heard = subjects.clone();
+    tokio::task::spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (reader, mut writer) = stream.into_split();
+            let mut lines = BufReader::new(reader).lines();
+            let (mut is_text, mut answer) = (false, "220 sink");
+            loop {
+                if writer.write_all(format!("{answer}\r\n").as_bytes()).await.is_err() {
+                    break;
+                }
+                let Ok(Some(mut line)) = lines.next_line().await else { break };
+                while is_text && line != "." {
+                    heard.borrow_mut().extend(line.strip_prefix("Subject: ").map(str::to_owned));
+                    line = lines.next_line().await.unwrap().expect("the end of a mail");
+                }
+                is_text = line == "DATA";
+                answer = if is_text { "354 go on" } else { "250 ok" };
+            }
+        }
+    });
+    (port, subjects)
+}
+
+#[test]
+fn people_get_mails_of_every_change_until_the_end() {
+    local(async || {
+        let (a, b) = pair();
+        a.enter();
+        let (port, subjects) = mail_server().await;
+        let blocks = format!(
+            "global_defs {{\n router_id LVS_X\n notification_email {{\n root\n }}\n smtp_server 127.0.0.1 {port}\n \
+             smtp_alert\n no_email_faults\n }}"
+        );
+        let config = config(ADDRESS, &blocks);
+        let mailer = Mailer::start(&config.globals);
+        let settings = VrrpSettings { mailer: Some(mailer.clone()), ..settings(config, &[]) };
+        let handle = start(settings).await.unwrap();
+        is(&handle, State::Master).await;
+        b.ip(&["link", "set", "eth0", "down"]);
+        is(&handle, State::Fault).await;
+        b.ip(&["link", "set", "eth0", "up"]);
+        is(&handle, State::Master).await;
+        let masters = handle.status().borrow().instances[0].counters.became_master;
+        handle.commander().stop().await;
+        mailer.flush(Duration::from_secs(30)).await;
+        let subjects = subjects.borrow();
+        let entered = |state| format!("[LVS_X] VRRP Instance VI_1 - Entering {state} state");
+        let times = |state| subjects.iter().filter(|subject| **subject == entered(state)).count();
+        assert_eq!(subjects[..2], [entered("BACKUP"), entered("MASTER")]);
+        assert_eq!(subjects.last(), Some(&entered("STOP")));
+        assert_eq!((u64::try_from(times("MASTER")).unwrap(), times("FAULT"), times("STOP")), (masters, 0, 1));
+        assert!(masters >= 2);
+    });
+}
+
 fn fifo_text(path: &str) -> String {
-    use std::io::Read;
     use std::os::unix::fs::OpenOptionsExt;
     let mut text = [0; 1000];
     let mut fifo = std::fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
     let length = fifo.read(&mut text).unwrap();
     String::from_utf8(text[..length].to_vec()).unwrap()
+}
+
+/// Gratuitous ARPs and unsolicited neighbour advertisements that arrive at a namespace.
+struct Heard(Socket);
+
+impl Heard {
+    /// Listens in a namespace, which the thread is in afterwards.
+    fn in_namespace(namespace: &Namespace) -> Heard {
+        namespace.enter();
+        let every_protocol = Protocol::from(i32::from(u16::to_be(0x0003)));
+        let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), Some(every_protocol)).unwrap();
+        Heard(socket)
+    }
+
+    /// What has come since the last call, in its order.
+    fn addresses(&self) -> Vec<IpAddr> {
+        let (mut all, mut frame) = (Vec::new(), [0; 2048]);
+        while let Ok(length) = (&self.0).read(&mut frame) {
+            let frame = &frame[..length];
+            let octets = |from: usize, to: usize| frame.get(from..to).unwrap_or_default();
+            if octets(12, 14) == [8, 6] && octets(28, 32) == octets(38, 42) {
+                all.push(<[u8; 4]>::try_from(octets(28, 32)).unwrap().into());
+            } else if octets(12, 14) == [0x86, 0xdd] && octets(20, 21) == [58] && octets(54, 55) == [136] {
+                all.push(<[u8; 16]>::try_from(octets(62, 78)).unwrap().into());
+            }
+        }
+        all
+    }
+}
+
+#[test]
+fn other_interfaces_are_refreshed_with_one_address_each() {
+    local(async || {
+        let (a, b) = pair();
+        #[rustfmt::skip]
+        a.ip(&["link", "add", "eth1", "type", "veth", "peer", "name", "eth1", "netns", b.name()]);
+        a.ip(&["link", "set", "eth1", "up"]);
+        b.ip(&["link", "set", "eth1", "up"]);
+        let heard = Heard::in_namespace(&b);
+        a.enter();
+        let more = "garp_extra_if all 1\n garp_master_repeat 1\n garp_master_delay 0\n virtual_ipaddress {\n \
+                    10.77.0.100/32\n 10.78.0.100/32 dev eth1\n 10.78.0.101/32 dev eth1\n }\n \
+                    virtual_ipaddress_excluded {\n fd00:78::100/64 dev eth1\n }";
+        let handle = start(settings(config(more, ""), &[])).await.unwrap();
+        let mut all = Vec::new();
+        let expected = ["10.78.0.100", "10.77.0.100", "10.78.0.101", "fd00:78::100"];
+        let [first, others @ ..] = expected.map(|text| text.parse::<IpAddr>().unwrap());
+        let status = handle.status();
+        let masters =
+            || usize::try_from(status.borrow().instances[0].counters.became_master).unwrap_or_default();
+        let times = |all: &[IpAddr], address: IpAddr| all.iter().filter(|a| **a == address).count();
+        until("three refreshes", async || {
+            all.extend(heard.addresses());
+            times(&all, first) >= 3 + masters()
+        })
+        .await;
+        assert!(others.iter().all(|address| (1..=masters()).contains(&times(&all, *address))), "{all:?}");
+        handle.commander().stop().await;
+    });
+}
+
+fn unicast_source_is_announced(more: &'static str, source: &'static str) {
+    local(async move || {
+        let (a, b) = pair();
+        let heard = Heard::in_namespace(&b);
+        a.enter();
+        let handle = start(settings(config(more, ""), &[])).await.unwrap();
+        is(&handle, State::Master).await;
+        let source: IpAddr = source.parse().unwrap();
+        assert!(!heard.addresses().contains(&source), "at the start nobody has to be corrected");
+        b.ip(&["link", "set", "eth0", "down"]);
+        is(&handle, State::Fault).await;
+        b.ip(&["link", "set", "eth0", "up"]);
+        let mut count = 0;
+        until("the announcement", async || {
+            count += heard.addresses().iter().filter(|a| **a == source).count();
+            count > 0
+        })
+        .await;
+        is(&handle, State::Master).await;
+        count += heard.addresses().iter().filter(|a| **a == source).count();
+        assert_eq!(count, 1);
+        handle.commander().stop().await;
+    });
+}
+
+#[test]
+fn after_a_fault_the_peers_learn_where_unicast_comes_from() {
+    unicast_source_is_announced(
+        "unicast_src_ip 10.77.0.1\n unicast_peer {\n 10.77.0.2\n }\n virtual_ipaddress {\n 10.77.0.100/32\n }",
+        "10.77.0.1",
+    );
+}
+
+#[test]
+fn after_a_fault_the_peers_learn_where_unicast_over_ipv6_comes_from() {
+    unicast_source_is_announced(
+        "unicast_peer {\n fe80::ff:fe00:2\n }\n virtual_ipaddress {\n fe80::77:100/64\n }",
+        "fe80::ff:fe00:1",
+    );
 }
 
 #[test]

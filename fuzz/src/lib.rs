@@ -15,6 +15,7 @@ pub mod nbd;
 pub mod packet;
 pub mod pair;
 pub mod resource;
+pub mod smtp;
 pub mod super_block;
 pub mod vrrp_packet;
 pub mod wire;
@@ -36,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     ("packet", packet::run),
     ("pair", pair::run),
     ("resource", resource::run),
+    ("smtp", smtp::run),
     ("super_block", super_block::run),
     ("vrrp_packet", vrrp_packet::run),
     ("wire", wire::run),

@@ -62,6 +62,7 @@ fn instance(version: VrrpVersion, how: u8) -> VrrpInstance {
             refresh_repeat: 1,
             lower_priority_repeat: 5,
             lower_priority_second_burst_after: Duration::ZERO,
+            extra_refresh: Duration::ZERO,
             arp_interval: Duration::ZERO,
             na_interval: Duration::ZERO,
         },

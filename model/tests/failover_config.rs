@@ -59,6 +59,9 @@ fn said(text: &str) -> Vec<String> {
     all.iter().map(|d| d.to_string().lines().next().unwrap()[3..].to_owned()).collect()
 }
 
+#[path = "failover_config/mail.rs"]
+mod mail;
+
 /// An instance with `lines` in it.
 fn instance(lines: &str) -> String {
     format!(
@@ -216,6 +219,7 @@ fn defaults_are_those_of_the_manual() {
         refresh_repeat: 1,
         lower_priority_repeat: 5,
         lower_priority_second_burst_after: Duration::from_secs(5),
+        extra_refresh: Duration::ZERO,
         arp_interval: Duration::ZERO,
         na_interval: Duration::ZERO,
     };
@@ -245,7 +249,7 @@ fn defaults_are_those_of_the_manual() {
 #[test]
 fn globals_are_defaults_of_instances_wherever_they_stand() {
     let globals = "global_defs {\nvrrp_version 3\nvrrp_garp_master_repeat 2\nvrrp_garp_lower_prio_delay 7\n\
-                   vrrp_mcast_group4 224.0.0.99\nsmtp_alert yes\nvrrp_gna_interval 0.001\n}\n";
+                   vrrp_mcast_group4 224.0.0.99\nvrrp_gna_interval 0.001\n}\n";
     let config = quiet(&(instance("garp_master_delay 9") + globals));
     let instance = &config.instances[0];
     assert_eq!(instance.version, VrrpVersion::V3);
@@ -254,8 +258,23 @@ fn globals_are_defaults_of_instances_wherever_they_stand() {
     assert_eq!(instance.announce.lower_priority_second_burst_after.as_secs(), 7);
     assert_eq!(instance.announce.na_interval, Duration::from_millis(1));
     assert_eq!(instance.sending, Sending::Multicast { source: None, group: "224.0.0.99".parse().unwrap() });
-    assert!(instance.notify.mails);
     assert_eq!(quiet(&print(&config)), config);
+}
+
+#[test]
+fn other_interfaces_are_refreshed_as_the_globals_or_the_instance_say() {
+    for (globals, own, seconds) in [
+        ("", "", 0),
+        ("vrrp_garp_extra_if all 100", "", 100),
+        ("vrrp_garp_extra_if all 100", "garp_extra_if all 7", 7),
+        ("vrrp_garp_extra_if all 100", "garp_extra_if 0", 0),
+        ("vrrp_garp_extra_if 0", "garp_extra_if all 86400", 86_400),
+    ] {
+        let config = quiet(&format!("global_defs {{\n{globals}\n}}\n{}", instance(own)));
+        let announce = config.instances[0].announce;
+        assert_eq!(announce.extra_refresh, Duration::from_secs(seconds), "{globals}, {own}");
+        assert_eq!(quiet(&print(&config)), config);
+    }
 }
 
 #[test]
@@ -411,6 +430,13 @@ fn mistakes_of_instances() {
     one(
         "use_vmac\nunicast_peer {\n10.0.0.2\n}",
         "7:1: error: 'use_vmac' with unicast peers needs 'vmac_xmit_base'",
+    );
+    one("garp_extra_if all", "7:15: error: garp_extra_if 'all' is not a whole number");
+    one("garp_extra_if all 86401", "7:19: error: garp_extra_if 86401 is not between 0 and 86400");
+    one("garp_extra_if some 10", "7:15: error: 'some' does not belong here");
+    one(
+        "garp_extra_if 100",
+        "7:15: warning: without 'all' this counts for macvlans of single addresses only",
     );
     one("notify_master \"/bin/x 'a\"", "7:15: error: a quote in this command does not end");
     one("strict_mode on", "7:1: error: 'strict_mode' is not supported");

@@ -39,6 +39,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("packet", packets(&captures)),
         ("pair", pair()),
         ("resource", resource(&captures)),
+        ("smtp", smtp()),
         ("super_block", super_block()),
         ("vrrp_packet", vrrp_packets()),
         ("wire", wire(&captures)),
@@ -374,6 +375,19 @@ fn failover_config() -> Vec<Vec<u8>> {
     );
     seeds.insert(fs::read(golden("../../model/tests/failover_everything.conf")).unwrap());
     seeds.into_iter().collect()
+}
+
+/// A server that takes a mail, an old one, one that takes it for one of two, and three that do not.
+fn smtp() -> Vec<Vec<u8>> {
+    let servers = [
+        "\x00220 x ESMTP\r\n250 x\r\n250 ok\r\n250 ok\r\n251 ok\r\n354 go\r\n250 queued\r\n221 bye\r\n",
+        "\x01220 x\n502 no\n250 x\n250\n550 no b\n250\n354\n250\n",
+        "\x00220 x\r\n250 x\r\n250 ok\r\n450 later\r\n550 never\r\n221 bye\r\n",
+        "\x40220-x\r\n220 x\r\n250 not asked\r\n",
+        "\x03SSH-2.0-OpenSSH_9.2\r\n",
+        "\x00421 busy\r\n",
+    ];
+    servers.map(|server| server.as_bytes().to_vec()).into()
 }
 
 fn control() -> Vec<Vec<u8>> {

@@ -6,6 +6,7 @@ mod clock;
 mod command;
 pub mod handler;
 pub mod heartbeat;
+pub mod mail;
 pub mod vrrp;
 
 pub use clock::now;

@@ -18,6 +18,7 @@ use model::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::driver::clock;
+use crate::driver::mail::Mailer;
 use crate::vip::netlink::NetlinkError;
 pub use crate::vrrp::ACT_WITHIN;
 #[cfg(doc)]
@@ -50,6 +51,9 @@ pub struct VrrpSettings {
     /// milliseconds; more than [`ACT_WITHIN`]. None: as long as the kernel keeps them. [`VrrpHandle::gate`] says whether it
     /// is so.
     pub gate: Option<Duration>,
+    /// Who sends the mails of `smtp_alert`; none: nobody. What waits when the driver has stopped is for its owner to
+    /// [flush](Mailer::flush).
+    pub mailer: Option<Mailer>,
 }
 
 /// What the driver is told.

@@ -75,6 +75,10 @@ pub struct Announcer {
     na: Lane,
     second_burst: Option<(Instant, u32)>,
     refresh_at: Option<Instant>,
+    /// One address of each interface other than the instance's: it is there for the switches, which forget where a MAC is
+    /// that sends nothing.
+    extra: (Lane, Lane),
+    extra_at: Option<Instant>,
 }
 
 /// The packets of one family, which have their own pause.
@@ -126,7 +130,8 @@ impl Announcer {
     /// One that announces nothing yet.
     pub fn new(policy: AnnouncePolicy) -> Announcer {
         let (arp, na) = (Lane::new(policy.arp_interval), Lane::new(policy.na_interval));
-        Announcer { policy, arp, na, second_burst: None, refresh_at: None }
+        let extra = (arp.clone(), na.clone());
+        Announcer { policy, arp, na, second_burst: None, refresh_at: None, extra, extra_at: None }
     }
 
     /// The addresses are here now.
@@ -137,6 +142,15 @@ impl Announcer {
         self.burst(now, self.policy.repeat);
         self.second_burst_after(now, self.policy.second_burst_after, self.policy.repeat);
         self.refresh_at = (!self.policy.refresh.is_zero()).then(|| now + self.policy.refresh);
+    }
+
+    /// The interfaces other than the instance's have these, one each. What was said before is forgotten.
+    pub fn start_extra(&mut self, now: Instant, addresses: &[IpAddr]) {
+        let (v4, v6) = addresses.iter().partition(|a| a.is_ipv4());
+        self.extra.0.reset(v4);
+        self.extra.1.reset(v6);
+        let period = self.policy.extra_refresh;
+        self.extra_at = (!period.is_zero() && !addresses.is_empty()).then(|| now + period);
     }
 
     /// A master of a lower priority was heard: it may have announced the addresses too.
@@ -152,6 +166,9 @@ impl Announcer {
         self.na.reset(Vec::new());
         self.second_burst = None;
         self.refresh_at = None;
+        self.extra.0.reset(Vec::new());
+        self.extra.1.reset(Vec::new());
+        self.extra_at = None;
     }
 
     /// Appends an address for each frame that is due.
@@ -163,14 +180,21 @@ impl Announcer {
             self.burst(now, self.policy.refresh_repeat);
             self.refresh_at = Some(now + self.policy.refresh);
         }
-        self.arp.due(now, out);
-        self.na.due(now, out);
+        if self.extra_at.is_some_and(|at| at <= now) {
+            self.extra.0.burst(now, 1);
+            self.extra.1.burst(now, 1);
+            self.extra_at = Some(now + self.policy.extra_refresh);
+        }
+        for lane in [&mut self.arp, &mut self.na, &mut self.extra.0, &mut self.extra.1] {
+            lane.due(now, out);
+        }
     }
 
     /// When [`Announcer::due`] has something next.
     pub fn deadline(&self) -> Option<Instant> {
         let second = self.second_burst.map(|(at, _)| at);
-        [second, self.refresh_at, self.arp.deadline(), self.na.deadline()].into_iter().flatten().min()
+        let lanes = [&self.arp, &self.na, &self.extra.0, &self.extra.1].map(Lane::deadline);
+        [second, self.refresh_at, self.extra_at].into_iter().chain(lanes).flatten().min()
     }
 
     fn burst(&mut self, now: Instant, rounds: u32) {
@@ -196,6 +220,7 @@ mod tests {
         refresh_repeat: 1,
         lower_priority_repeat: 2,
         lower_priority_second_burst_after: Duration::ZERO,
+        extra_refresh: Duration::ZERO,
         arp_interval: Duration::ZERO,
         na_interval: Duration::ZERO,
     };
@@ -254,6 +279,41 @@ mod tests {
         assert_eq!(announcer.deadline(), None);
         announcer.lower_priority_heard(Instant::default() + 40 * S);
         assert_eq!(announcer.deadline(), None, "a node that has no addresses announces none");
+    }
+
+    #[test]
+    fn other_interfaces_have_a_refresh_of_their_own() {
+        let policy = AnnouncePolicy {
+            repeat: 1,
+            second_burst_after: Duration::ZERO,
+            refresh: 4 * S,
+            extra_refresh: 3 * S,
+            arp_interval: S / 10,
+            ..POLICY
+        };
+        let mut announcer = Announcer::new(policy);
+        let v6 = IpAddr::from(Ipv6Addr::LOCALHOST);
+        announcer.start(Instant::default(), &[v4(1), v4(2), v6]);
+        announcer.start_extra(Instant::default(), &[v4(2), v4(3), v6]);
+        let sent = run(&mut announcer, Instant::default() + 5 * S);
+        let expected = [
+            (0, v4(1)),
+            (0, v6),
+            (100, v4(2)),
+            (3000, v4(2)),
+            (3000, v6),
+            (3100, v4(3)),
+            (4000, v4(1)),
+            (4000, v6),
+            (4100, v4(2)),
+        ];
+        assert_eq!(sent, expected);
+        announcer.stop();
+        assert_eq!(announcer.deadline(), None);
+        announcer.start(Instant::default() + 5 * S, &[v4(1)]);
+        announcer.start_extra(Instant::default() + 5 * S, &[]);
+        let sent = run(&mut announcer, Instant::default() + 12 * S);
+        assert_eq!(sent, [5000, 9000].map(|at| (at, v4(1))), "who has one interface refreshes no other");
     }
 
     #[test]

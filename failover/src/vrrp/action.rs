@@ -80,6 +80,9 @@ pub enum Action {
         instance: Name,
         /// Its addresses, those outside the adverts too.
         addresses: Vec<IpAddr>,
+        /// For [`Announcer::start_extra`](crate::vip::announce::Announcer::start_extra): the first address on each interface
+        /// other than that of the instance.
+        extra: Vec<IpAddr>,
     },
     /// [`Announcer::lower_priority_heard`](crate::vip::announce::Announcer::lower_priority_heard).
     AnnounceAgain {
@@ -90,6 +93,15 @@ pub enum Action {
     StopAnnouncing {
         /// The instance.
         instance: Name,
+    },
+    /// Announce once where the source address of unicast adverts is (failover 1.15).
+    AnnounceSource {
+        /// The instance.
+        instance: Name,
+        /// Its interface.
+        interface: Name,
+        /// The source address.
+        source: IpAddr,
     },
     /// Tell scripts and the FIFO.
     Notify(Notification),

@@ -68,6 +68,7 @@ pub fn instance(version: VrrpVersion, priority: u8, advert_interval: Duration) -
             refresh_repeat: 1,
             lower_priority_repeat: 5,
             lower_priority_second_burst_after: 5 * S,
+            extra_refresh: Duration::ZERO,
             arp_interval: Duration::ZERO,
             na_interval: Duration::ZERO,
         },

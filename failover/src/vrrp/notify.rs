@@ -1,4 +1,4 @@
-//! What scripts and the FIFO are told (failover 1.13).
+//! What scripts, the FIFO and people are told (failover 1.13).
 
 use std::sync::Arc;
 
@@ -48,6 +48,20 @@ impl Transition {
             Transition::BackupPriority => "BACKUP_PRIORITY",
         }
     }
+
+    /// Whether it is a change of the state.
+    const fn is_one(self) -> bool {
+        match self {
+            Transition::Master
+            | Transition::Backup
+            | Transition::Fault
+            | Transition::Stop
+            | Transition::Deleted => true,
+            Transition::MasterHeardLowerPriority
+            | Transition::MasterPriority
+            | Transition::BackupPriority => false,
+        }
+    }
 }
 
 /// One notification.
@@ -62,6 +76,8 @@ pub struct Notification {
     /// What to run, which may run at the same time; only that of a stop is waited for. Made when it happens: afterwards
     /// the instance may be gone.
     pub commands: Vec<Command>,
+    /// `smtp_alert`: people are told too.
+    pub mails: bool,
 }
 
 impl Who {
@@ -77,7 +93,36 @@ impl Notification {
     /// With the commands that the configuration has for it.
     pub fn new(who: Who, transition: Transition, priority: u8, notify: &Notify) -> Notification {
         let commands = commands(&who, transition, priority, notify);
-        Notification { who, transition, priority, commands }
+        let mails = notify.mails && transition.is_one();
+        Notification { who, transition, priority, commands, mails }
+    }
+
+    /// Subject and text of the mail, if there is to be one. The subject is the one that keepalived's users sort by.
+    pub fn mail(&self) -> Option<(String, String)> {
+        if !self.mails {
+            return None;
+        }
+        let word = self.transition.word();
+        let (kind, block, name) = match &self.who {
+            Who::Instance(name) => ("Instance", "vrrp_instance", name),
+            Who::Group(name) => ("Group", "vrrp_sync_group", name),
+        };
+        let means = match self.transition {
+            Transition::Master => "it has the virtual addresses",
+            Transition::Backup => "it waits, and does not have the virtual addresses",
+            Transition::Fault => "something that it needs is broken; it does not have the virtual addresses",
+            Transition::Stop => "the program stops; it does not have the virtual addresses any more",
+            Transition::Deleted => "it is no longer in the configuration",
+            Transition::MasterHeardLowerPriority
+            | Transition::MasterPriority
+            | Transition::BackupPriority => return None,
+        };
+        let priority = match self.who {
+            Who::Instance(_) => format!("Priority {}.\n", self.priority),
+            Who::Group(_) => String::new(),
+        };
+        let subject = format!("VRRP {kind} {name} - Entering {word} state");
+        Some((subject, format!("{block} {name} is now {word}: {means}.\n{priority}")))
     }
 
     /// The line for the FIFO, without its end.
@@ -88,17 +133,17 @@ impl Notification {
 }
 
 fn commands(who: &Who, transition: Transition, priority: u8, notify: &Notify) -> Vec<Command> {
-    let (own, with_any) = match transition {
-        Transition::Master => (&notify.master, true),
-        Transition::Backup => (&notify.backup, true),
-        Transition::Fault => (&notify.fault, true),
-        Transition::Stop => (&notify.stop, true),
-        Transition::Deleted => (&notify.deleted, true),
-        Transition::MasterHeardLowerPriority => (&notify.master_rx_lower_priority, false),
+    let own = match transition {
+        Transition::Master => &notify.master,
+        Transition::Backup => &notify.backup,
+        Transition::Fault => &notify.fault,
+        Transition::Stop => &notify.stop,
+        Transition::Deleted => &notify.deleted,
+        Transition::MasterHeardLowerPriority => &notify.master_rx_lower_priority,
         // The FIFO only.
-        Transition::MasterPriority | Transition::BackupPriority => (&None, false),
+        Transition::MasterPriority | Transition::BackupPriority => &None,
     };
-    let any = notify.any.iter().filter(|_| with_any).map(|command| {
+    let any = notify.any.iter().filter(|_| transition.is_one()).map(|command| {
         let (kind, name) = who.words();
         let mut command = command.clone();
         command.words.extend([kind, name, transition.word()].map(String::from));
@@ -114,6 +159,41 @@ mod tests {
 
     fn command(words: &[&str]) -> Option<Command> {
         Some(Command { words: words.iter().map(|w| (*w).to_owned()).collect(), user: None })
+    }
+
+    #[test]
+    fn people_get_mails_of_changes_if_they_want_them() {
+        let notify = Notify { mails: true, ..Notify::default() };
+        let of = |who, transition| Notification::new(who, transition, 101, &notify).mail();
+        let instance = || Who::Instance("VI_1".into());
+        assert_eq!(
+            of(instance(), Transition::Master),
+            Some((
+                "VRRP Instance VI_1 - Entering MASTER state".into(),
+                "vrrp_instance VI_1 is now MASTER: it has the virtual addresses.\nPriority 101.\n".into()
+            ))
+        );
+        assert_eq!(
+            of(Who::Group("G1".into()), Transition::Backup),
+            Some((
+                "VRRP Group G1 - Entering BACKUP state".into(),
+                "vrrp_sync_group G1 is now BACKUP: it waits, and does not have the virtual addresses.\n"
+                    .into()
+            ))
+        );
+        for (transition, word) in [
+            (Transition::Fault, Some("FAULT")),
+            (Transition::Stop, Some("STOP")),
+            (Transition::Deleted, Some("DELETED")),
+            (Transition::MasterHeardLowerPriority, None),
+            (Transition::MasterPriority, None),
+            (Transition::BackupPriority, None),
+        ] {
+            let subject = word.map(|word| format!("VRRP Instance VI_1 - Entering {word} state"));
+            assert_eq!(of(instance(), transition).map(|(subject, _)| subject), subject);
+        }
+        let unwanted = Notification::new(instance(), Transition::Master, 101, &Notify::default());
+        assert_eq!(unwanted.mail(), None);
     }
 
     #[test]

@@ -166,6 +166,7 @@ pub fn run_ours() -> bool {
             bound: Vec::new(),
             address_lifetime: Duration::from_secs(1),
             gate: None,
+            mailer: None,
         };
         let handle = vrrp::start(settings).await.unwrap();
         loop {

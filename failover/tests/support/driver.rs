@@ -40,7 +40,7 @@ pub fn config(more: &str, blocks: &str) -> FailoverConfig {
 /// Addresses that live for a second, without a gate.
 pub fn settings(config: FailoverConfig, bound: &[&str]) -> VrrpSettings {
     let bound = bound.iter().map(|name| (*name).to_owned()).collect();
-    VrrpSettings { config, bound, address_lifetime: Duration::from_secs(1), gate: None }
+    VrrpSettings { config, bound, address_lifetime: Duration::from_secs(1), gate: None, mailer: None }
 }
 
 /// Runs a test in a thread of its own, with tasks on it.

@@ -16,6 +16,7 @@ const OWNER: u8 = 255;
 
 /// Looks at everything together, and puts it together.
 pub(super) fn finish(draft: Draft, messages: &mut Messages) -> FailoverConfig {
+    draft.check_mails(messages);
     let mut checker = Checker { draft: &draft, messages };
     checker.router_ids();
     let group_of = checker.groups();

@@ -42,9 +42,13 @@ pub struct Globals {
     /// `notification_email_from`.
     pub email_from: Option<String>,
     /// `smtp_server HOST [PORT]`.
-    pub smtp_server: Option<String>,
-    /// `smtp_connect_timeout`.
+    pub smtp_server: Option<SmtpServer>,
+    /// `smtp_connect_timeout`: for connecting, and for each answer of the server.
     pub smtp_connect_timeout: Option<Duration>,
+    /// `smtp_helo_name`: how this node calls itself; the name of the host unless told otherwise.
+    pub smtp_helo_name: Option<String>,
+    /// `no_email_faults`: no mail when a fault begins.
+    pub no_email_faults: bool,
     /// `script_user USER [GROUP]`.
     pub script_user: Option<String>,
     /// `enable_script_security`.
@@ -55,6 +59,20 @@ pub struct Globals {
     pub notify_priority_changes: bool,
     /// The lease by which the nodes agree who may be a service's home.
     pub lease: Option<LeaseStore>,
+}
+
+/// Who takes mails.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SmtpServer {
+    /// A name or an address.
+    pub host: String,
+    /// 1 to 65535.
+    pub port: u16,
+}
+
+impl SmtpServer {
+    /// The port if none is said.
+    pub const PORT: u16 = 25;
 }
 
 /// Where the lease of services is kept, and for how long it is good: `lease_store`, `lease_ttl`, `lease_prefix`.
@@ -297,6 +315,9 @@ pub struct AnnouncePolicy {
     pub lower_priority_repeat: u32,
     /// `garp_lower_prio_delay`: when the second burst comes then.
     pub lower_priority_second_burst_after: Duration,
+    /// `garp_extra_if all SECONDS`, default zero: how often a master announces one address on each interface other than
+    /// the instance's own; zero: never.
+    pub extra_refresh: Duration,
     /// `vrrp_garp_interval`: pause between two ARP packets.
     pub arp_interval: Duration,
     /// `vrrp_gna_interval`: pause between two neighbour advertisements.

@@ -155,10 +155,16 @@ impl Printer {
             self.line(format!("notification_email_from {}", word(from)))?;
         }
         if let Some(server) = &globals.smtp_server {
-            self.line(format!("smtp_server {}", words(server)))?;
+            self.line(format!("smtp_server {} {}", word(&server.host), server.port))?;
         }
         if let Some(timeout) = globals.smtp_connect_timeout {
             self.line(format!("smtp_connect_timeout {}", seconds(timeout)))?;
+        }
+        if let Some(name) = &globals.smtp_helo_name {
+            self.line(format!("smtp_helo_name {}", word(name)))?;
+        }
+        if globals.no_email_faults {
+            self.line("no_email_faults")?;
         }
         if let Some(user) = &globals.script_user {
             self.line(format!("script_user {}", words(user)))?;
@@ -356,6 +362,11 @@ impl Printer {
                 "garp_lower_prio_delay",
                 seconds(announce.lower_priority_second_burst_after),
                 announce.lower_priority_second_burst_after == announce.second_burst_after,
+            ),
+            (
+                "garp_extra_if",
+                format!("all {}", announce.extra_refresh.as_secs()),
+                announce.extra_refresh == ANNOUNCE.extra_refresh,
             ),
         ];
         lines

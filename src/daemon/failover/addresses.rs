@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
+use failover::driver::mail::Mailer;
 use failover::driver::now;
 use failover::driver::vrrp::{Command, Notice, VrrpCommander, VrrpHandle, VrrpSettings};
 use failover::service::{ADDRESS_LIFETIME, Event, answer_for, gate_for};
@@ -43,14 +44,23 @@ pub struct Addresses {
 ///
 /// # Errors
 /// No sockets, or no access to the kernel's tables.
-pub async fn start(config: &FailoverConfig, resources: &Rc<Resources>) -> anyhow::Result<Option<Routers>> {
+pub async fn start(
+    config: &FailoverConfig,
+    resources: &Rc<Resources>,
+    mailer: &Mailer,
+) -> anyhow::Result<Option<Routers>> {
     if config.instances.is_empty() {
         return Ok(None);
     }
     let bound = config.services.iter().flat_map(|s| s.instances.iter().cloned()).collect();
     let wanted_gate = wanted_gate(config);
-    let settings =
-        VrrpSettings { config: config.clone(), bound, address_lifetime: ADDRESS_LIFETIME, gate: wanted_gate };
+    let settings = VrrpSettings {
+        config: config.clone(),
+        bound,
+        address_lifetime: ADDRESS_LIFETIME,
+        gate: wanted_gate,
+        mailer: Some(mailer.clone()),
+    };
     let handle = failover::driver::vrrp::start(settings).await?;
     let (commander, status) = (handle.commander(), handle.status());
     tokio::task::spawn_local(tell_of_disks(commander.clone(), resources.clone()));

@@ -10,8 +10,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
+use failover::driver::mail::Mailer;
 use failover::service::Order;
 use model::failover::config::{FailoverConfig, Proof};
 use model::failover::load;
@@ -31,7 +33,12 @@ pub struct Failover {
     services: RefCell<BTreeMap<String, ServiceHandle>>,
     vrrp: RefCell<Option<addresses::Routers>>,
     heartbeat: RefCell<Option<heartbeat::Heartbeat>>,
+    /// For everybody here who has something to tell to people.
+    mailer: RefCell<Option<Mailer>>,
 }
+
+/// How long mails are waited for when the daemon stops.
+const LAST_MAILS: Duration = Duration::from_secs(1);
 
 impl Failover {
     /// Reads the file; without one there are no services.
@@ -71,7 +78,9 @@ impl Failover {
     /// heartbeat's nodes.
     pub async fn start(&self, resources: &Rc<Resources>, host: &str) -> anyhow::Result<()> {
         // First of all: what an earlier daemon has left of the addresses goes.
-        let routers = addresses::start(&self.config, resources).await?;
+        let mailer = Mailer::start(&self.config.globals);
+        let routers = addresses::start(&self.config, resources, &mailer).await?;
+        self.mailer.replace(Some(mailer));
         let heartbeat = heartbeat::start(&self.config, host)?;
         for one in &self.config.services {
             info!(service = one.name, resource = one.resource, "service");
@@ -98,6 +107,10 @@ impl Failover {
         let routers = self.vrrp.borrow().as_ref().map(addresses::Routers::commander);
         if let Some(routers) = routers {
             routers.stop().await;
+        }
+        let mailer = self.mailer.borrow().clone();
+        if let Some(mailer) = mailer {
+            mailer.flush(LAST_MAILS).await;
         }
     }
 

@@ -1,4 +1,4 @@
-//! Scripts and FIFOs that are told of transitions (failover 1.13).
+//! Scripts, FIFOs and people that are told of transitions (failover 1.13).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,15 +12,20 @@ use nix::sys::stat::Mode;
 use tokio::task::JoinSet;
 
 use crate::driver::command::{self, Policy};
+use crate::driver::mail::Mailer;
 use crate::vrrp::{Notification, Transition};
 
 /// How long the scripts of a stop are waited for.
 const STOP_SCRIPTS: Duration = Duration::from_secs(1);
 
-/// Tells scripts and FIFOs.
+/// Tells scripts, FIFOs and people.
 #[derive(Default)]
 pub(super) struct Notifier {
     policy: Policy,
+    /// Who sends mails, if there are any.
+    mailer: Option<Mailer>,
+    /// `no_email_faults`.
+    no_mails_of_faults: bool,
     fifos: BTreeMap<String, Fifo>,
     scripts: JoinSet<()>,
     stop_scripts: JoinSet<()>,
@@ -35,9 +40,18 @@ struct Fifo {
 }
 
 impl Notifier {
+    /// One that has mails sent.
+    pub(super) fn new(mailer: Option<Mailer>) -> Notifier {
+        Notifier { mailer, ..Notifier::default() }
+    }
+
     /// Opens the FIFOs of a configuration and closes others.
     pub(super) fn configure(&mut self, config: &FailoverConfig, policy: Policy) {
         self.policy = policy;
+        self.no_mails_of_faults = config.globals.no_email_faults;
+        if let Some(mailer) = &self.mailer {
+            mailer.configure(&config.globals);
+        }
         let wanted = &config.globals.notify_fifos;
         let gone: Vec<String> = self.fifos.keys().filter(|path| !wanted.contains(path)).cloned().collect();
         gone.iter().for_each(|path| self.close(path));
@@ -58,6 +72,7 @@ impl Notifier {
     pub(super) fn tell(&mut self, notification: &Notification) {
         let line = notification.fifo_line() + "\n";
         self.fifos.iter_mut().for_each(|(path, fifo)| fifo.write(path, &line));
+        self.mail(notification);
         while self.scripts.try_join_next().is_some() {}
         for command in &notification.commands {
             match command::start(command, &self.policy) {
@@ -71,6 +86,15 @@ impl Notifier {
                 }
                 Err(e) => tracing::error!("notify script: {e}"),
             }
+        }
+    }
+
+    fn mail(&self, notification: &Notification) {
+        if self.no_mails_of_faults && notification.transition == Transition::Fault {
+            return;
+        }
+        if let (Some(mailer), Some((subject, text))) = (&self.mailer, notification.mail()) {
+            mailer.send(&subject, &text);
         }
     }
 
@@ -126,6 +150,8 @@ impl Fifo {
 mod tests {
     use std::io::Read;
 
+    use model::failover::config::Notify;
+
     use super::*;
     use crate::vrrp::Who;
 
@@ -139,7 +165,7 @@ mod tests {
         notifier.configure(&config, Policy::default());
         for (transition, priority) in [(Transition::Backup, 100), (Transition::Master, 101)] {
             let who = Who::Instance("VI_1".into());
-            notifier.tell(&Notification { who, transition, priority, commands: Vec::new() });
+            notifier.tell(&Notification::new(who, transition, priority, &Notify::default()));
         }
         let mut text = [0; 200];
         let mut reader =

@@ -37,11 +37,12 @@ impl Speaker {
         now: Instant,
         instance: &Name,
         policy: AnnouncePolicy,
-        addresses: &[IpAddr],
+        (addresses, extra): (&[IpAddr], &[IpAddr]),
         held: &[VirtualAddress],
     ) {
         let mut announcer = Announcer::new(policy);
         announcer.start(now, addresses);
+        announcer.start_extra(now, extra);
         let interfaces = held.iter().filter_map(|a| Some((a.address, a.interface.clone()?))).collect();
         self.voices.insert(instance.clone(), Voice { announcer, interfaces });
     }
@@ -68,14 +69,26 @@ impl Speaker {
             for address in due {
                 let link = voice.interfaces.get(&address).and_then(|name| links.by_name(name));
                 let Some(link) = link else { continue };
-                let sent = send(&self.frames, link, address);
-                if let (Err(e), false) = (&sent, self.in_trouble) {
-                    tracing::warn!("{}: cannot announce {address}: {e}", link.name);
-                }
-                self.in_trouble = sent.is_err();
+                announce(&self.frames, &mut self.in_trouble, link, address);
             }
         }
     }
+
+    /// Says once where an address is that no announcer knows.
+    pub(super) fn say(&mut self, links: &Links, interface: &str, address: IpAddr) {
+        if let Some(link) = links.by_name(interface) {
+            announce(&self.frames, &mut self.in_trouble, link, address);
+        }
+    }
+}
+
+/// Sends one frame. A row of failures is one line in the log.
+fn announce(frames: &FrameSocket, in_trouble: &mut bool, link: &Link, address: IpAddr) {
+    let sent = send(frames, link, address);
+    if let (Err(e), false) = (&sent, *in_trouble) {
+        tracing::warn!("{}: cannot announce {address}: {e}", link.name);
+    }
+    *in_trouble = sent.is_err();
 }
 
 fn send(frames: &FrameSocket, link: &Link, address: IpAddr) -> std::io::Result<()> {

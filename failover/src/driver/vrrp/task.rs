@@ -94,7 +94,7 @@ impl Task {
         commands: mpsc::UnboundedReceiver<Decided>,
         notices: mpsc::UnboundedSender<Notice>,
     ) -> Result<(Task, watch::Receiver<VrrpStatus>), DriverError> {
-        let VrrpSettings { config, bound, address_lifetime, gate } = settings;
+        let VrrpSettings { config, bound, address_lifetime, gate, mailer } = settings;
         let bound_lifetime = lifetime(address_lifetime).ok_or(DriverError::Lifetime(address_lifetime))?;
         if let Some(gate) = gate.filter(|gate| *gate <= ACT_WITHIN) {
             return Err(DriverError::Gate(gate));
@@ -113,7 +113,7 @@ impl Task {
         let now = clock::now();
         let vrrp = Vrrp::new(now, &config, &interfaces, &bound);
         let policy = policy(&config);
-        let mut notifier = Notifier::default();
+        let mut notifier = Notifier::new(mailer);
         notifier.configure(&config, policy.clone());
         let results = mpsc::unbounded_channel();
         let sources = Sources::start(&config, &policy, &results.0);
@@ -280,11 +280,11 @@ impl Task {
             Action::AddRules { instance, rules } if self.is_master(&instance) => {
                 self.kernel.add_rules(&instance, &rules).await;
             }
-            Action::StartAnnouncing { instance, addresses } if self.is_master(&instance) => {
+            Action::StartAnnouncing { instance, addresses, extra } if self.is_master(&instance) => {
                 let Some(policy) = self.vrrp.config(&instance).map(|config| config.announce) else { return };
                 let held = self.kernel.addresses_held(&instance);
                 let now = clock::now();
-                self.speaker.start(now, &instance, policy, &addresses, &held);
+                self.speaker.start(now, &instance, policy, (&addresses, &extra), &held);
                 self.speaker.speak(now, &self.kernel.links);
             }
             Action::AddAddresses { .. }
@@ -300,6 +300,9 @@ impl Task {
             Action::RemoveRoutes { instance, routes } => self.kernel.remove_routes(&instance, &routes).await,
             Action::RemoveRules { instance, rules } => self.kernel.remove_rules(&instance, &rules).await,
             Action::AnnounceAgain { instance } => self.speaker.again(clock::now(), &instance),
+            Action::AnnounceSource { interface, source, .. } => {
+                self.speaker.say(&self.kernel.links, &interface, source);
+            }
             Action::StopAnnouncing { instance } => self.speaker.stop(&instance),
             Action::Notify(notification) => {
                 log_transition(&notification.who, notification.transition, notification.priority);

@@ -39,6 +39,7 @@ impl Router {
             (State::Fault, true) => {
                 self.master_interval = self.config.advert_interval;
                 self.enter_backup(now, out);
+                self.announce_source(out);
             }
             (State::Initialize, _) | (State::Fault, false) | (State::Backup | State::Master, true) => {}
         }
@@ -158,8 +159,8 @@ impl Router {
         if !rules.is_empty() {
             out.push(Action::AddRules { instance: instance(), rules });
         }
-        if changed {
-            out.push(Action::StartAnnouncing { instance: instance(), addresses: self.announced() });
+        if changed || old.announce != new.announce {
+            self.start_announcing(out);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Becoming Master and ceasing to be it: what is done, and in which order (failover 1.9).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use model::failover::config::{Sending, VirtualAddress, VrrpInstance, VrrpVersion};
@@ -12,9 +13,14 @@ use super::super::notify::{Notification, Transition, Who};
 use super::super::packet::{Advert, Form, INTERVAL_CS_MAX, PRIORITY_STOP};
 use super::{Binding, Router};
 
+/// Where the addresses of an instance are unless they say otherwise.
+fn usual_interface(config: &VrrpInstance) -> &String {
+    config.virtual_mac.as_ref().map_or(&config.interface, |mac| &mac.name)
+}
+
 /// The addresses of an instance, those outside the adverts too, each with its interface.
 pub(super) fn addresses_of(config: &VrrpInstance) -> Vec<VirtualAddress> {
-    let usual = config.virtual_mac.as_ref().map_or(&config.interface, |mac| &mac.name);
+    let usual = usual_interface(config);
     let mut addresses = [&config.addresses[..], &config.excluded_addresses].concat();
     for address in &mut addresses {
         address.interface.get_or_insert_with(|| usual.clone());
@@ -63,7 +69,7 @@ impl Router {
         if !self.config.rules.is_empty() {
             out.push(Action::AddRules { instance: instance(), rules: self.config.rules.clone() });
         }
-        out.push(Action::StartAnnouncing { instance: instance(), addresses: self.announced() });
+        self.start_announcing(out);
         self.counters.became_master += 1;
         self.enter(now, State::Master, Transition::Master, out);
         self.timer = Some(now + self.config.advert_interval);
@@ -171,8 +177,26 @@ impl Router {
         addresses_of(&self.config)
     }
 
-    pub(super) fn announced(&self) -> Vec<IpAddr> {
-        self.all_addresses().iter().map(|a| a.address).collect()
+    pub(super) fn start_announcing(&self, out: &mut Vec<Action>) {
+        let all = self.all_addresses();
+        let mut interfaces = BTreeSet::from([usual_interface(&self.config)]);
+        let mut extra = Vec::new();
+        for address in &all {
+            if address.interface.as_ref().is_some_and(|name| interfaces.insert(name)) {
+                extra.push(address.address);
+            }
+        }
+        let addresses = all.iter().map(|a| a.address).collect();
+        out.push(Action::StartAnnouncing { instance: self.name.clone(), addresses, extra });
+    }
+
+    /// After an absence the peers may know another MAC for the address that adverts come from, or none: they answer to that
+    /// address alone, and what it says comes from nowhere else (failover 1.15).
+    pub(super) fn announce_source(&self, out: &mut Vec<Action>) {
+        assert_eq!(self.state, State::Backup, "{} has just left Fault", self.name);
+        let (Sending::Unicast { .. }, Some(source)) = (&self.config.sending, self.source) else { return };
+        let interface = self.config.interface.as_str().into();
+        out.push(Action::AnnounceSource { instance: self.name.clone(), interface, source });
     }
 
     pub(super) fn remove_rules_and_routes(&self, out: &mut Vec<Action>) {

@@ -101,6 +101,9 @@ impl Test {
             Action::AddRules { .. } => Some("add rules".into()),
             Action::RemoveRules { .. } => Some("remove rules".into()),
             Action::StartAnnouncing { .. } => Some("announce".into()),
+            Action::AnnounceSource { interface, source, .. } => {
+                Some(format!("announce {source} on {interface}"))
+            }
             Action::AnnounceAgain { .. } => Some("announce again".into()),
             Action::StopAnnouncing { .. } => Some("no more announcing".into()),
             Action::Notify(n) => Some(n.transition.word().to_owned()),

@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
-use super::{Draft, unexpected};
+use super::{Draft, mail, unexpected};
 use crate::config::source::Span;
-use crate::failover::config::{AnnouncePolicy, LeaseStore, VrrpVersion};
+use crate::failover::config::{AnnouncePolicy, LeaseStore, Notify, VrrpVersion};
 use crate::failover::keywords::GLOBALS;
 use crate::failover::lexer::Word;
 use crate::failover::messages::Messages;
@@ -20,6 +20,8 @@ use crate::failover::value::{Value, entries, int, names};
 pub(in crate::failover) const LEASE_TTL: Duration = Duration::from_millis(600);
 /// What keys begin with if nothing is said.
 pub(in crate::failover) const LEASE_PREFIX: &str = "/lockstep";
+/// A day, in seconds.
+const EXTRA_REFRESH_MAX_S: i64 = 86_400;
 /// What an instance announces if nothing is said (failover 1.14).
 pub(in crate::failover) const ANNOUNCE: AnnouncePolicy = AnnouncePolicy {
     repeat: 5,
@@ -28,6 +30,7 @@ pub(in crate::failover) const ANNOUNCE: AnnouncePolicy = AnnouncePolicy {
     refresh_repeat: 1,
     lower_priority_repeat: 5,
     lower_priority_second_burst_after: Duration::from_secs(5),
+    extra_refresh: Duration::ZERO,
     arp_interval: Duration::ZERO,
     na_interval: Duration::ZERO,
 };
@@ -50,6 +53,10 @@ pub(super) struct Defaults {
     pub(super) higher_prio_send_advert: bool,
     pub(super) checks_source: bool,
     pub(super) mails: bool,
+    /// `smtp_alert_vrrp`, which counts more than `smtp_alert`.
+    pub(super) mails_vrrp: Option<bool>,
+    /// What says so.
+    pub(super) mails_span: Option<Span>,
 }
 
 impl Default for Defaults {
@@ -66,7 +73,16 @@ impl Default for Defaults {
             higher_prio_send_advert: false,
             checks_source: false,
             mails: false,
+            mails_vrrp: None,
+            mails_span: None,
         }
+    }
+}
+
+impl Defaults {
+    /// What groups and instances tell, and by which means, unless they say otherwise.
+    pub(super) fn notify(&self) -> Notify {
+        Notify { mails: self.mails_vrrp.unwrap_or(self.mails), ..Notify::default() }
     }
 }
 
@@ -100,19 +116,24 @@ impl Draft {
             match (entry.name, entry.value) {
                 ("router_id", Value::Word(word)) => globals.router_id = Some(word.text.clone()),
                 ("notification_email", Value::Lines(lines)) => {
-                    let words = lines.iter().flat_map(|line| &line.words).map(|word| word.text.clone());
-                    globals.email_to.extend(words);
+                    let words = lines.iter().flat_map(|line| &line.words);
+                    globals.email_to.extend(words.filter_map(|word| mail::address(word, messages)));
                 }
                 ("notification_email_from", Value::Word(word)) => {
-                    globals.email_from = Some(word.text.clone())
+                    globals.email_from = mail::address(word, messages);
                 }
-                ("smtp_server", Value::Words(words)) => {
-                    if words.get(1).is_none_or(|port| int("port", port, 1, 65_535, messages).is_some()) {
-                        globals.smtp_server = names(words, messages);
-                    }
+                ("smtp_server", Value::Words(words)) => globals.smtp_server = mail::server(words, messages),
+                ("smtp_helo_name", Value::Word(word)) => {
+                    globals.smtp_helo_name = mail::helo_name(word, messages);
                 }
+                ("no_email_faults", _) => globals.no_email_faults = true,
                 ("smtp_connect_timeout", Value::Time(time)) => globals.smtp_connect_timeout = Some(time),
-                ("smtp_alert" | "smtp_alert_vrrp", Value::Flag(flag)) => defaults.mails = flag,
+                ("smtp_alert", Value::Flag(flag)) => {
+                    (defaults.mails, defaults.mails_span) = (flag, Some(span));
+                }
+                ("smtp_alert_vrrp", Value::Flag(flag)) => {
+                    (defaults.mails_vrrp, defaults.mails_span) = (Some(flag), Some(span));
+                }
                 ("script_user", Value::Words(words)) => globals.script_user = names(words, messages),
                 ("enable_script_security", _) => globals.script_security = true,
                 ("notify_fifo" | "vrrp_notify_fifo", Value::Words([path, user @ ..])) => {
@@ -143,6 +164,11 @@ impl Draft {
                 }
                 ("vrrp_garp_lower_prio_delay", Value::Time(time)) => defaults.lower_delay = Some(time),
                 ("vrrp_garp_lower_prio_repeat", Value::Int(n)) => defaults.lower_repeat = Some(count(n)),
+                ("vrrp_garp_extra_if", Value::Words(words)) => {
+                    if let Some(time) = extra_refresh(words, messages) {
+                        defaults.announce.extra_refresh = time;
+                    }
+                }
                 ("vrrp_garp_interval", Value::Time(time)) => defaults.announce.arp_interval = time,
                 ("vrrp_gna_interval", Value::Time(time)) => defaults.announce.na_interval = time,
                 ("vrrp_min_garp", Value::Flag(flag)) => min_garp = flag,
@@ -186,6 +212,31 @@ impl Draft {
             let help = "add a line like 'lease_store http://10.0.0.1:2379', or take this one away";
             messages.error(span, "this says something of a lease, but there is no store for it", help);
         }
+    }
+}
+
+/// `[all] SECONDS` of `garp_extra_if`; zero is never. The form without `all` counts for addresses on macvlans of their own,
+/// on interfaces other than the instance's (measured with keepalived 2.2.7); there are none here.
+pub(super) fn extra_refresh(words: &[Word], messages: &mut Messages) -> Option<Duration> {
+    const HELP: &str = "write 'all' and a number of seconds";
+    match words {
+        [all, seconds] if all.is("all") => {
+            let seconds = int("garp_extra_if", seconds, 0, EXTRA_REFRESH_MAX_S, messages)?;
+            Some(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
+        }
+        [seconds] => {
+            if int("garp_extra_if", seconds, 0, EXTRA_REFRESH_MAX_S, messages)? != 0 {
+                let message = "without 'all' this counts for macvlans of single addresses only";
+                let help = format!("there are none; write 'all {}'", seconds.text);
+                messages.warn(seconds.span, message, help);
+            }
+            Some(Duration::ZERO)
+        }
+        [word, ..] => {
+            messages.error(word.span, format!("'{}' does not belong here", word.text), HELP);
+            None
+        }
+        [] => None,
     }
 }
 

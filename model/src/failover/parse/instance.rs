@@ -75,12 +75,13 @@ struct Garp {
     refresh_repeat: Option<u32>,
     lower_repeat: Option<u32>,
     lower_delay: Option<Duration>,
+    extra_refresh: Option<Duration>,
 }
 
 impl Draft {
     pub(super) fn instance(&mut self, statement: &Statement, messages: &mut Messages) {
         let Some((name, name_span)) = self.name(Kind::Instance, statement, messages) else { return };
-        let notify = Notify { mails: self.defaults.mails, ..Notify::default() };
+        let notify = self.defaults.notify();
         let mut lines = Lines { unicast_ttl: 255, notify, ..Lines::default() };
         // A line that was refused is there all the same, and needs no second message.
         let has = |keyword: &str| statement.block().iter().any(|line| line.keyword() == keyword);
@@ -88,6 +89,7 @@ impl Draft {
         for entry in entries(&INSTANCE, statement.block(), messages) {
             lines.take(entry, messages);
         }
+        self.note_mails(statement, name_span, &lines.notify);
         let missing = |messages: &mut Messages, keyword: &str, example: &str| {
             let message = format!("vrrp_instance {name} has no '{keyword}'");
             messages.error(name_span, message, format!("add a line like '{example}'"));
@@ -194,6 +196,7 @@ impl Draft {
                 .lower_delay
                 .or(self.defaults.lower_delay)
                 .unwrap_or(delay),
+            extra_refresh: garp.extra_refresh.unwrap_or(default.extra_refresh),
             arp_interval: default.arp_interval,
             na_interval: default.na_interval,
         }
@@ -271,6 +274,9 @@ impl Lines {
             ("garp_master_refresh_repeat", Value::Int(n)) => self.garp.refresh_repeat = Some(count(n)),
             ("garp_lower_prio_delay", Value::Time(time)) => self.garp.lower_delay = Some(time),
             ("garp_lower_prio_repeat", Value::Int(n)) => self.garp.lower_repeat = Some(count(n)),
+            ("garp_extra_if", Value::Words(words)) => {
+                self.garp.extra_refresh = globals::extra_refresh(words, messages).or(self.garp.extra_refresh);
+            }
             ("use_vmac", Value::Words(words)) => self.vmac = Some((macvlan(words, messages), span)),
             ("vmac_xmit_base", _) => self.vmac_xmit_base = Some(span),
             ("accept", _) => self.no_accept = false,

@@ -4,6 +4,7 @@ mod addresses;
 mod globals;
 mod heartbeat;
 mod instance;
+mod mail;
 mod service;
 mod track;
 
@@ -141,6 +142,8 @@ pub(super) struct Draft {
     pub(super) names: BTreeMap<(Kind, String), Span>,
     /// `virtual_server group NAME`: name and place.
     pub(super) server_groups_used: Vec<(String, Span)>,
+    /// What asks for mails first.
+    mails_span: Option<Span>,
     /// Where the block `heartbeat` stands.
     heartbeat_span: Option<Span>,
     defaults: Defaults,

@@ -160,7 +160,7 @@ impl Draft {
 
     pub(super) fn group(&mut self, statement: &Statement, messages: &mut Messages) {
         let Some((name, name_span)) = self.name(Kind::Group, statement, messages) else { return };
-        let notify = Notify { mails: self.defaults.mails, ..Notify::default() };
+        let notify = self.defaults.notify();
         let group = SyncGroup { name, members: Vec::new(), trackers: Vec::new(), notify };
         let mut draft = GroupDraft { group, trackers: Vec::new(), name_span, member_spans: Vec::new() };
         for entry in entries(&GROUP, statement.block(), messages) {
@@ -175,6 +175,7 @@ impl Draft {
                 _ => notify_line(entry, &mut draft.group.notify, messages),
             }
         }
+        self.note_mails(statement, name_span, &draft.group.notify);
         if draft.group.members.is_empty() {
             let message = format!("vrrp_sync_group {} has no members", draft.group.name);
             messages.error(

@@ -1,6 +1,6 @@
 //! Faults, priorities (failover 1.11) and new configurations.
 
-use model::failover::config::{Command, VirtualMac};
+use model::failover::config::{Command, Sending, UnicastPeer, VirtualAddress, VirtualMac};
 
 use super::*;
 
@@ -70,6 +70,64 @@ fn with_a_virtual_mac_addresses_and_adverts_are_on_the_macvlan() {
         let on: Vec<&str> = addresses.iter().filter_map(|a| a.interface.as_deref()).collect();
         assert_eq!(on, ["vrrp.51", "eth1"]);
     }
+}
+
+/// Addresses by the numbers of their nodes, each with its `dev`.
+fn on(addresses: &[(u8, Option<&str>)]) -> Vec<VirtualAddress> {
+    let address = |(number, interface): &(u8, Option<&str>)| VirtualAddress {
+        interface: interface.map(str::to_owned),
+        ..virtual_address(node(*number))
+    };
+    addresses.iter().map(address).collect()
+}
+
+#[test]
+fn one_address_is_announced_apart_on_each_interface_other_than_the_own() {
+    let mac = || Some(VirtualMac { name: "vrrp.51".into(), sends_from_base: false });
+    for (virtual_mac, expected) in [(None, [102, 104]), (mac(), [101, 102])] {
+        let mut config = VrrpInstance { virtual_mac, ..v2(100) };
+        config.addresses = on(&[(100, None), (101, Some("eth0")), (102, Some("eth1")), (103, Some("eth1"))]);
+        config.excluded_addresses = on(&[(104, Some("eth2")), (105, Some("eth1"))]);
+        let has_mac = config.virtual_mac.is_some();
+        let mut t = Test::started(config);
+        t.tick();
+        let announced = t.out.iter().find_map(|action| match action {
+            Action::StartAnnouncing { addresses, extra, .. } => Some((addresses.len(), extra.clone())),
+            _ => None,
+        });
+        let mut wanted: Vec<_> = expected.map(node).into();
+        if has_mac {
+            wanted.push(node(104));
+        }
+        assert_eq!(announced, Some((6, wanted)));
+    }
+}
+
+#[test]
+fn another_pace_of_announcing_counts_at_once() {
+    let mut t = Test::master(v2(100));
+    let mut config = v2(100);
+    config.announce.extra_refresh = 60 * S;
+    t.router.reload(t.now, config.clone(), Options::default(), &mut t.out);
+    assert_eq!(t.did(), ["announce", "advert 100"]);
+    t.router.reload(t.now, VrrpInstance { priority: 101, ..config }, Options::default(), &mut t.out);
+    assert_eq!(t.did(), ["advert 101"]);
+}
+
+#[test]
+fn the_source_of_unicast_adverts_is_announced_when_the_last_fault_is_over() {
+    let peers = vec![UnicastPeer { address: node(2), ttl_range: None }];
+    let sending = Sending::Unicast { source: None, peers, ttl: 255, checks_source: false };
+    let mac = VirtualMac { name: "vrrp.51".into(), sends_from_base: true };
+    let mut t = Test::started(VrrpInstance { sending, virtual_mac: Some(mac), ..v2(100) });
+    assert_eq!(t.did(), ["remove 1", "BACKUP"], "at the start there is nothing to correct");
+    t.router.set_faults(t.now, [fault("a"), fault("b")].into(), &mut t.out);
+    assert_eq!(t.did(), ["FAULT"]);
+    t.router.set_faults(t.now, [fault("b")].into(), &mut t.out);
+    assert_eq!(t.did(), [""; 0]);
+    t.router.set_source(Some(node(7)));
+    t.router.set_faults(t.now, [].into(), &mut t.out);
+    assert_eq!(t.did(), ["BACKUP", "announce 10.77.0.7 on eth0"]);
 }
 
 #[test]
