@@ -11,6 +11,8 @@ mod pair;
 mod segment;
 #[path = "support/service.rs"]
 mod service;
+#[path = "support/watch.rs"]
+mod watch;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -20,12 +22,14 @@ use std::time::{Duration, Instant};
 use etcd::Etcd;
 use pair::Pair;
 use segment::{NET, Segment, router};
-use service::{LIMIT, Place, in_sync, wait_until};
+use service::{Place, in_sync, wait_until};
+use watch::{A_MOMENT, Watch};
 
 struct Lab {
+    watch: Watch,
     pair: Pair,
     _etcd: Etcd,
-    segment: Segment,
+    _segment: Segment,
 }
 
 impl Lab {
@@ -46,31 +50,19 @@ impl Lab {
             )
         };
         let pair = service::pair(dir, &etcd, place, "0.6", blocks);
-        Lab { pair, _etcd: etcd, segment }
+        let watch = Watch::new(&segment);
+        Lab { watch, pair, _etcd: etcd, _segment: segment }
     }
 
-    /// Waits until node `i` has the address, looking on all the time that never both have it; how long it took.
-    fn address_comes_to(&self, i: usize) -> Duration {
-        let (segment, begun) = (&self.segment, Instant::now());
-        loop {
-            // In this order: one that leaves between two looks is not seen twice.
-            let (there, here) = (segment.has_address(1 - i), segment.has_address(i));
-            assert!(!(there && here && segment.has_address(1 - i)), "both nodes have the address");
-            if here {
-                return begun.elapsed();
-            }
-            assert!(begun.elapsed() < LIMIT, "the address comes to node {}", i + 1);
-            sleep(Duration::from_millis(5));
-        }
+    /// Waits until node `i` answers for the address; how long that took since then.
+    fn address_comes_to(&self, i: usize, since: Instant) -> Duration {
+        wait_until(&self.pair, "the address moves", || self.watch.came(i, since).is_some());
+        self.watch.came(i, since).unwrap()
     }
 
     fn home(&self) -> usize {
-        let mut found = None;
-        wait_until(&self.pair, "it finds a home", || {
-            found = (0..2).find(|i| self.segment.has_address(*i));
-            found.is_some()
-        });
-        found.unwrap()
+        wait_until(&self.pair, "it finds a home", || self.watch.holders().len() == 1);
+        self.watch.holders()[0]
     }
 }
 
@@ -80,30 +72,33 @@ fn the_address_is_where_the_service_is_and_nowhere_else() {
     let mut lab = Lab::new(dir.path());
     let first = lab.home();
     in_sync(&lab.pair);
+    let begun = Instant::now();
     lab.pair.ok(first, &["failover", "switch", "db"]);
     let other = 1 - first;
-    println!("switch: {:.3} s to the address", lab.address_comes_to(other).as_secs_f64());
+    println!("switch: {:.3} s to the address", lab.address_comes_to(other, begun).as_secs_f64());
 
     in_sync(&lab.pair);
+    // Its renewals have been seen: the other node knows of its gate.
+    sleep(Duration::from_secs(1));
+    let begun = Instant::now();
     lab.pair.kill(other);
-    let took = lab.address_comes_to(first);
-    println!("SIGKILL: {:.3} s to the address", took.as_secs_f64());
+    println!("SIGKILL: {:.3} s to the address", lab.address_comes_to(first, begun).as_secs_f64());
 
     lab.pair.start(other);
     lab.pair.ok(other, &["up", "r0"]);
     in_sync(&lab.pair);
     // A home that stands still, and wakes up.
     sleep(Duration::from_secs(1));
+    let begun = Instant::now();
     lab.pair.signal(first, "STOP");
-    let took = lab.address_comes_to(other);
-    println!("SIGSTOP: {:.3} s to the address", took.as_secs_f64());
+    println!("SIGSTOP: {:.3} s to the address", lab.address_comes_to(other, begun).as_secs_f64());
     sleep(Duration::from_secs(3));
+    let woken = Instant::now();
     lab.pair.signal(first, "CONT");
-    let end = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < end {
-        assert!(!lab.segment.has_address(first), "its time is over");
-        sleep(Duration::from_millis(5));
-    }
+    sleep(Duration::from_secs(3));
+    assert_eq!(lab.watch.came(first, woken), None, "its time is over");
     in_sync(&lab.pair);
-    assert!(lab.segment.has_address(other) && !lab.segment.has_address(first));
+    assert_eq!(lab.watch.holders(), [other]);
+    let double = lab.watch.longest_double();
+    assert!(double <= A_MOMENT, "both nodes answered for {double:?}: {:?}", lab.watch.seen());
 }

@@ -20,6 +20,8 @@ mod postgres;
 mod segment;
 #[path = "support/service.rs"]
 mod service;
+#[path = "support/watch.rs"]
+mod watch;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,8 +33,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use etcd::Etcd;
 use pair::Pair;
 use postgres::{Writer, ask};
-use segment::{A_MOMENT, ADDRESS, NET, Segment, Watch, router, sh};
+use segment::{ADDRESS, NET, Segment, router, sh};
 use service::{Place, in_sync, status, wait_until};
+use watch::{A_MOMENT, Watch};
 
 const DATABASE_PORT: u16 = 5432;
 const DISK_MIB: u64 = 192;

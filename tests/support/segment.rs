@@ -4,11 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests only")]
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::thread::{JoinHandle, sleep};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 /// The virtual address of the segment.
 pub const ADDRESS: &str = "10.88.0.100";
@@ -23,9 +19,6 @@ pub fn router() -> String {
          advert_int 0.1\n virtual_ipaddress {{\n  {ADDRESS}/24\n }}\n}}\n"
     )
 }
-
-/// See [`Watch::longest_double`].
-pub const A_MOMENT: Duration = Duration::from_millis(20);
 
 /// Runs a script that has to succeed; returns what it printed.
 pub fn sh(script: &str) -> String {
@@ -99,12 +92,12 @@ impl Segment {
         sh(&format!("ip -n {} link set rep0 {state}", self.name("1")));
     }
 
-    /// The kernel of node `i` (0 or 1) has the address.
-    pub fn has_address(&self, i: usize) -> bool {
-        let n = self.name(&(i + 1).to_string());
-        let out =
-            Command::new("ip").args(["-n", &n, "-4", "-o", "addr", "show", "dev", "eth0"]).output().unwrap();
-        String::from_utf8_lossy(&out.stdout).contains(&format!("{ADDRESS}/"))
+    /// Of node `i` (0 or 1), or the third machine (2), on the switch.
+    pub fn mac(&self, i: usize) -> [u8; 6] {
+        let line = sh(&format!("ip -n {} -o link show dev eth0", self.name(&(i + 1).to_string())));
+        let text = line.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        let octets: Vec<u8> = text.split(':').map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect();
+        octets.try_into().unwrap()
     }
 }
 
@@ -113,108 +106,5 @@ impl Drop for Segment {
         for suffix in ["1", "2", "3", "sw"] {
             let _ = Command::new("ip").args(["netns", "del", &self.name(suffix)]).status();
         }
-    }
-}
-
-/// The address came to a node, or left it.
-#[derive(Clone, Copy, Debug)]
-pub struct Seen {
-    pub at: Instant,
-    /// 0 or 1.
-    pub node: usize,
-    pub is_here: bool,
-}
-
-/// Writes down who has the address, as the kernels tell it.
-pub struct Watch {
-    seen: Arc<Mutex<Vec<Seen>>>,
-    monitors: Vec<Child>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Watch {
-    /// From now on.
-    pub fn new(segment: &Segment) -> Watch {
-        let mut watch = Watch { seen: Arc::default(), monitors: Vec::new(), threads: Vec::new() };
-        for node in 0..2 {
-            let n = segment.name(&(node + 1).to_string());
-            let mut monitor = Command::new("ip")
-                .args(["-n", &n, "-4", "-o", "monitor", "address"])
-                .stdout(Stdio::piped())
-                .spawn()
-                .expect("ip (package iproute2)");
-            let lines = BufReader::new(monitor.stdout.take().unwrap()).lines();
-            watch.monitors.push(monitor);
-            let seen = watch.seen.clone();
-            watch.threads.push(std::thread::spawn(move || {
-                for line in lines.map_while(Result::ok).filter(|l| l.contains(&format!(" {ADDRESS}/"))) {
-                    note(&seen, node, !line.starts_with("Deleted"));
-                }
-            }));
-            // What was there before the monitor listened is noted too.
-            sleep(Duration::from_millis(200));
-            if segment.has_address(node) {
-                note(&watch.seen, node, true);
-            }
-        }
-        watch
-    }
-
-    /// Everything so far.
-    pub fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
-    }
-
-    /// Who has it now.
-    pub fn holders(&self) -> Vec<usize> {
-        let seen = self.seen();
-        let has = |node: &usize| seen.iter().rfind(|s| s.node == *node).is_some_and(|s| s.is_here);
-        (0..2).filter(has).collect()
-    }
-
-    /// When it first came to a node after a time.
-    pub fn came(&self, node: usize, after: Instant) -> Option<Duration> {
-        let seen = self.seen();
-        seen.iter().find(|s| s.node == node && s.is_here && s.at >= after).map(|s| s.at - after)
-    }
-
-    /// For how long two nodes had it at once, at most. Up to [`A_MOMENT`] is none: what two watchers saw may be exchanged, and a
-    /// daemon that is stopped between its last look at the clock and the kernel puts the address back when it goes on, sees what it
-    /// did and takes it away.
-    pub fn longest_double(&self) -> Duration {
-        let mut here = [false; 2];
-        let (mut since, mut longest) = (None, Duration::ZERO);
-        for s in self.seen() {
-            here[s.node] = s.is_here;
-            match (here, since) {
-                ([true, true], None) => since = Some(s.at),
-                ([true, true], Some(_)) => {}
-                (_, Some(begun)) => {
-                    longest = longest.max(s.at - begun);
-                    since = None;
-                }
-                (_, None) => {}
-            }
-        }
-        longest.max(since.map_or(Duration::ZERO, |s: Instant| s.elapsed()))
-    }
-}
-
-/// A renewal is no news.
-fn note(seen: &Mutex<Vec<Seen>>, node: usize, is_here: bool) {
-    let mut seen = seen.lock().unwrap();
-    let was_here = seen.iter().rfind(|s| s.node == node).is_some_and(|s| s.is_here);
-    if was_here != is_here {
-        seen.push(Seen { at: Instant::now(), node, is_here });
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        for m in &mut self.monitors {
-            let _ = m.kill();
-            let _ = m.wait();
-        }
-        self.threads.drain(..).for_each(|thread| drop(thread.join()));
     }
 }
