@@ -202,7 +202,7 @@ impl Lab {
         let found = self.ask(&format!("select count(*) from ledger where n <= {written}"));
         assert_eq!(found, [written.to_string()], "{fault:?}: confirmed rows are there");
         let outage = writer.longest_gap(at);
-        if outage > REMARKABLE {
+        if outage > REMARKABLE || std::env::var_os("LOCKSTEP_LOGS").is_some() {
             println!("{fault:?}: {outage:?} without an answer\n{}", self.pair.logs());
         }
         Round {
