@@ -68,7 +68,11 @@ fn a_bound_instance_has_its_address_only_as_long_as_somebody_renews_it() {
         commander.renew("VI_1");
         let lost = notice(&mut handle, |n| matches!(n, Notice::RoleLost { .. })).await;
         let why = "it has no role that could be renewed".to_owned();
-        assert_eq!(lost, Notice::RoleLost { instance: "VI_1".into(), why }, "whoever renews it has to grant it");
+        assert_eq!(
+            lost,
+            Notice::RoleLost { instance: "VI_1".into(), why },
+            "whoever renews it has to grant it"
+        );
         assert!(!has(&a, VIP), "who has no role is not renewed");
         assert!(commander.grant("VI_2").await.unwrap_err().contains("VI_2"));
         commander.grant("VI_1").await.unwrap();

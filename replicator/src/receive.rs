@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::ToString;
 use model::ids::BufId;
-use model::state::ConnState;
+use model::state::{ConnState, DiskState};
 use model::units::SectorRange;
 
 use crate::action::{Action, Actions, LogLevel};
@@ -410,6 +410,9 @@ impl Resource {
         if a.block_id == BlockId::RESYNC {
             self.resync_block_refused(v, range, out);
             return;
+        }
+        if self.vols[v].state.pdsk == DiskState::UpToDate {
+            self.vols[v].peer_refused_at.get_or_insert(self.now);
         }
         let Some(slot) = self.request_of(v, a.sector, a.block_id) else {
             // spec: drbd-wire 4.7, a request that already left is marked now

@@ -277,6 +277,8 @@ pub(crate) struct Volume {
     /// A new data generation is due, which begins when it is known that clients go on with this copy alone; until then
     /// I/O is frozen (drbd-states 11.2, 13.2).
     pub generation_due: bool,
+    /// When the peer, whose disk is said to be good, has refused a write: what it says of that disk comes by the other socket.
+    pub peer_refused_at: Option<Instant>,
     /// As source of a resync that has not begun, in a generation that the target has too, it took writes of its own.
     pub wrote_ahead: bool,
     /// What went wrong with the disk last.
@@ -333,6 +335,7 @@ impl Volume {
             held_completions: Vec::new(),
             completion_gate: None,
             generation_due: false,
+            peer_refused_at: None,
             wrote_ahead: false,
             last_error: None,
             pump: false,

@@ -5,6 +5,9 @@ use core::mem;
 use super::*;
 use crate::fencing::Start;
 
+/// How long a peer that has refused a write may take to say what became of its disk.
+const WORD_OF_REFUSAL_WITHIN: Duration = Duration::from_secs(10);
+
 impl Resource {
     // spec: drbd-states 16
     pub(super) fn attempt_promote(&mut self, active: &mut Active, out: &mut Actions) -> Attempt {
@@ -260,6 +263,11 @@ impl Resource {
                 self.timers.set(Timer::Command, self.now + Duration::from_millis(5));
                 return Attempt::Later;
             }
+            if !force && self.waits_for_word_of_refusals(out) {
+                active.not_before = Some(self.now + Duration::from_millis(5));
+                self.timers.set(Timer::Command, self.now + Duration::from_millis(5));
+                return Attempt::Later;
+            }
             let s = self.vols[v].state;
             let (change, kind) = match force {
                 // The peer was not fenced, and may go on: nothing here may look newer than what it has written since.
@@ -269,6 +277,8 @@ impl Resource {
                 true => (change, Kind::Hard),
                 false => (change, Kind::Soft),
             };
+            self.vols[v].generation_due |=
+                self.vols[v].peer_refused_at.is_some() && s.disk == DiskState::UpToDate;
             self.vols[v].generation_due &= !(force && s.susp_fen);
             if let Err(e) = self.change_volume(v, change, kind, out) {
                 return Attempt::Done(CommandResult::State(e));
@@ -293,6 +303,17 @@ impl Resource {
         }
         self.answer_role_when_stable(0, active.id, out);
         Attempt::AnswersLater
+    }
+
+    /// What the peer has refused is on this disk alone, and only a Primary that hears of the peer's disk, or loses it, begins a
+    /// generation for that. A peer that leaves it at the refusal is connected anew.
+    fn waits_for_word_of_refusals(&mut self, out: &mut Actions) -> bool {
+        let Some(since) = self.vols.iter().filter_map(|v| v.peer_refused_at).min() else { return false };
+        if self.now >= since + WORD_OF_REFUSAL_WITHIN {
+            out.log(LogLevel::Error, None, "The peer has refused a write and says nothing of its disk");
+            self.lose_connection(ConnState::NetworkFailure, out);
+        }
+        true
     }
 
     /// Comes before everything that waits: what a role is being changed for is over.

@@ -30,6 +30,9 @@ impl Resource {
         if old.conn != new.conn {
             self.before_resync_left(v, old.conn);
         }
+        if new.pdsk != DiskState::UpToDate {
+            self.vols[v].peer_refused_at = None;
+        }
         self.both_up_to_date(v, &old, &new);
         self.call_handler_without_data(v, &old, &new, out);
         self.thaw(v, &old, &new, out);

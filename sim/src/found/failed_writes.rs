@@ -10,7 +10,7 @@ use replicator::wire::Command as Wire;
 use replicator::{ClientResult, ClientTag, Command, DiskConfig, VolIdx};
 
 use super::healing::both_again;
-use crate::hooks::DiskOp;
+use crate::hooks::{Blocked, DiskOp};
 use crate::scenarios::*;
 use crate::world::{SimOp, World};
 
@@ -175,4 +175,36 @@ fn a_write_that_only_an_invalidated_copy_has_is_not_answered() {
         heals(&mut w);
     }
     assert_ne!(refused, 0, "it goes to the invalidated copy alone");
+}
+
+/// A node was demoted between the peer's refusal of a write and the word, by the other socket, that the peer's disk had failed. Nobody
+/// began a generation, and when the disk was back both copies were UpToDate, and differed.
+#[test]
+fn a_primary_steps_down_before_it_hears_of_the_failed_disk() {
+    for (force, speaks) in [(false, true), (false, false), (true, true)] {
+        for seed in 0..10 {
+            let d = DiskConfig { on_io_error: OnIoError::Detach, ..DiskConfig::default() };
+            let mut w = pair_with(seed, SECTORS, &net(), [d.clone(), d]);
+            assert_eq!(write(&mut w, 0, BLOCK, 8), ClientResult::Ok);
+            w.run_for(ms(100));
+            w.block(1, Blocked::Data);
+            w.nodes[1].faults.writes = 1;
+            assert_eq!(write(&mut w, 0, BLOCK, 8), ClientResult::Ok);
+            w.run_for(ms(50));
+            w.command(0, Command::Secondary { open: 0, force });
+            w.run_for(if speaks { ms(500) } else { secs(12) });
+            w.block(1, Blocked::No);
+            w.run_for(secs(1));
+            assert_eq!(w.volume(0).map(|s| s.role), Some(Role::Secondary), "force {force}, speaks {speaks}");
+            w.nodes[1].faults.writes = 0;
+            w.attach(1);
+            w.run_for(secs(5));
+            assert_eq!([0, 1].map(|n| disk(&w, n)), [DiskState::UpToDate; 2]);
+            assert_eq!(
+                w.nodes[0].disk.read(BLOCK),
+                w.nodes[1].disk.read(BLOCK),
+                "force {force}, speaks {speaks}"
+            );
+        }
+    }
 }
