@@ -62,6 +62,11 @@ fn a_bound_instance_has_its_address_only_as_long_as_somebody_renews_it() {
         is(&handle, State::Backup).await;
         commander.grant("VI_1").await.unwrap();
         assert!(has(&a, VIP), "it is back");
+        for _ in 0..15 {
+            sleep(Duration::from_millis(200)).await;
+            commander.grant("VI_1").await.unwrap();
+        }
+        assert!(has(&a, VIP), "whoever has it, and is granted it, is renewed");
         commander.revoke("VI_1").await;
         assert!(!has(&a, VIP), "it is gone when the answer comes");
         is(&handle, State::Backup).await;

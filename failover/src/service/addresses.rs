@@ -19,7 +19,8 @@ const GATE_SLACK: Duration = Duration::from_millis(25);
 /// How long a gate is open without renewal, least and most.
 const GATE_MIN: Duration = Duration::from_millis(400);
 const GATE_MAX: Duration = ADDRESS_LIFETIME;
-/// How often addresses are renewed at least.
+/// How often addresses are renewed at least. Not much more often either: each renewal of a gate is a change of nftables' rules,
+/// and whoever lists a large ruleset begins again when it changes meanwhile.
 const RENEW_EVERY: Duration = Duration::from_millis(200);
 
 /// For how long a gate in front of the addresses stays open without renewal, where the lease has this term: as long as it is
@@ -115,13 +116,14 @@ impl Service {
 
     /// When they are to be renewed next; none: not as things are.
     pub(super) fn renews_addresses_at(&self, now: Instant) -> Option<Instant> {
-        (self.state == State::Home && self.may_show_addresses(now)).then_some(self.renew_at)
+        let has_some = !self.cfg.addresses_answer.is_zero();
+        (has_some && self.state == State::Home && self.may_show_addresses(now)).then_some(self.renew_at)
     }
 
     /// The addresses stay only while clients are really served.
     pub(super) fn renew_addresses(&mut self, now: Instant, out: &mut Vec<Action>) {
         if self.renews_addresses_at(now).is_some_and(|at| now >= at) {
-            self.renew_at = now + RENEW_EVERY.min(self.cfg.addresses_answer / 5);
+            self.renew_at = now + RENEW_EVERY.min(self.cfg.addresses_answer / 2);
             out.push(Action::RenewAddresses);
         }
     }

@@ -75,8 +75,10 @@ impl Cluster {
         );
     }
 
-    /// Its copy may be the newest one, by all that is known.
+    /// Its copy may be the newest one, by all that is known, and it has not seen more than the store has: a record that was lost, and
+    /// made again, may be older.
     fn is_good(&self, n: usize) -> bool {
-        self.store.counts(n) && self.w.state(n).1 >= DiskState::Consistent
+        let believes = self.sides[n].service.as_ref().is_some_and(|s| s.lease_newest().is_some());
+        believes && self.store.counts(n) && self.w.state(n).1 >= DiskState::Consistent
     }
 }

@@ -395,7 +395,7 @@ fn service(
         .map(|i| StepPlan {
             name: names[i].into(),
             timeout: Duration::from_secs(5),
-            retries: 0,
+            retries: if i == ADDRESS { 5 } else { 0 },
             look_every: if i == 1 { LOOK_EVERY } else { Duration::ZERO },
             loss_rank: ranks[i],
         })

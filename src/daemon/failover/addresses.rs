@@ -1,6 +1,6 @@
 //! The virtual routers of this node, and what services and they have to tell each other.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::rc::Rc;
@@ -13,7 +13,6 @@ use failover::service::{ADDRESS_LIFETIME, Event, answer_for, gate_for};
 use failover::vrrp::VrrpStatus;
 use model::failover::config::{FailoverConfig, Proof, Service};
 use model::state::DiskState;
-use model::time::Instant;
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -36,8 +35,8 @@ pub struct Addresses {
     instances: Vec<String>,
     commander: Option<VrrpCommander>,
     gate: Option<Duration>,
-    /// They are here, as far as is known.
-    held: Rc<Cell<bool>>,
+    /// Those that are here, as far as is known.
+    held: Rc<RefCell<BTreeSet<String>>>,
 }
 
 /// Starts the routers, if any are configured. Must run in a `LocalSet`.
@@ -142,14 +141,26 @@ impl Addresses {
     /// # Errors
     /// Why one of them does not.
     pub fn grant(&self) -> impl Future<Output = Result<(), String>> + use<> {
-        let (instances, commander, held) =
-            (self.instances.clone(), self.commander.clone(), self.held.clone());
-        let decided = now();
+        self.grant_some(self.instances.clone())
+    }
+
+    fn grant_some(&self, instances: Vec<String>) -> impl Future<Output = Result<(), String>> + use<> {
+        let (commander, held, decided) = (self.commander.clone(), self.held.clone(), now());
         async move {
             let Some(commander) = commander else { return Ok(()) };
-            let result = grant_each(&commander, &instances, decided).await;
-            // One that is refused takes back what another one, a moment ago, has brought.
-            held.set(result.is_ok());
+            let mut result = Ok(());
+            for instance in instances {
+                let (answer, answered) = tokio::sync::oneshot::channel();
+                commander.send_decided(decided, Command::Grant(instance.clone(), answer));
+                let granted = answered.await.unwrap_or_else(|_| Err("the VRRP driver has ended".into()));
+                if let Err(why) = granted {
+                    // A grant that is refused takes back what another one, a moment ago, has brought.
+                    held.borrow_mut().remove(&instance);
+                    result = result.and(Err(format!("vrrp_instance {instance}: {why}")));
+                } else {
+                    held.borrow_mut().insert(instance);
+                }
+            }
             result
         }
     }
@@ -157,7 +168,7 @@ impl Addresses {
     /// They go.
     pub fn revoke(&self) -> impl Future<Output = Result<(), String>> + use<> {
         let (instances, commander) = (self.instances.clone(), self.commander.clone());
-        self.held.set(false);
+        self.held.borrow_mut().clear();
         async move {
             let Some(commander) = commander else { return Ok(()) };
             for instance in &instances {
@@ -170,11 +181,13 @@ impl Addresses {
     /// They may stay for another lifetime; what is not here any more comes back.
     pub fn renew(&self) {
         let Some(commander) = &self.commander else { return };
-        if self.held.get() {
-            self.instances.iter().for_each(|i| commander.renew(i));
+        let is_held = |i: &&String| self.held.borrow().contains(*i);
+        let (held, missing): (Vec<&String>, Vec<&String>) = self.instances.iter().partition(is_held);
+        held.into_iter().for_each(|i| commander.renew(i));
+        if missing.is_empty() {
             return;
         }
-        let granted = self.grant();
+        let granted = self.grant_some(missing.into_iter().cloned().collect());
         tokio::task::spawn_local(async move {
             if let Err(why) = granted.await {
                 warn!("{why}");
@@ -183,19 +196,9 @@ impl Addresses {
     }
 
     /// A router has lost its role by itself.
-    pub fn lost(&self) {
-        self.held.set(false);
+    pub fn lost(&self, instance: &str) {
+        self.held.borrow_mut().remove(instance);
     }
-}
-
-async fn grant_each(commander: &VrrpCommander, instances: &[String], decided: Instant) -> Result<(), String> {
-    for instance in instances {
-        let (answer, answered) = tokio::sync::oneshot::channel();
-        commander.send_decided(decided, Command::Grant(instance.clone(), answer));
-        let granted = answered.await.unwrap_or_else(|_| Err("the VRRP driver has ended".into()));
-        granted.map_err(|why| format!("vrrp_instance {instance}: {why}"))?;
-    }
-    Ok(())
 }
 
 async fn pass_on(mut handle: VrrpHandle, owners: BTreeMap<String, ServiceHandle>) {
@@ -220,7 +223,7 @@ async fn pass_on(mut handle: VrrpHandle, owners: BTreeMap<String, ServiceHandle>
             }
             Notice::RoleLost { instance, why } => {
                 warn!("vrrp_instance {instance}: its addresses are gone: {why}");
-                (instance, Message::AddressesLost)
+                (instance.clone(), Message::AddressesLost(instance))
             }
         };
         if let Some(owner) = owners.get(&instance) {

@@ -33,6 +33,11 @@ use crate::daemon::control::{NOT_MINE, Outcome};
 use crate::daemon::resources::{Resources, Running};
 use crate::dataplane::random_seed;
 
+/// How often addresses are tried again before the service gives way: a decision that has waited is not acted on, and the kernel may be
+/// busy with somebody's ruleset for seconds.
+const ADDRESS_RETRIES: u32 = 5;
+/// For how long each time, until those of the last home are gone and clients are served included.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Term of the lease when none is configured; then only how long a peer has to be silent.
 const TTL_DEFAULT: Duration = Duration::from_millis(600);
 
@@ -44,7 +49,8 @@ pub enum Message {
     Status(oneshot::Sender<String>),
     History(oneshot::Sender<String>),
     /// A router of it has lost its role by itself.
-    AddressesLost,
+    /// Those of this instance.
+    AddressesLost(String),
     /// Of its own helpers.
     Event(Event),
 }
@@ -224,7 +230,7 @@ impl Starting {
                 drop(reply.send(format!("service {}: Away ({why})\n", self.service.name)))
             }
             Message::History(reply) => drop(reply.send(String::new())),
-            Message::Event(_) | Message::AddressesLost => {}
+            Message::Event(_) | Message::AddressesLost(_) => {}
         }
     }
 
@@ -246,8 +252,8 @@ impl Starting {
         });
         let last = StepPlan {
             name: "addresses".into(),
-            timeout: Duration::from_secs(30),
-            retries: 0,
+            timeout: ADDRESS_TIMEOUT,
+            retries: ADDRESS_RETRIES,
             look_every: Duration::ZERO,
             loss_rank: LossRank::First,
         };
@@ -385,7 +391,7 @@ impl Task {
                 self.look();
                 self.tell(event);
             }
-            Message::AddressesLost => self.addresses.lost(),
+            Message::AddressesLost(instance) => self.addresses.lost(&instance),
             Message::Order(order, reply) => {
                 let key = self.next_key();
                 self.answers.insert(key, reply);

@@ -32,6 +32,7 @@ impl Task {
         if now.saturating_since(at) > ACT_WITHIN {
             return Err("too much time has gone by since that was decided".to_owned());
         }
+        let before: Vec<Name> = self.together(instance).into_iter().filter(|n| self.is_master(n)).collect();
         let result = self.vrrp.grant(now, instance, &mut out);
         // The decision is the service's, which was before this.
         self.actions.extend(out.into_iter().map(|action| (at, action)));
@@ -45,7 +46,14 @@ impl Task {
             }
             None if self.is_master(instance) => {
                 let until = at + self.renewal_is_good_for;
-                self.together(instance).iter().for_each(|name| self.vrrp.keep_until(name, until));
+                for name in self.together(instance) {
+                    if before.contains(&name) {
+                        // It has its addresses from before; this is another word for them.
+                        self.renew(&name, at, at);
+                    } else {
+                        self.vrrp.keep_until(&name, until);
+                    }
+                }
                 Ok(())
             }
             None => Err("it has lost its role at once".to_owned()),
