@@ -71,6 +71,8 @@ fn the_address_is_where_the_service_is_and_nowhere_else() {
     let dir = tempfile::tempdir().unwrap();
     let mut lab = Lab::new(dir.path());
     let first = lab.home();
+    let status = lab.pair.ok(first, &["failover", "status"]);
+    assert!(status.contains("gate: open for 500ms"), "{status}");
     in_sync(&lab.pair);
     let begun = Instant::now();
     lab.pair.ok(first, &["failover", "switch", "db"]);

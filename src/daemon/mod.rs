@@ -114,7 +114,7 @@ async fn serve(config: &DaemonConfig) -> anyhow::Result<()> {
             info!("SIGHUP: ignored; 'lockstep adjust all' takes over what has changed in the file");
         }
     });
-    let failover = Rc::new(Failover::load(config.settings.failover.config.as_deref())?);
+    let failover = Rc::new(Failover::load(&config.settings.failover)?);
     let resources = Resources::new(config.settings.clone(), &config.site.config_file, &config.run_dir);
     let resources = Rc::new(resources.governed_by(failover.clone()));
     failover.start(&resources, &config.site.host).await?;

@@ -50,6 +50,8 @@ pub struct Settings {
 pub struct FailoverSettings {
     /// File in keepalived's grammar, with services; none: no failover.
     pub config: Option<PathBuf>,
+    /// A gate of nftables in front of the addresses of services; yes unless told otherwise.
+    pub gate: Option<bool>,
 }
 
 /// Table `[nbd]`.

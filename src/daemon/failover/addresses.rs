@@ -45,6 +45,7 @@ pub struct Addresses {
 /// No sockets, or no access to the kernel's tables.
 pub async fn start(
     config: &FailoverConfig,
+    has_gate: bool,
     resources: &Rc<Resources>,
     mailer: &Mailer,
 ) -> anyhow::Result<Option<Routers>> {
@@ -52,7 +53,7 @@ pub async fn start(
         return Ok(None);
     }
     let bound = config.services.iter().flat_map(|s| s.instances.iter().cloned()).collect();
-    let wanted_gate = wanted_gate(config);
+    let wanted_gate = wanted_gate(config).filter(|_| has_gate);
     let settings = VrrpSettings {
         config: config.clone(),
         bound,

@@ -8,7 +8,6 @@ mod steps;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use tracing::{info, warn};
 
 use super::control::{FailoverRequest, NOT_MINE, Outcome, ServiceOrder};
 use super::resources::Resources;
+use super::settings::FailoverSettings;
 use crate::config_files::FileSystem;
 use addresses::Addresses;
 use service::{Message, ServiceHandle};
@@ -30,6 +30,8 @@ use service::{Message, ServiceHandle};
 #[derive(Default)]
 pub struct Failover {
     config: FailoverConfig,
+    /// As far as `lockstep.toml` allows one.
+    has_gate: bool,
     services: RefCell<BTreeMap<String, ServiceHandle>>,
     vrrp: RefCell<Option<addresses::Routers>>,
     heartbeat: RefCell<Option<heartbeat::Heartbeat>>,
@@ -45,13 +47,14 @@ impl Failover {
     ///
     /// # Errors
     /// It cannot be read, or is wrong.
-    pub fn load(file: Option<&Path>) -> anyhow::Result<Failover> {
-        let Some(file) = file else { return Ok(Failover::default()) };
+    pub fn load(settings: &FailoverSettings) -> anyhow::Result<Failover> {
+        let Some(file) = &settings.config else { return Ok(Failover::default()) };
         let name = file.to_str().context("failover: the path of the configuration is no text")?;
         match load(&FileSystem, name, None) {
             Ok(loaded) => {
                 loaded.warnings.iter().for_each(|w| warn!("{w}"));
-                Ok(Failover { config: loaded.config, ..Failover::default() })
+                let has_gate = settings.gate.unwrap_or(true);
+                Ok(Failover { config: loaded.config, has_gate, ..Failover::default() })
             }
             Err(all) => {
                 let texts: Vec<String> = all.iter().map(ToString::to_string).collect();
@@ -79,7 +82,7 @@ impl Failover {
     pub async fn start(&self, resources: &Rc<Resources>, host: &str) -> anyhow::Result<()> {
         // First of all: what an earlier daemon has left of the addresses goes.
         let mailer = Mailer::start(&self.config.globals);
-        let routers = addresses::start(&self.config, resources, &mailer).await?;
+        let routers = addresses::start(&self.config, self.has_gate, resources, &mailer).await?;
         self.mailer.replace(Some(mailer));
         let heartbeat = heartbeat::start(&self.config, host)?;
         for one in &self.config.services {
