@@ -17,7 +17,7 @@ mod socket;
 
 pub use nft::{LOAD_TIMEOUT, load};
 pub use ruleset::{Replace, Rules, ruleset};
-pub use socket::NfTables;
+pub use socket::{NfTables, Tables};
 
 /// Name of the tables, one in family inet and one in family arp.
 pub const TABLE: &str = "lockstep";

@@ -170,7 +170,11 @@ fn a_flushed_ruleset_is_put_back_under_a_master() {
         assert_eq!(handle.gate(), gate);
         granted(&handle.commander()).await;
         let renewing = keep(&handle);
-        for flush in [&["flush", "ruleset"][..], &["delete", "table", "arp", "lockstep"]] {
+        // As it was saved when nothing was guarded yet.
+        let saved = "flush ruleset; table inet lockstep { set alive4 { type ipv4_addr; flags timeout; }; set alive6 { type \
+                     ipv6_addr; flags timeout; }; set alive_link6 { type ifname . ipv6_addr; flags timeout; }; }; table arp \
+                     lockstep { set alive4 { type ipv4_addr; flags timeout; }; }";
+        for flush in [&["flush", "ruleset"][..], &["delete", "table", "arp", "lockstep"], &[saved]] {
             until("it answers", async || probe.answers() > 0).await;
             nft(&a, flush).unwrap();
             until("it is mended", async || {
@@ -361,13 +365,14 @@ fn elements_are_renewed_whether_they_live_or_have_just_expired() {
             .map(|n| Guarded::new(format!("10.79.{}.{}", n / 250, n % 250).parse().unwrap(), "eth0"))
             .chain([VIP6, VIP_OF_LINK].map(|address| Guarded::new(address.parse().unwrap(), "eth0")))
             .collect();
-        assert!(!tables.look().unwrap());
+        assert_eq!(tables.look().unwrap(), None);
         assert!(matches!(tables.renew(&all, GATE), Err(GateError::Gone)));
         assert!(matches!(tables.close(&all), Err(GateError::Gone)));
         tables.remove().unwrap();
         let rules = Rules { guarded: all.iter().cloned().collect(), ..Rules::default() };
         load(&ruleset(&rules, Replace::RulesOnly)).await.unwrap();
-        assert!(tables.look().unwrap());
+        let before = tables.look().unwrap();
+        assert!(before.is_some());
         tables.close(&all).unwrap();
         let one = &all[..1];
         for round in 0..400 {
@@ -381,9 +386,11 @@ fn elements_are_renewed_whether_they_live_or_have_just_expired() {
         assert_eq!(alive(&a).matches("timeout 50s").count(), 1202, "other rules leave them");
         tables.close(&all).unwrap();
         assert!(!alive(&a).contains("elements"));
+        assert_eq!(tables.look().unwrap(), before, "the same tables for all the time");
         load(&ruleset(&rules, Replace::Everything)).await.unwrap();
+        assert_ne!(tables.look().unwrap(), before, "others of the same name");
         tables.remove().unwrap();
-        assert!(!tables.look().unwrap());
+        assert_eq!(tables.look().unwrap(), None);
         assert!(matches!(load("nonsense").await, Err(GateError::Load(_))));
     });
 }

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::ACT_WITHIN;
 use super::kernel::{Put, addresses_of};
 use crate::driver::clock;
-use crate::vip::gate::{GateError, Guarded, Replace, Rules, load, ruleset};
+use crate::vip::gate::{GateError, Guarded, Replace, Rules, TABLE, Tables, load, ruleset};
 
 mod keeper;
 
@@ -37,6 +37,8 @@ pub(super) struct Gate {
     wanted: RefCell<Rules>,
     /// What the kernel has, as far as is known.
     installed: RefCell<Option<Rules>>,
+    /// The tables that this is in; none: not known yet.
+    tables: Cell<Option<Tables>>,
     /// Tables are there or should be: they are looked after, and removed in the end.
     is_up: Cell<bool>,
     /// Rules are looked after right now; what comes of it is told to who waits.
@@ -55,6 +57,7 @@ impl Gate {
             keeper: None,
             wanted: RefCell::default(),
             installed: RefCell::default(),
+            tables: Cell::new(None),
             is_up: Cell::new(false),
             working: Cell::new(false),
             settled: Notify::new(),
@@ -132,8 +135,7 @@ impl Gate {
         let probes = [IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into(), LINK_LOCAL.into()];
         let probes = probes.map(|address| Guarded::new(address, "lo"));
         self.keeper()?.close(probes.to_vec(), ANSWER_TIMEOUT).await?;
-        self.installed.replace(Some(rules));
-        Ok(())
+        self.is_loaded(rules).await
     }
 
     async fn take_down(&self) -> Result<(), GateError> {
@@ -302,14 +304,20 @@ impl Gate {
         });
     }
 
+    /// Whether the tables are there, and those that were loaded.
     async fn find(&self) -> Result<bool, GateError> {
-        self.keeper()?.look(ANSWER_TIMEOUT).await
+        let found = self.keeper()?.look(ANSWER_TIMEOUT).await?;
+        let known = self.tables.get();
+        Ok(found.is_some() && (known.is_none() || found == known))
     }
 
     /// Somebody has removed the rules.
     fn miss(&self) {
         if self.installed.replace(None).is_some() {
-            tracing::warn!("{}; puts them back", GateError::Gone);
+            tracing::warn!(
+                "nftables' tables {TABLE} are gone, or others are in their place: somebody has flushed or loaded a ruleset; puts \
+                 them back"
+            );
         }
     }
 
@@ -329,6 +337,13 @@ impl Gate {
             }
             result => result?,
         }
+        self.is_loaded(rules).await
+    }
+
+    /// Knows these rules and the tables that they are in.
+    async fn is_loaded(&self, rules: Rules) -> Result<(), GateError> {
+        let tables = self.keeper()?.look(ANSWER_TIMEOUT).await?;
+        self.tables.set(Some(tables.ok_or(GateError::Gone)?));
         self.installed.replace(Some(rules));
         Ok(())
     }

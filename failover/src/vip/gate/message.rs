@@ -8,6 +8,8 @@ use super::{Guarded, Set, TABLE, TableFamily};
 
 /// `struct nlmsghdr`.
 const HEADER_BYTES: usize = 16;
+/// `struct nfgenmsg`.
+const FAMILY_BYTES: usize = 4;
 /// The error number at the front of an answer (`struct nlmsgerr`).
 const ERROR_BYTES: usize = 4;
 
@@ -19,6 +21,7 @@ const NLM_F_CREATE: u16 = 0x400;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NFNL_SUBSYS_NFTABLES: u8 = 10;
+const NFT_MSG_NEWTABLE: u8 = 0;
 const NFT_MSG_GETTABLE: u8 = 1;
 const NFT_MSG_DELTABLE: u8 = 2;
 const NFT_MSG_NEWSETELEM: u8 = 12;
@@ -29,6 +32,7 @@ const NFPROTO_INET: u8 = 1;
 const NFPROTO_ARP: u8 = 3;
 
 const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_HANDLE: u16 = 4;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
@@ -219,6 +223,25 @@ pub(super) fn answers(datagram: &[u8]) -> Result<Vec<Answer>, Malformed> {
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(answers)
+}
+
+/// The handle of the table that a datagram tells of: no other table ever had it. None: it tells of none.
+pub(super) fn table_handle(datagram: &[u8]) -> Result<Option<u64>, Malformed> {
+    let length = u32::from_ne_bytes(field(datagram, 0)?) as usize;
+    if u16::from_ne_bytes(field(datagram, 4)?) != u16::from_be_bytes([NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWTABLE])
+    {
+        return Ok(None);
+    }
+    let mut rest = datagram.get(HEADER_BYTES + FAMILY_BYTES..length).ok_or(Malformed)?;
+    while !rest.is_empty() {
+        let length = usize::from(u16::from_ne_bytes(field(rest, 0)?));
+        let value = rest.get(4..length).ok_or(Malformed)?;
+        if u16::from_ne_bytes(field(rest, 2)?) == NFTA_TABLE_HANDLE {
+            return field(value, 0).map(|handle| Some(u64::from_be_bytes(handle)));
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(None)
 }
 
 fn field<const BYTES: usize>(bytes: &[u8], at: usize) -> Result<[u8; BYTES], Malformed> {

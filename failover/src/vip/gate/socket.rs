@@ -6,7 +6,7 @@ use std::time::Duration;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::message::{BATCH_MAX_ELEMENTS, Part, Request, answers};
+use super::message::{BATCH_MAX_ELEMENTS, Part, Request, answers, table_handle};
 use super::{GateError, Guarded, TableFamily};
 
 /// Octets of one datagram that is read at most: an answer without what it answers, or a table.
@@ -20,7 +20,13 @@ const DATAGRAMS_MAX: usize = 64;
 pub struct NfTables {
     socket: Socket,
     next: u32,
+    /// Of the table that was told of last.
+    handle: Option<u64>,
 }
+
+/// Both tables, as the kernel tells them from all others: somebody may load a ruleset with tables of the same name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tables([u64; 2]);
 
 impl NfTables {
     /// Opens a socket.
@@ -38,7 +44,7 @@ impl NfTables {
             socket.set_cap_ack(true)?;
             Ok(socket)
         };
-        Ok(NfTables { socket: open().map_err(GateError::Open)?, next: 1 })
+        Ok(NfTables { socket: open().map_err(GateError::Open)?, next: 1, handle: None })
     }
 
     /// These answer for `time` from now on.
@@ -63,21 +69,22 @@ impl NfTables {
             .try_for_each(|some| self.elements(what, |first| Request::close(first, some)))
     }
 
-    /// Whether both tables are there.
+    /// Which tables are there; none: not both.
     ///
     /// # Errors
     /// The kernel does not say.
-    pub fn look(&mut self) -> Result<bool, GateError> {
-        for family in TableFamily::ALL {
-            let what = "find one";
-            match self.ask(what, &Request::look(self.next, family)) {
-                Ok(None) => {}
-                Ok(Some((_, libc::ENOENT))) => return Ok(false),
-                Ok(Some((_, errno))) => return Err(refused(what, errno)),
-                Err(e) => return Err(e),
+    pub fn look(&mut self) -> Result<Option<Tables>, GateError> {
+        let what = "find one";
+        let mut tables = Tables([0; 2]);
+        for (handle, family) in tables.0.iter_mut().zip(TableFamily::ALL) {
+            self.handle = None;
+            match self.ask(what, &Request::look(self.next, family))? {
+                None => *handle = self.handle.ok_or(GateError::NoAnswer { what })?,
+                Some((_, libc::ENOENT)) => return Ok(None),
+                Some((_, errno)) => return Err(refused(what, errno)),
             }
         }
-        Ok(true)
+        Ok(Some(tables))
     }
 
     /// Removes both tables, if they are there.
@@ -132,7 +139,10 @@ impl NfTables {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(failed(e)),
             }
-            let Ok(answers) = answers(&datagram) else { return Err(GateError::NoAnswer { what }) };
+            let (Ok(answers), Ok(handle)) = (answers(&datagram), table_handle(&datagram)) else {
+                return Err(GateError::NoAnswer { what });
+            };
+            self.handle = handle.or(self.handle);
             for answer in answers {
                 let part = missing.iter().position(|(number, _)| *number == answer.number);
                 let part = part.map(|at| missing.swap_remove(at).1);

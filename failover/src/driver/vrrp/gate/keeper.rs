@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::super::ACT_WITHIN;
 use crate::driver::clock;
-use crate::vip::gate::{GateError, Guarded, NfTables};
+use crate::vip::gate::{GateError, Guarded, NfTables, Tables};
 
 /// How long the kernel may have stood still when it opened the gate: for so much longer than it should an address may answer.
 const OPENED_WITHIN: Duration = Duration::from_millis(10);
@@ -69,7 +69,7 @@ impl Keeper {
         self.ask(timeout, move |tables| tables.close(&addresses)).await
     }
 
-    pub(super) async fn look(&self, timeout: Duration) -> Result<bool, GateError> {
+    pub(super) async fn look(&self, timeout: Duration) -> Result<Option<Tables>, GateError> {
         self.ask(timeout, NfTables::look).await
     }
 

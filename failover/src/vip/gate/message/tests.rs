@@ -157,9 +157,34 @@ fn what_is_cut_short_or_lies_is_no_answer() {
     }
 }
 
+/// What the kernel (6.12) answers for a table: name, flags, use and handle.
+fn table() -> Vec<u8> {
+    let body = "01000000 0d0001006c6f636b73746570 00000000 08000200 00000000 08000300 00000007 0c000400 0000000000000029";
+    let body = bytes(body);
+    let mut datagram = u32::try_from(HEADER_BYTES + body.len()).unwrap().to_ne_bytes().to_vec();
+    datagram.extend(0x0a00_u16.to_ne_bytes());
+    datagram.resize(HEADER_BYTES, 0);
+    [datagram, body].concat()
+}
+
+#[test]
+fn a_table_is_known_by_its_handle() {
+    assert_eq!(table_handle(&table()), Ok(Some(0x29)));
+    assert_eq!(table_handle(&answer(7, 0, &[])), Ok(None), "that is no table");
+    for length in 1..table().len() {
+        let mut cut = table()[..length].to_vec();
+        assert_eq!(table_handle(&cut), Err(Malformed), "{length} octets");
+        if length >= HEADER_BYTES {
+            cut[..4].copy_from_slice(&(length as u32).to_ne_bytes());
+            assert_ne!(table_handle(&cut), Ok(Some(0x29)), "{length} octets that say so");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn arbitrary_octets_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = table_handle(&bytes);
         let read = answers(&bytes);
         prop_assert!(read.is_err() || read.unwrap().iter().all(|answer| answer.errno >= 0));
     }
